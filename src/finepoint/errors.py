@@ -1,0 +1,94 @@
+"""Every error that finepoint raises on purpose.
+
+::
+
+    FinepointError
+    ├── InputError                what the user gave cannot be used (exit code 2)
+    │   ├── DataError             a folder, a manifest or the images in it
+    │   │   └── DecodeError       one image file that cannot be decoded
+    │   ├── ConfigurationError    flags, hyperparameters, ranges; lists every mistake at once
+    │   ├── WeightsError          pretrained weights that are not to be had, or do not fit
+    │   ├── PackageError          not a model package, or a damaged one
+    │   └── NotFoundError         no run, model or endpoint of that name
+    ├── JobError                  a job's process failed
+    ├── EndpointError             an endpoint did not start, answer or stop
+    │   └── RequestError          an endpoint refused a request; carries the HTTP status
+    └── TestPartError             the test part was about to be read before the best model was fixed
+
+A message says what was found, where, and what to do next. Anything else that escapes is a defect of
+finepoint's and shows its traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class FinepointError(Exception):
+    """The root of the tree. `exit_code` is what the command line returns for it."""
+
+    exit_code = 1
+
+
+class InputError(FinepointError):
+    """What the user gave cannot be used."""
+
+    exit_code = 2
+
+
+class DataError(InputError):
+    """A folder of images, a manifest, or their content cannot be used."""
+
+
+class DecodeError(DataError):
+    """One image file cannot be decoded; the message is the reason, without the file's name."""
+
+
+class ConfigurationError(InputError):
+    """One or more settings are wrong; all of them are listed in one message.
+
+    >>> str(ConfigurationError(["lr is -1; it must be above 0", "epochs is 0; it must be at least 1"]))
+    '2 settings are wrong:\\n  - lr is -1; it must be above 0\\n  - epochs is 0; it must be at least 1'
+    """
+
+    def __init__(self, mistakes: Sequence[str] | str) -> None:
+        self.mistakes = (mistakes,) if isinstance(mistakes, str) else tuple(mistakes)
+        if len(self.mistakes) == 1:
+            super().__init__(self.mistakes[0])
+        else:
+            lines = "".join(f"\n  - {mistake}" for mistake in self.mistakes)
+            super().__init__(f"{len(self.mistakes)} settings are wrong:{lines}")
+
+
+class WeightsError(InputError):
+    """Pretrained weights are not to be had here, or do not fit the backbone."""
+
+
+class PackageError(InputError):
+    """A file or folder is not a model package, or is damaged."""
+
+
+class NotFoundError(InputError):
+    """No run, model or endpoint of the given name."""
+
+
+class JobError(FinepointError):
+    """A job's process failed; the message holds its last words and the path of its log."""
+
+
+class EndpointError(FinepointError):
+    """An endpoint did not start, answer or stop."""
+
+
+class RequestError(EndpointError):
+    """An endpoint refused a request. `status` is the HTTP status it answered with."""
+
+    def __init__(self, message: str, status: int) -> None:
+        self.status = status
+        super().__init__(message)
+
+
+class TestPartError(FinepointError):
+    """The test part was about to be read before the best model was fixed."""
+
+    __test__ = False  # the name is about test data; pytest must not collect it

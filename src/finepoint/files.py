@@ -1,0 +1,97 @@
+"""Files that are either whole or absent, and the few places on disk that finepoint uses."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from finepoint.errors import InputError
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it to `path` when the block ends well, else remove it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` to `path`; a reader sees the old file or the new one, never a half."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write `value` as indented JSON to `path`, atomically. NaN and infinity are refused: they are not JSON."""
+    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """Return the JSON value in `path`.
+
+    Raises:
+        InputError: the file is not there or is not JSON.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON: {error}") from error
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_of(value: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a JSON object, the same for every order of its keys.
+
+    >>> digest_of({"a": 1, "b": 2}) == digest_of({"b": 2, "a": 1})
+    True
+    """
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def cache_dir() -> Path:
+    """Return the folder for what can be made again (features, weights, graphs).
+
+    `$FINEPOINT_CACHE` moves it; by default it is the platform's cache folder.
+    """
+    import platformdirs  # here, because copies of this module run where it is not installed
+
+    return Path(os.environ.get("FINEPOINT_CACHE") or platformdirs.user_cache_path("finepoint"))
+
+
+def state_dir() -> Path:
+    """Return the folder for what this machine is doing (the endpoint registry, packages made here).
+
+    `$FINEPOINT_STATE` moves it; by default it is the platform's state folder.
+    """
+    import platformdirs
+
+    return Path(os.environ.get("FINEPOINT_STATE") or platformdirs.user_state_path("finepoint"))
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
