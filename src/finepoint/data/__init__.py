@@ -1,0 +1,1 @@
+"""Finding, checking, splitting, decoding and preprocessing images. No torch in this room."""
