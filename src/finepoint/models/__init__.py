@@ -1,0 +1,1 @@
+"""Pretrained weights, backbones, the classifier and its package."""

@@ -1,0 +1,129 @@
+"""The model package: a folder, and the `model.tar.gz` of it, that describes itself.
+
+::
+
+    finepoint.json           classes, backbones with their preprocessing, temperature, metrics, provenance
+    model.onnx               raw RGB images to logits, features, feature maps
+    backbones/0.safetensors  each backbone's tensors, named as its architecture names them
+    head.safetensors         shift, scale, and each linear layer's weight and bias
+    code/                    for other people's containers: inference.py, requirements.txt, the modules it needs
+
+The same content gives the same bytes: entries are sorted, and times, owners and modes are fixed.
+"""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from finepoint.errors import PackageError
+from finepoint.files import atomic_path, cache_dir, read_json, sha256_of
+
+SCHEMA_VERSION = 1
+DESCRIPTION = "finepoint.json"
+GRAPH = "model.onnx"
+# Bounds for a package that may come from anywhere.
+_MAX_BYTES = 8 * 2**30
+_MAX_ENTRIES = 10_000
+
+
+def pack(folder: Path, target: Path) -> str:
+    """Write the package folder as a tar.gz to `target`, atomically, and return its SHA-256.
+
+    >>> import tempfile; folder = Path(tempfile.mkdtemp()); _ = (folder / "a.txt").write_text("x")
+    >>> pack(folder, folder.parent / "m.tar.gz") == pack(folder, folder.parent / "m.tar.gz")
+    True
+    """
+    with (
+        atomic_path(target) as temporary,
+        temporary.open("wb") as raw,
+        gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0, compresslevel=1) as stream,
+        tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive,
+    ):
+        for path in sorted(folder.rglob("*"), key=lambda path: path.relative_to(folder).as_posix()):
+            if not path.is_file() or "__pycache__" in path.parts:
+                continue
+            entry = tarfile.TarInfo(path.relative_to(folder).as_posix())
+            entry.size, entry.mode, entry.mtime = path.stat().st_size, 0o644, 0
+            with path.open("rb") as file:
+                archive.addfile(entry, file)
+    return sha256_of(target)
+
+
+def open_package(path: Path) -> Path:
+    """Return the folder of a package: `path` itself if it is one, else the extracted archive in the cache.
+
+    Raises:
+        PackageError: it is neither, is damaged, unsafe, or of a newer schema.
+    """
+    if path.is_dir():
+        folder = path
+    elif path.is_file():
+        folder = cache_dir() / "packages" / sha256_of(path)
+        if not (folder / DESCRIPTION).is_file():
+            _extract(path, folder)
+    else:
+        raise PackageError(f"{path}: there is no such file or folder; give a model.tar.gz or a run")
+    read_description(folder)
+    return folder
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """Return a package's `finepoint.json`, checked.
+
+    Raises:
+        PackageError: it is missing, damaged, or of a newer schema than this version reads.
+    """
+    path = folder / DESCRIPTION
+    if not path.is_file():
+        raise PackageError(f"{folder} is not a model package: it has no {DESCRIPTION}")
+    value = read_json(path)
+    missing = [
+        key
+        for key in ("schema_version", "handler", "backbones", "classes", "temperature")
+        if not isinstance(value, Mapping) or key not in value
+    ]
+    if missing:
+        raise PackageError(f"{path} lacks {', '.join(missing)}; the package is damaged or was not made by finepoint")
+    if value["schema_version"] > SCHEMA_VERSION:
+        raise PackageError(
+            f"{path} has schema version {value['schema_version']}, this finepoint reads up to {SCHEMA_VERSION}; "
+            "upgrade with `pip install --upgrade finepoint`"
+        )
+    return dict(value)
+
+
+def _extract(archive: Path, folder: Path) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".package.", dir=folder.parent) as name:
+        temporary = Path(name) / "package"
+        temporary.mkdir()
+        try:
+            with tarfile.open(archive, mode="r:gz") as source:
+                _extract_entries(source, temporary, archive)
+        except (tarfile.TarError, EOFError, OSError, gzip.BadGzipFile) as error:
+            if isinstance(error, tarfile.FilterError):
+                raise PackageError(f"{archive} is refused: {error}") from error
+            raise PackageError(f"{archive} is not a readable tar.gz ({error}); it may be cut off") from error
+        if not (temporary / DESCRIPTION).is_file():
+            raise PackageError(f"{archive} is not a model package: it has no {DESCRIPTION}")
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.rename(folder)
+
+
+def _extract_entries(source: tarfile.TarFile, folder: Path, archive: Path) -> None:
+    total = 0
+    for count, entry in enumerate(source, 1):
+        total += entry.size
+        if count > _MAX_ENTRIES or total > _MAX_BYTES:
+            raise PackageError(f"{archive} is refused: it holds over {_MAX_ENTRIES} files or {_MAX_BYTES} bytes")
+        name = PurePosixPath(entry.name)
+        if not (entry.isfile() or entry.isdir()) or name.is_absolute() or ".." in name.parts:
+            raise PackageError(f"{archive} is refused: entry {entry.name!r} is a link, a device or leads outside")
+        source.extract(entry, folder, filter="data")
