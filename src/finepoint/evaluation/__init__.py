@@ -1,0 +1,1 @@
+"""Metrics with their intervals, calibration, suspicious labels, and the verdict in words."""

@@ -1,0 +1,1 @@
+"""The feature cache, the heads, the training loop and its entry point."""

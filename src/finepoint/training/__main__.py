@@ -1,0 +1,81 @@
+"""The training entry point: `python -m finepoint.training` in a job's environment trains a head and leaves a package."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import torch
+
+from finepoint.errors import FinepointError
+from finepoint.evaluation.calibration import fit_temperature
+from finepoint.events import emit
+from finepoint.files import write_json
+from finepoint.models.building import build_package
+from finepoint.training.environment import Environment, read_environment
+from finepoint.training.hyperparameters import Hyperparameters
+from finepoint.training.loop import TrainedHead, train_head
+from finepoint.training.preparing import Prepared, backbones_json, prepare
+
+
+def train(environment: Environment) -> None:
+    """Train as the environment says; leave the package in its model folder and a record in `training.json`.
+
+    Raises:
+        FinepointError: what was given cannot be used.
+    """
+    torch.set_num_threads(1)  # a head's matrices are too small to share, and one thread repeats exactly
+    prepared = prepare(environment)
+    hyperparameters = Hyperparameters.from_mapping(prepared.hyperparameters)
+    trained = train_head(
+        prepared.data,
+        hyperparameters,
+        on_epoch=lambda record: emit("epoch", **record),
+        checkpoint=environment.checkpoint_dir / "head.safetensors",
+    )
+    temperature = fit_temperature(_valid_logits(prepared, trained), prepared.data.valid_labels)
+    build_package(
+        environment.model_dir,
+        backbones=prepared.backbones,
+        choices=prepared.choices,
+        head=trained.head.to_layers(),
+        classes=prepared.classes,
+        temperature=temperature,
+        metrics={name: value for name, value in trained.best.items() if name != "seconds"},
+        provenance={
+            "hyperparameters": hyperparameters.to_json(),
+            "images": {"train": len(prepared.data.train_labels), "valid": len(prepared.data.valid_labels)},
+        },
+    )
+    write_json(
+        environment.output_data_dir / "training.json",
+        {
+            "hyperparameters": hyperparameters.to_json(),
+            "epochs": trained.epochs,
+            "best_epoch": trained.best_epoch,
+            "seconds": round(trained.seconds, 3),
+            "temperature": temperature,
+            "backbones": backbones_json(prepared),
+            "features": prepared.count.to_json(),
+        },
+    )
+
+
+def _valid_logits(prepared: Prepared, trained: TrainedHead) -> np.ndarray:
+    with torch.no_grad():
+        logits: np.ndarray = trained.head(torch.from_numpy(prepared.data.valid)).numpy()
+    return logits
+
+
+def main() -> int:
+    """Run the entry point and return its exit code."""
+    try:
+        train(read_environment())
+    except FinepointError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
