@@ -22,7 +22,26 @@ SPLIT_NAMES: Mapping[str, str] = {
     "test": "test",
 }
 IMAGE_SUFFIXES = frozenset(
-    [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".jp2", ".ico", ".tga", ".avif"]
+    [
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".png",
+        ".webp",
+        ".bmp",
+        ".dib",
+        ".gif",
+        ".tif",
+        ".tiff",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+        ".jp2",
+        ".ico",
+        ".tga",
+        ".avif",
+    ]
 )
 # Left behind by tools; never classes, never worth a word.
 _STRAY = frozenset({"__MACOSX", "__pycache__", "Thumbs.db", "desktop.ini", "lost+found", "@eaDir"})

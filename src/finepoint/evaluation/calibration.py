@@ -35,8 +35,8 @@ def log_loss(logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0) -
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """Return the temperature, within 0.05..20, under which labels [n] are likeliest given logits [n, classes].
 
-    The loss is convex in the inverse temperature, so that a golden-section search finds its minimum. Where every label is
-    right the loss falls without end as the temperature does; then 1, which changes nothing, is returned.
+    The loss is convex in the inverse temperature, so that a golden-section search finds its minimum. Where every
+    label is right the loss falls without end as the temperature does; then 1, which changes nothing, is returned.
 
     Source: C. Guo et al., "On calibration of modern neural networks", ICML 2017.
     """

@@ -107,7 +107,8 @@ def _as_map(raw: Tensor, module: Any) -> Tensor | None:
         tokens = raw[:, getattr(module, "num_prefix_tokens", 0) :]
         side = round(tokens.shape[1] ** 0.5)
         if side * side == tokens.shape[1]:
-            return tokens.transpose(1, 2).unflatten(2, (side, side))
+            grid: Tensor = torch.unflatten(tokens.transpose(1, 2), 2, (side, side))
+            return grid
     return None
 
 
@@ -164,7 +165,7 @@ def freeze(module: nn.Module) -> nn.Module:
     """
     module.eval()
     module.requires_grad_(False)
-    module.train = lambda _mode=True: module  # type: ignore[method-assign, assignment, misc]
+    module.train = lambda _mode=True: module  # type: ignore[method-assign, assignment]
     return module
 
 
@@ -188,6 +189,8 @@ class GraphModule(nn.Module):
         self._extract = network.extract
         scale = torch.tensor([1 / (255 * s) for s in std]).view(1, 3, 1, 1)
         shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)]).view(1, 3, 1, 1)
+        self.scale: Tensor
+        self.shift: Tensor
         self.register_buffer("scale", scale)
         self.register_buffer("shift", shift)
 

@@ -6,7 +6,6 @@ import importlib.metadata
 import importlib.util
 import platform
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -111,7 +110,7 @@ def accelerators() -> list[str]:
 
 
 def open_runtime(backbone: Backbone, choice: Choice, *, throughput: bool = True) -> Runtime:
-    """Return the chosen runtime with the backbone loaded, ready for a stream (or, without throughput, for single calls)."""
+    """Return the chosen runtime with the backbone loaded, for a stream (or, without throughput, single calls)."""
     if choice.runtime in ("cuda", "mps"):
         return TorchRuntime(backbone, choice.runtime)
     graph = backbone_graph(backbone)
@@ -141,9 +140,11 @@ def images_per_second(runtime: Runtime, backbone: Backbone, seconds: float = _SE
     images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     for _ in runtime.stream([(None, [images])] * 2, ["features"]):
         pass  # warm-up
-    rounds, spent = 2, 0.0
+    rounds = 2
     while True:
-        spent = _timed(lambda count=rounds: _run(runtime, images, count))
+        start = time.perf_counter()
+        _run(runtime, images, rounds)
+        spent = time.perf_counter() - start
         if spent >= seconds:
             return BATCH * rounds / spent
         rounds *= 2
@@ -152,12 +153,6 @@ def images_per_second(runtime: Runtime, backbone: Backbone, seconds: float = _SE
 def _run(runtime: Runtime, images: np.ndarray, rounds: int) -> None:
     for _ in runtime.stream(((None, [images]) for _ in range(rounds)), ["features"]):
         pass
-
-
-def _timed(work: Callable[[], None]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 def _machine_key(backbone: Backbone, names: list[str]) -> str:

@@ -108,7 +108,9 @@ class Classifier:
         return np.asarray(values / values.sum(axis=1, keepdims=True))
 
     @overload
-    def predict(self, images: Image, *, top: int | None = None, batch_size: int = 16) -> Prediction: ...
+    def predict(  # type: ignore[overload-overlap]  # a str is also a sequence of strs
+        self, images: Image, *, top: int | None = None, batch_size: int = 16
+    ) -> Prediction: ...
 
     @overload
     def predict(self, images: Iterable[Image], *, top: int | None = None, batch_size: int = 16) -> list[Prediction]: ...

@@ -45,7 +45,7 @@ class HeadLayers:
             if index:
                 values = np.maximum(values, 0)
             values = values @ weight.T + bias
-        return values.astype(np.float32)
+        return np.asarray(values, np.float32)
 
 
 def backbone_graph(backbone: Backbone) -> Path:

@@ -13,13 +13,13 @@ import pickle
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from finepoint.data.preprocessing import Interpolation, Preprocessing
+from finepoint.data.preprocessing import Preprocessing
 from finepoint.errors import ConfigurationError, WeightsError
 from finepoint.files import sha256_of, write_bytes
 from finepoint.models.architectures import Network, build_network, known_libraries
@@ -246,12 +246,11 @@ def _default_preprocessing(library: str, architecture: str) -> Preprocessing:
     for file in hub_files(library, architecture):
         if file.preprocessing is not None:
             return file.preprocessing
-    interpolation = cast(Interpolation, "bilinear")
     return Preprocessing(
         height=224,
         width=224,
         resize=256,
-        interpolation=interpolation,
+        interpolation="bilinear",
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
     )

@@ -1,4 +1,4 @@
-"""The training entry point: `python -m finepoint.training` in a job's environment trains a head and leaves a package."""
+"""The training entry point: `python -m finepoint.training` trains a head as its environment says; leaves a package."""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -30,8 +32,9 @@ class Head(nn.Module):
     ) -> None:
         super().__init__()
         widths = [scale.numel(), *([hyperparameters.hidden] if hyperparameters.head == "mlp" else []), classes]
+        self.scale: Tensor
         self.register_buffer("scale", scale)
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
         self._dropout = hyperparameters.dropout
         self._generator = generator
         for layer in self.layers:

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from finepoint.training.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
 from finepoint.training.head import Head, feature_scale
@@ -107,7 +107,7 @@ def train_head(
         }
         state.epochs.append(record)
         if state.best_epoch == 0 or valid_loss < state.epochs[state.best_epoch - 1]["valid_loss"]:
-            state.best_epoch = record["epoch"]
+            state.best_epoch = len(state.epochs)
             state.best.load_state_dict(model.state_dict())
         if checkpoint is not None:
             write_checkpoint(checkpoint, state, hyperparameters)
@@ -123,11 +123,11 @@ def _train_epoch(
     head, optimizer = state.head.train(), state.optimizer
     order = torch.randperm(len(features), generator=state.generator)
     total, correct = 0.0, 0
-    for rows in order.split(hyperparameters.batch_size):
+    for rows in torch.split(order, hyperparameters.batch_size):
         logits, wanted = head(features[rows]), labels[rows]
-        loss = F.cross_entropy(logits, wanted, weight=weight, label_smoothing=hyperparameters.label_smoothing)
+        loss = cross_entropy(logits, wanted, weight=weight, label_smoothing=hyperparameters.label_smoothing)
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
         state.step += 1
         decay = min(hyperparameters.averaging, state.step / (state.step + _AVERAGING_WARMUP))
@@ -148,8 +148,8 @@ def _measure(head: Head, features: Tensor, labels: Tensor) -> tuple[float, float
     """Return mean loss, accuracy and balanced accuracy (mean recall of the classes that occur)."""
     logits = head.eval()(features)
     right = logits.argmax(1) == labels
-    recalls = [float(right[labels == label].float().mean()) for label in labels.unique()]
-    return float(F.cross_entropy(logits, labels)), float(right.float().mean()), float(np.mean(recalls))
+    recalls = [float(right[labels == label].float().mean()) for label in torch.unique(labels)]
+    return float(cross_entropy(logits, labels)), float(right.float().mean()), float(np.mean(recalls))
 
 
 def _optimizer(head: Head, hyperparameters: Hyperparameters) -> torch.optim.Optimizer:

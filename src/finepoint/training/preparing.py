@@ -13,8 +13,8 @@ from finepoint.events import emit
 from finepoint.models.backbones import Backbone, resolve_backbones
 from finepoint.models.choice import Choice, choose_runtime
 from finepoint.training.channels import Channel, FeatureCount, embed_channel, read_channel
-from finepoint.training.features import Progress
 from finepoint.training.environment import Environment
+from finepoint.training.features import Progress
 from finepoint.training.loop import TrainingData
 
 

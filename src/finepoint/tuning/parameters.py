@@ -87,6 +87,7 @@ class CategoricalParameter:
 Parameter = ContinuousParameter | IntegerParameter | CategoricalParameter
 Space = dict[str, Parameter]
 
+
 def parse_range(text: str) -> tuple[str, Parameter]:
     """Return name and parameter of `NAME=LOW:HIGH[:log]` or `NAME=VALUE,VALUE,...`.
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from finepoint.errors import ConfigurationError, JobError
-from finepoint.tuning.objectives import direction_of
+from finepoint.tuning.objectives import Direction, direction_of
 from finepoint.tuning.parameters import Parameter, space_to_json
 from finepoint.tuning.state import StudyState, TrialRecord, TrialStatus
 from finepoint.tuning.strategies import (
@@ -76,7 +76,7 @@ class StudySpec:
             raise ConfigurationError(mistakes)
 
     @property
-    def direction(self) -> str:
+    def direction(self) -> Direction:
         """`minimize` or `maximize`."""
         return direction_of(self.objective)
 
@@ -131,8 +131,8 @@ def run_study(folder: Path, spec: StudySpec, run_trial: RunTrial, on_update: OnU
     Args:
         folder: keeps `study.db`.
         spec: what is searched, and how.
-        run_trial: runs one trial and returns the metrics of its best epoch; what it raises fails the trial, which is then
-            tried once more.
+        run_trial: runs one trial and returns the metrics of its best epoch; what it raises fails the trial,
+            which is then tried once more.
         on_update: called with the state whenever a trial starts, reports or ends.
 
     Raises:

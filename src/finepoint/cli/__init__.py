@@ -1,0 +1,36 @@
+"""The command line: one module for each command; they parse, call the public functions, and print."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the command line and exit: 0 done, 1 failed, 2 the user's input or usage."""
+    sys.exit(run_command(sys.argv[1:]))
+
+
+def run_command(arguments: list[str]) -> int:
+    """Run a command line and return its exit code."""
+    import click
+
+    from finepoint.cli.application import application
+    from finepoint.cli.output import complain
+    from finepoint.errors import FinepointError
+
+    try:
+        result = application(args=arguments, prog_name="finepoint", standalone_mode=False)
+    except FinepointError as error:
+        complain(str(error))
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        complain("stopped; the same command with --run NAME goes on")
+        return 130
+    except BrokenPipeError:
+        # The reader of our output went away (`finepoint runs | head`); that is no error of ours.
+        sys.stderr.close()
+        return 0
+    return result if isinstance(result, int) else 0

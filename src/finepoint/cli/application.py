@@ -1,0 +1,59 @@
+"""The tree of commands."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from finepoint.cli import (
+    data,
+    demo,
+    deploy,
+    doctor,
+    endpoints,
+    evaluate,
+    predict,
+    query,
+    report,
+    run,
+    runs,
+    train,
+    tune,
+    undeploy,
+)
+
+application = typer.Typer(
+    name="finepoint",
+    help="From a folder of labelled images to a deployed classifier, on one machine.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+application.add_typer(data.group, name="data", rich_help_panel="Make a classifier")
+for _panel, _commands in {
+    "Make a classifier": {"run": run, "tune": tune, "train": train},
+    "Look at it": {"evaluate": evaluate, "predict": predict, "runs": runs, "report": report},
+    "Put it to use": {"deploy": deploy, "query": query, "endpoints": endpoints, "undeploy": undeploy},
+    "Find your way": {"demo": demo, "doctor": doctor},
+}.items():
+    for _name, _module in _commands.items():
+        application.command(_name, rich_help_panel=_panel)(_module.command)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from finepoint import __version__
+
+        typer.echo(f"finepoint {__version__}")
+        raise typer.Exit
+
+
+@application.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """From a folder of labelled images to a deployed classifier, on one machine."""

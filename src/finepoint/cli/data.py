@@ -1,0 +1,71 @@
+"""`finepoint data`: look at images before anything is trained on them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from finepoint.cli.arguments import DataPath, Json
+
+group = typer.Typer(help="Look at images before anything is trained on them.", no_args_is_help=True)
+_SHOWN = 20
+
+
+@group.callback()
+def root() -> None:
+    """Look at images before anything is trained on them."""
+
+
+@group.command("check")
+def check(
+    path: DataPath,
+    seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
+    test_fraction: Annotated[float, typer.Option(help="Share set aside for the test.")] = 0.1,
+    valid_fraction: Annotated[float, typer.Option(help="Share set aside for validation.")] = 0.1,
+    json: Json = False,
+) -> None:
+    """Read every image, and list classes, splits, unusable files, copies, and what is unbalanced.
+
+    Examples:
+
+        finepoint data check photos/
+
+        finepoint data check labels.csv --json > data.json
+    """
+    from finepoint.cli.output import plain, print_json, show
+    from finepoint.cli.progress import LiveListener
+    from finepoint.cli.verdicts import finding_lines
+    from finepoint.runs.options import RunOptions
+    from finepoint.runs.workflow import check as check_data
+
+    RunOptions(path=str(path), seed=seed, test_fraction=test_fraction, valid_fraction=valid_fraction)
+    with LiveListener() as listener:
+        data = check_data(
+            path,
+            seed=seed,
+            test_fraction=test_fraction,
+            valid_fraction=valid_fraction,
+            progress=lambda done, total: listener.progress("check", done, total),
+        )
+    if json:
+        print_json(data.to_json())
+        return
+    from rich.table import Table
+
+    table = Table("class", *(f"{split}" for split in data.counts()), pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, counts in data.class_counts().items():
+        table.add_row(plain(name), *(f"{count:,}" for count in counts.values()))
+    table.add_section()
+    table.add_row("[bold]all[/]", *(f"[bold]{count:,}[/]" for count in data.counts().values()))
+    show(table)
+    if data.findings:
+        show(*finding_lines([finding.to_json() for finding in data.findings]))
+    else:
+        show("[green]Nothing to mend.[/]")
+    for image in data.skipped[:_SHOWN]:
+        show(f"  [dim]not used:[/] {plain(image.path)}: {plain(image.reason)}")
+    if len(data.skipped) > _SHOWN:
+        show(f"  ... and {len(data.skipped) - _SHOWN} more (--json lists all)")

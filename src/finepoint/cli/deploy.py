@@ -1,0 +1,46 @@
+"""`finepoint deploy`: put a model behind an endpoint."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from finepoint.cli.arguments import Json, ModelArgument, RunsDir
+
+
+def command(
+    model: ModelArgument,
+    name: Annotated[str | None, typer.Option("--name", help="Name of the endpoint.", show_default="the run's")] = None,
+    host: Annotated[str, typer.Option("--host", help="Address to bind to.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", help="Port to bind to; 0 takes a free one.", min=0, max=65535)] = 0,
+    allow_remote: Annotated[
+        bool,
+        typer.Option(
+            "--allow-remote", help="Bind to an address that other machines can reach; nobody is asked who they are."
+        ),
+    ] = False,
+    runs_dir: RunsDir = None,
+    json: Json = False,
+) -> None:
+    """Put a model behind an endpoint on this machine; it goes on when this command has ended.
+
+    Examples:
+
+        finepoint deploy first
+
+        finepoint deploy model.tar.gz --name clothes --port 8080
+    """
+    from finepoint.cli.output import plain, print_json, show
+    from finepoint.runs.deploying import deploy
+
+    endpoint = deploy(model, name=name, host=host, port=port, allow_remote=allow_remote, directory=runs_dir)
+    if json:
+        print_json({"name": endpoint.name, "url": endpoint.url, "model_version": endpoint.model_version})
+        return
+    show(
+        f"Endpoint [bold]{plain(endpoint.name)}[/] is healthy at {endpoint.url}",
+        f"  finepoint query {plain(endpoint.name)} IMAGE.jpg",
+        f"  curl --data-binary @IMAGE.jpg -H 'Content-Type: image/jpeg' {endpoint.url}/invocations",
+        f"  finepoint undeploy {plain(endpoint.name)}",
+    )

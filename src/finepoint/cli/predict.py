@@ -1,0 +1,90 @@
+"""`finepoint predict`: classify images without a server."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from finepoint.cli.arguments import Json, ModelArgument, RunsDir
+
+
+def command(
+    model: ModelArgument,
+    images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.", metavar="IMAGE|FOLDER...")],
+    out: Annotated[Path | None, typer.Option("--out", help="Write a CSV file with a row for each image.")] = None,
+    runs_dir: RunsDir = None,
+    json: Json = False,
+) -> int:
+    """Classify images without a server.
+
+    Files that are not images are named at the end, and the exit code is then 2; all others are classified.
+
+    Examples:
+
+        finepoint predict first photo.jpg
+
+        finepoint predict model.tar.gz incoming/ --out answers.csv
+    """
+    from dataclasses import asdict
+
+    from finepoint.cli.output import complain, percent, plain, print_json, say, show
+    from finepoint.cli.progress import LiveListener
+    from finepoint.files import write_bytes
+    from finepoint.runs.workflow import load_model, predict_files
+
+    files = _files(images)
+    classifier = load_model(model, runs_dir, throughput=True)
+    if classifier.random_weights:
+        say("warning: the backbone's weights are random; these answers mean little")
+    with LiveListener() as listener:
+        answers = list(predict_files(classifier, files, listener if len(files) > 50 else None))
+    good = [(file, answer) for file, answer in answers if not isinstance(answer, str)]
+    bad = [(file, answer) for file, answer in answers if isinstance(answer, str)]
+    if out is not None:
+        text = io.StringIO()
+        writer = csv.writer(text)
+        writer.writerow(["path", "label", "probability", *classifier.classes])
+        for file, answer in good:
+            each = (f"{answer.probabilities[name]:.6f}" for name in classifier.classes)
+            writer.writerow([str(file), answer.label, f"{answer.probability:.6f}", *each])
+        write_bytes(out, text.getvalue().encode())
+        say(f"{len(good):,} rows written to {out}")
+    if json:
+        errors = [{"path": str(file), "reason": reason} for file, reason in bad]
+        print_json({"predictions": [asdict(answer) for _, answer in good], "errors": errors})
+    elif out is None:
+        for file, answer in good:
+            others = list(answer.probabilities.items())[1:3]
+            rest = ", ".join(f"{plain(name)} {percent(share)}" for name, share in others)
+            show(f"{plain(file)}  [bold]{plain(answer.label)}[/] {percent(answer.probability)}  [dim]{rest}[/]")
+    for file, reason in bad:
+        complain(f"{file}: {reason}")
+    return 2 if bad else 0
+
+
+def _files(given: list[Path]) -> list[Path]:
+    from finepoint.data.finding import IMAGE_SUFFIXES
+    from finepoint.errors import DataError
+
+    found: list[Path] = []
+    for path in given:
+        if path.is_dir():
+            below = [
+                Path(folder) / name
+                for folder, _, names in os.walk(path)
+                for name in names
+                if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
+            ]
+            if not below:
+                raise DataError(f"{path} holds no images")
+            found += sorted(below)
+        elif path.exists():
+            found.append(path)
+        else:
+            raise DataError(f"{path}: there is no such file or folder")
+    return found

@@ -1,0 +1,56 @@
+"""`finepoint runs`: what was run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from finepoint.cli.arguments import Json, RunsDir
+
+
+def command(runs_dir: RunsDir = None, json: Json = False) -> None:
+    """List the runs, the latest first.
+
+    Examples:
+
+        finepoint runs
+
+        finepoint runs --runs-dir elsewhere/ --json
+    """
+    from finepoint.cli.output import percent, plain, print_json, show
+    from finepoint.runs.folder import list_runs
+    from finepoint.runs.folder import runs_dir as default_dir
+
+    rows = [_row(folder) for folder in list_runs(runs_dir)]
+    if json:
+        print_json(rows)
+        return
+    if not rows:
+        show(f"No runs in {plain(default_dir(runs_dir))}; `finepoint run PATH` makes one.")
+        return
+    from rich.table import Table
+
+    table = Table("run", "kind", "status", "started", "accuracy", "95 % interval", "backbone", pad_edge=False)
+    for row in rows:
+        interval = f"{percent(row['accuracy_low'])} to {percent(row['accuracy_high'])}" if row["accuracy"] else ""
+        accuracy = percent(row["accuracy"]) if row["accuracy"] is not None else ""
+        cells = (row["run"], row["kind"], row["status"], row["started_at"], accuracy, interval, row["backbone"])
+        table.add_row(*map(plain, cells))
+    show(table)
+
+
+def _row(folder: Any) -> dict[str, Any]:
+    from finepoint.files import read_json
+
+    record = folder.read()
+    test = read_json(folder.summary).get("test", {}) if folder.summary.is_file() else {}
+    return {
+        "run": folder.name,
+        "path": str(folder.path),
+        "kind": record["kind"],
+        "status": record["status"],
+        "started_at": record["started_at"],
+        "backbone": record["options"]["backbone"],
+        "accuracy": test.get("accuracy"),
+        "accuracy_low": test.get("accuracy_low"),
+        "accuracy_high": test.get("accuracy_high"),
+    }

@@ -1,0 +1,1 @@
+"""The job, and where it runs. One engine so far: this machine."""

@@ -1,0 +1,49 @@
+"""Deploying a run's model, or a package."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from finepoint.runs.workflow import Run, model_path
+from finepoint.serving import registry
+from finepoint.serving.client import Endpoint
+from finepoint.serving.deployment import deploy as deploy_package
+
+
+def deploy(
+    model: Run | str | Path,
+    *,
+    name: str | None = None,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    allow_remote: bool = False,
+    directory: Path | None = None,
+) -> Endpoint:
+    """Put a model behind an endpoint on this machine, wait until it is healthy, and return the endpoint.
+
+    Args:
+        model: a run, its name, or a package.
+        name: the endpoint's; by default it is the run's, or the package's file name.
+        host: address to bind to; a loopback one unless `allow_remote`.
+        port: to bind to; 0 takes a free one.
+        allow_remote: bind to an address that other machines can reach.
+        directory: that holds runs.
+
+    Raises:
+        InputError: there is no such model, or the name or port is taken.
+        EndpointError: the server did not become healthy.
+    """
+    path = model.model if isinstance(model, Run) else model_path(model, directory)
+    return deploy_package(path, name=name or default_name(path), host=host, port=port, allow_remote=allow_remote)
+
+
+def default_name(package: Path) -> str:
+    """Return an endpoint name for a package that no endpoint has yet."""
+    stem = package.resolve().parent.name if package.name == "model.tar.gz" else package.name.split(".")[0]
+    stem = re.sub(r"[^A-Za-z0-9]+", "-", stem).strip("-")[:50] or "model"
+    name, number = stem, 1
+    while (record := registry.find(name)) is not None and record.process() is not None:
+        number += 1
+        name = f"{stem}-{number}"
+    return name

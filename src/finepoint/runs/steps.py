@@ -1,0 +1,263 @@
+"""The steps of a run. Each leaves its result in the run's folder, and is not repeated once it has."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from finepoint.data.checking import check_images
+from finepoint.data.dataset import DataSet
+from finepoint.data.finding import find_images
+from finepoint.data.manifests import write_manifest
+from finepoint.engines.local import run_job
+from finepoint.engines.spec import JobSpec
+from finepoint.errors import JobError, TestPartError
+from finepoint.evaluation.calibration import softmax
+from finepoint.evaluation.labels import find_label_issues
+from finepoint.evaluation.metrics import evaluate_logits
+from finepoint.evaluation.writing import EvaluatedImage, write_evaluation
+from finepoint.files import read_json, write_json
+from finepoint.models.backbones import Backbone
+from finepoint.models.building import add_test_metrics, read_head
+from finepoint.models.choice import Choice
+from finepoint.models.classifier import load_classifier
+from finepoint.models.package import pack, read_description
+from finepoint.models.runtimes import cores
+from finepoint.runs.folder import RunFolder, find_run, now
+from finepoint.runs.listener import Listener
+from finepoint.runs.options import RunOptions
+from finepoint.runs.summary import write_summary
+from finepoint.training.channels import Channel, FeatureCount, embed_channel
+from finepoint.training.features import ImageFile
+from finepoint.tuning.state import StudyState
+from finepoint.tuning.study import DATABASE
+
+# Images on which the exported graph is compared with what was evaluated.
+_PARITY_IMAGES = 16
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every step works with.
+
+    Args:
+        folder: the run's.
+        options: what was asked for.
+        listener: is told how it goes.
+    """
+
+    folder: RunFolder
+    options: RunOptions
+    listener: Listener
+
+
+def check(context: Context) -> None:
+    """Find, check and split the images; freeze that in `data.json` and in the channels' manifests."""
+    found = find_images(Path(context.options.path))
+    data = check_images(
+        found,
+        seed=context.options.seed,
+        test_fraction=context.options.test_fraction,
+        valid_fraction=context.options.valid_fraction,
+        workers=cores(),
+        progress=lambda done, total: context.listener.progress("check", done, total),
+    )
+    for split in ("train", "valid"):
+        rows = [
+            {"path": str(data.path_of(image)), "label": image.label, "sha256": image.sha256}
+            for image in data.part(split)
+        ]
+        write_manifest(_channel(context.folder, split), rows)
+    data.save(context.folder.data)
+
+
+def tune(context: Context) -> None:
+    """Run the study as a job; its record is `tuning/output/data/tuning.json`."""
+    options = context.options
+    warm_start = [
+        str((find_run(run, context.folder.path.parent).tuning / "checkpoints" / DATABASE).resolve())
+        for run in options.warm_start
+    ]
+    settings = {
+        **options.feature_settings(),
+        **options.hyperparameters,
+        **options.study_settings(),
+        "warm_start": warm_start,
+        "seed": options.seed,
+    }
+    run_job(context.folder.tuning, _job(context, "tuning", "finepoint.engines.study", settings), _told(context))
+
+
+def train(context: Context) -> None:
+    """Train the best trial again, or with the given hyperparameters where nothing was tuned; leave a package folder."""
+    options = context.options
+    record = context.folder.tuning / "output" / "data" / "tuning.json"
+    values = {**options.hyperparameters, "seed": options.seed}
+    if record.is_file():
+        values = read_json(record)["best_hyperparameters"]
+    settings = {**options.feature_settings(), **values}
+    run_job(context.folder.training, _job(context, "training", "finepoint.training", settings), _told(context))
+
+
+def evaluate(context: Context) -> None:
+    """Read the test part, once, and judge the model on it."""
+    folder = context.folder
+    data = DataSet.load(folder.data)
+    channel = read_test_part(folder, data, "evaluation of the trained model")
+    description = read_description(folder.package)
+    backbones = [Backbone.from_json(_plain(value)) for value in description["backbones"]]
+    choices = [Choice(value["runtime"], value["precision"], "", {}) for value in description["backbones"]]
+    count = FeatureCount()
+    features, usable, _ = embed_channel(
+        channel,
+        backbones,
+        choices,
+        count,
+        lambda done, total: context.listener.progress("features", done, total),
+    )
+    logits = read_head(folder.package).logits(features)
+    parity = _check_parity(folder, channel, usable, logits, description["graph"]["logit_tolerance"])
+    number = {name: index for index, name in enumerate(description["classes"])}
+    labels = np.array([number[channel.labels[index]] for index in usable], np.int64)
+    metrics = evaluate_logits(logits, labels, description["classes"], temperature=description["temperature"])
+    metrics["label_issues"] = len(find_label_issues(softmax(logits, metrics["temperature"]), labels))
+    metrics["times_read"] = len(folder.readings())
+    images = data.part("test")
+    evaluated = [
+        EvaluatedImage(images[index].path, channel.images[index].path, images[index].sha256) for index in usable
+    ]
+    write_evaluation(folder.evaluation, metrics, logits, labels, description["classes"], evaluated)
+    write_json(folder.evaluation / "features.json", {**count.to_json(), "parity": parity})
+
+
+def package(context: Context) -> None:
+    """Write the test metrics into the package and pack it."""
+    folder = context.folder
+    data = DataSet.load(folder.data)
+    path = folder.package / "finepoint.json"
+    description = read_json(path)
+    description["provenance"] |= {"data_fingerprint": data.fingerprint(), "seed": context.options.seed}
+    write_json(path, description)
+    metrics = folder.evaluation / "metrics.json"
+    if metrics.is_file():
+        kept = read_json(metrics)
+        add_test_metrics(
+            folder.package, {key: kept[key] for key in kept if not key.startswith(("reliability", "times_read"))}
+        )
+    digest = pack(folder.package, folder.model)
+    record = folder.read()
+    record["model"] = {"path": folder.model.name, "sha256": digest, "bytes": folder.model.stat().st_size}
+    folder.write(record)
+
+
+def report(context: Context) -> None:
+    """Write `summary.json` and `report.html`."""
+    from finepoint.report.page import write_report
+
+    write_summary(context.folder, context.options)
+    write_report(context.folder.path)
+
+
+STEPS: dict[str, tuple[str, Callable[[Context], None]]] = {
+    "check": ("Checking the images", check),
+    "tune": ("Tuning hyperparameters", tune),
+    "train": ("Training the best", train),
+    "evaluate": ("Evaluating on the test part", evaluate),
+    "package": ("Packing the model", package),
+    "report": ("Writing the report", report),
+}
+
+
+def run_steps(context: Context, names: list[str]) -> None:
+    """Run the steps that are not done yet, in order, noting each in `run.json` as it ends."""
+    folder = context.folder
+    for name in names:
+        record = folder.read()
+        if record["steps"].get(name, {}).get("status") == "done":
+            continue
+        text, work = STEPS[name]
+        context.listener.step(name, text)
+        begin = time.perf_counter()
+        if name == "report":
+            _finish(folder)
+        work(context)
+        record = folder.read()
+        record["steps"][name] = {"status": "done", "seconds": round(time.perf_counter() - begin, 3)}
+        folder.write(record)
+
+
+def read_test_part(folder: RunFolder, data: DataSet, purpose: str) -> Channel:
+    """Return the test images of a run, and count the reading in its ledger.
+
+    Raises:
+        TestPartError: the best model is not fixed yet; what is chosen by test images cannot be judged by them.
+    """
+    if not (folder.package / "finepoint.json").is_file():
+        raise TestPartError(
+            f"run {folder.name} has no trained model yet; its test part stays closed until the best model is fixed"
+        )
+    folder.count_reading(purpose)
+    part = data.part("test")
+    images = tuple(ImageFile(data.path_of(image), image.sha256) for image in part)
+    return Channel(images, tuple(image.label for image in part))
+
+
+def _finish(folder: RunFolder) -> None:
+    record = folder.read()
+    record["status"], record["finished_at"] = "completed", now()
+    folder.write(record)
+
+
+def _job(context: Context, name: str, module: str, settings: dict[str, Any]) -> JobSpec:
+    channels = {split: _channel(context.folder, split) for split in ("train", "valid")}
+    stem = "".join(letter if letter.isalnum() else "-" for letter in context.folder.name)[:50].strip("-")
+    return JobSpec(f"{stem}-{name}", module, settings, channels)
+
+
+def _channel(folder: RunFolder, split: str) -> Path:
+    return folder.path / "channels" / split
+
+
+def _told(context: Context) -> Callable[[dict[str, Any]], None]:
+    """Return what passes a job's events on to the listener."""
+    listener = context.listener
+
+    def on_event(event: dict[str, Any]) -> None:
+        if event["event"] == "features":
+            listener.progress("features", event["done"], event["total"])
+        elif event["event"] == "study":
+            listener.study(StudyState.from_json(event["state"]))
+        elif event["event"] == "epoch":
+            listener.epoch(event)
+
+    return on_event
+
+
+def _check_parity(
+    folder: RunFolder, channel: Channel, usable: list[int], logits: np.ndarray, tolerance: float
+) -> dict[str, Any]:
+    """Compare the packaged graph, loaded as a server loads it, with the evaluated logits on some images.
+
+    Raises:
+        JobError: they lie further apart than the package says; what was evaluated is not what would be served.
+    """
+    classifier = load_classifier(folder.package)
+    sample = usable[:_PARITY_IMAGES]
+    crops = [classifier.preprocess(channel.images[index].path.read_bytes()) for index in sample]
+    served = classifier.logits([np.stack(column) for column in zip(*crops, strict=True)])
+    difference = float(np.abs(served - logits[: len(sample)]).max())
+    if not difference <= tolerance:
+        raise JobError(
+            f"the exported graph differs from what was evaluated by {difference:.3g} in a logit "
+            f"(allowed: {tolerance}); please report this with {folder.package / 'finepoint.json'}"
+        )
+    return {"images": len(sample), "max_logit_difference": difference, "tolerance": tolerance}
+
+
+def _plain(value: dict[str, Any]) -> dict[str, Any]:
+    return {key: item for key, item in value.items() if key not in ("runtime", "precision")}

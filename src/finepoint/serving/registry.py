@@ -1,0 +1,107 @@
+"""The registry of the endpoints on this machine: a JSON file each, written atomically, under one lock."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from filelock import FileLock
+
+from finepoint.errors import ConfigurationError, InputError
+from finepoint.files import read_json, state_dir, write_json
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointRecord:
+    """An endpoint as it was deployed.
+
+    Args:
+        name: unique on this machine.
+        url: `http://127.0.0.1:PORT`.
+        pid: of the server's process.
+        process_started: its start time in seconds since the epoch, so that another process that got
+            the same number is not taken for it.
+        model: path of the package.
+        model_version: of the package.
+        started_at: when it was deployed, UTC.
+    """
+
+    name: str
+    url: str
+    pid: int
+    process_started: float
+    model: str
+    model_version: str
+    started_at: str
+
+    def process(self) -> psutil.Process | None:
+        """Return the server's process if it still runs."""
+        try:
+            process = psutil.Process(self.pid)
+            same = abs(process.create_time() - self.process_started) < 1
+            return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+        except psutil.Error:
+            return None
+
+
+def check_name(name: str) -> None:
+    """Check an endpoint's name by SageMaker's rule.
+
+    Raises:
+        ConfigurationError: it breaks the rule.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9](-*[A-Za-z0-9]){0,62}", name):
+        raise ConfigurationError(f"endpoint name {name!r} must be letters, digits and single hyphens, at most 63")
+
+
+def folder() -> Path:
+    """Return the registry's folder."""
+    return state_dir() / "endpoints"
+
+
+def log_path(name: str) -> Path:
+    """Return where an endpoint's server writes its log."""
+    return folder() / f"{name}.log"
+
+
+@contextmanager
+def locked() -> Iterator[None]:
+    """Hold the registry's lock: nobody else deploys or removes an endpoint meanwhile."""
+    folder().mkdir(parents=True, exist_ok=True)
+    with FileLock(folder() / ".lock", timeout=120):
+        yield
+
+
+def write(record: EndpointRecord) -> None:
+    """Write an endpoint's entry."""
+    write_json(folder() / f"{record.name}.json", asdict(record))
+
+
+def remove(name: str) -> None:
+    """Remove an endpoint's entry, if there is one."""
+    (folder() / f"{name}.json").unlink(missing_ok=True)
+
+
+def find(name: str) -> EndpointRecord | None:
+    """Return an endpoint's entry, or None."""
+    path = folder() / f"{name}.json"
+    return _read(path) if path.is_file() else None
+
+
+def read_all() -> list[EndpointRecord]:
+    """Return every entry, by name; damaged ones are left out."""
+    found = [_read(path) for path in sorted(folder().glob("*.json"))]
+    return [record for record in found if record is not None]
+
+
+def _read(path: Path) -> EndpointRecord | None:
+    try:
+        value: Mapping[str, Any] = read_json(path)
+        return EndpointRecord(**value)
+    except (InputError, TypeError):
+        return None
