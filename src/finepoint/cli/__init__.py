@@ -12,25 +12,18 @@ def main() -> None:
 
 def run_command(arguments: list[str]) -> int:
     """Run a command line and return its exit code."""
-    import click
-
     from finepoint.cli.application import application
     from finepoint.cli.output import complain
     from finepoint.errors import FinepointError
 
     try:
-        result = application(args=arguments, prog_name="finepoint", standalone_mode=False)
+        application(args=arguments, prog_name="finepoint")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
     except FinepointError as error:
         complain(str(error))
         return error.exit_code
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        complain("stopped; the same command with --run NAME goes on")
-        return 130
     except BrokenPipeError:
         # The reader of our output went away (`finepoint runs | head`); that is no error of ours.
         sys.stderr.close()
-        return 0
-    return result if isinstance(result, int) else 0
+    return 0

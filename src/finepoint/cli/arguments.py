@@ -74,7 +74,7 @@ _PANELS = {
 
 
 def with_flags(*groups: tuple[_Flag, ...]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return a decorator that gives a command the flags of some groups, as `settings` with the fields of `RunOptions`."""
+    """Return a decorator that gives a command the flags of some groups, as `settings` for `RunOptions`."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         own = [
@@ -101,7 +101,7 @@ def with_flags(*groups: tuple[_Flag, ...]) -> Callable[[Callable[..., Any]], Cal
 def _parameter(flag: _Flag, panel: str) -> inspect.Parameter:
     name, kind, default, text = flag
     option = typer.Option(f"--{name.replace('_', '-')}", help=text, rich_help_panel=panel)
-    annotation: Any = Annotated[kind if default is not None else kind | None, option]  # type: ignore[valid-type]
+    annotation: Any = Annotated[kind if default is not None else kind | None, option]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 

@@ -14,7 +14,7 @@ def command(
         str, typer.Option("--backbone", help="Backbone to choose a runtime for.")
     ] = "efficientnet_lite0",
     json: Json = False,
-) -> int:
+) -> None:
     """Show versions, what this machine has, and which runtime computes features here, and why.
 
     The exit code is 1 where something is missing that a run needs.
@@ -39,7 +39,7 @@ def command(
     healthy = "error" not in answer["runtime"]
     if json:
         print_json(answer)
-        return 0 if healthy else 1
+        raise typer.Exit(0 if healthy else 1)
     from rich.table import Table
 
     table = Table.grid(padding=(0, 2))
@@ -56,7 +56,7 @@ def command(
     for name, value in rows.items():
         table.add_row(f"[dim]{plain(name)}[/]", plain(value))
     show(table, "[green]Ready.[/]" if healthy else "[red]Not ready; see above.[/]")
-    return 0 if healthy else 1
+    raise typer.Exit(0 if healthy else 1)
 
 
 def _folders(runs: str) -> dict[str, str]:

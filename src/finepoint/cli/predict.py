@@ -19,7 +19,7 @@ def command(
     out: Annotated[Path | None, typer.Option("--out", help="Write a CSV file with a row for each image.")] = None,
     runs_dir: RunsDir = None,
     json: Json = False,
-) -> int:
+) -> None:
     """Classify images without a server.
 
     Files that are not images are named at the end, and the exit code is then 2; all others are classified.
@@ -64,7 +64,8 @@ def command(
             show(f"{plain(file)}  [bold]{plain(answer.label)}[/] {percent(answer.probability)}  [dim]{rest}[/]")
     for file, reason in bad:
         complain(f"{file}: {reason}")
-    return 2 if bad else 0
+    if bad:
+        raise typer.Exit(2)
 
 
 def _files(given: list[Path]) -> list[Path]:

@@ -15,7 +15,7 @@ def command(
     images: Annotated[list[Path], typer.Argument(help="Image files.", metavar="IMAGE...")],
     top: Annotated[int, typer.Option("--top", help="How many classes to show.", min=1)] = 3,
     json: Json = False,
-) -> int:
+) -> None:
     """Ask an endpoint about images.
 
     Images that it refuses are named, and the exit code is then 2; all others are answered.
@@ -51,4 +51,5 @@ def command(
                 f"{plain(answer.path)}  [bold]{plain(answer.label)}[/] {percent(answer.probability)}"
                 + (f"  [dim]{shares}[/]" if shares else "")
             )
-    return 2 if refused else 0
+    if refused:
+        raise typer.Exit(2)

@@ -30,7 +30,6 @@ _FORMATS = (
     "ICO",
     "TGA",
     "AVIF",
-    "MPO",
 )
 
 

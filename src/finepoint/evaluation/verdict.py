@@ -56,8 +56,10 @@ def _how_sure(test: Mapping[str, Any]) -> str:
     half = f"± {100 * width / 2:.1f} points"
     if width > _WIDE:
         needed = int(test["images"] * (width / _WIDE) ** 2)
-        return f"The test part is small: the figure is known to {half}. "
+        return (
+            f"The test part is small: the figure is known to {half}. "
             f"About {needed:,} test images would bring that to ± 3."
+        )
     return f"The test part is large enough to know this to {half}."
 
 
