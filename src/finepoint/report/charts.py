@@ -13,46 +13,6 @@ from finepoint.report.scales import Scale, axes, box, dot, line, number, polylin
 Trial = Mapping[str, Any]
 
 
-def interval_chart(test: Mapping[str, Any]) -> Markup:
-    """Return accuracy with its interval on a line from 0 to 100 %, and where naming the commonest class would be."""
-    x = Scale(0, 1, 12, 688)
-    low, high, baseline = test["accuracy_low"], test["accuracy_high"], test["majority_baseline"]
-    parts = [line(x.start, 34, x.end, 34, "axis")]
-    for share in (0, 0.25, 0.5, 0.75, 1):
-        parts += [
-            line(x(share), 30, x(share), 38, "axis"),
-            text(
-                x(share),
-                58,
-                f"{100 * share:.0f} %",
-                "tick",
-                "start" if share == 0 else "end" if share == 1 else "middle",
-            ),
-        ]
-    parts += [
-        box(
-            x(low),
-            26,
-            x(high) - x(low),
-            16,
-            "accent soft",
-            title=f"95 % interval {100 * low:.1f} to {100 * high:.1f} %",
-        ),
-        dot(x(test["accuracy"]), 34, 7, "accent", f"accuracy {100 * test['accuracy']:.1f} %"),
-        line(x(baseline), 22, x(baseline), 46, "baseline"),
-        text(
-            x(baseline),
-            14,
-            f"commonest class {100 * baseline:.0f} %",
-            "tick",
-            "middle" if 0.15 < baseline < 0.85 else "start",
-        ),
-    ]
-    return svg(
-        700, 66, parts, f"Accuracy {100 * test['accuracy']:.1f} %, interval {100 * low:.1f} to {100 * high:.1f} %"
-    )
-
-
 def curves_chart(epochs: Sequence[Mapping[str, Any]], measure: str, best_epoch: int) -> Markup:
     """Return training and validation `loss` or `accuracy` over the epochs, the best epoch marked."""
     train = [row[f"train_{measure}"] for row in epochs]

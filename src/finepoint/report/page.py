@@ -64,7 +64,6 @@ def _content(run: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
         "verdict": summary.get("verdict"),
         "style": (_ASSETS / "report.css").read_text(),
         "script": (_ASSETS / "report.js").read_text(),
-        "interval": charts.interval_chart(test) if test else None,
         "history": charts.history_chart(tuning) if tuning and len(done) > 1 else None,
         "parallel": charts.parallel_chart(tuning) if tuning and len(done) > 1 else None,
         "curves": _curves(training),
