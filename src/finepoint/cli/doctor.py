@@ -54,7 +54,7 @@ def command(
         backbone: chosen.get("error") or f"{chosen['runtime']}/{chosen['precision']}: {chosen['reason']}",
     }
     for name, value in rows.items():
-        table.add_row(f"[dim]{plain(name)}[/]", plain(value))
+        table.add_row(f"[dim]{plain(name)}[/]", "\n".join(map(plain, value.splitlines())))
     show(table, "[green]Ready.[/]" if healthy else "[red]Not ready; see above.[/]")
     raise typer.Exit(0 if healthy else 1)
 

@@ -12,6 +12,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from finepoint.errors import DecodeError
 
 MAX_PIXELS = 100_000_000
+# What simplejpeg raises for files that it cannot read, hostile ones included.
+_JPEG_ERRORS = (ValueError, KeyError, RuntimeError, OverflowError)
 _EXIF_ORIENTATION = 0x0112
 # The scales that a JPEG can be decoded at for less than the price of the whole, largest first.
 _JPEG_SCALES = (8, 7, 6, 5, 4, 3, 2, 1)
@@ -71,7 +73,7 @@ def _decode_jpeg(data: bytes, min_side: int, max_pixels: int) -> np.ndarray | No
     """Decode an ordinary JPEG; return None for one that is better left to Pillow."""
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data, strict=False)
-    except ValueError:
+    except _JPEG_ERRORS:
         return None
     _check_pixels(width, height, max_pixels)
     if colorspace not in ("YCbCr", "RGB"):
@@ -85,7 +87,7 @@ def _decode_jpeg(data: bytes, min_side: int, max_pixels: int) -> np.ndarray | No
             min_height=_scaled(height, scale) if scale < 8 else 0,
             min_width=_scaled(width, scale) if scale < 8 else 0,
         )
-    except ValueError:
+    except _JPEG_ERRORS:
         # Damaged, or only odd: Pillow decides, and says why.
         return None
     orientation = _jpeg_orientation(data)

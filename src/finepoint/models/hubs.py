@@ -7,16 +7,20 @@ SHA-256, which is checked. Hugging Face's cache is what `huggingface_hub` says i
 from __future__ import annotations
 
 import re
-import urllib.error
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlparse
 
+import httpx
+
 from finepoint.data.preprocessing import Interpolation, Preprocessing
 from finepoint.errors import WeightsError
 from finepoint.files import atomic_path, sha256_of
+
+# What torch's and Hugging Face's downloads raise: no network, no such file, a hash that is not the expected one.
+_DOWNLOAD_ERRORS = (OSError, ValueError, RuntimeError, httpx.HTTPError)
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ def obtain_hub_file(name: str, file: HubFile, *, others: Sequence[HubFile] = ())
     if path is None:
         try:
             path = _download_repository(file) if file.repository else _download_url(file)
-        except (OSError, urllib.error.URLError, ValueError) as error:
+        except _DOWNLOAD_ERRORS as error:
             raise WeightsError(_offline_message(name, file, others, error)) from error
     expected = _hash_in_name(file.filename)
     if expected and not sha256_of(path).startswith(expected):

@@ -50,7 +50,7 @@ def number(value: float) -> str:
     """Return a number in a few digits.
 
     >>> number(0.01109), number(128), number(1.5)
-    ('0.011', '128', '1.5')
+    ('0.0111', '128', '1.5')
     """
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 

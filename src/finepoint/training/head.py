@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
 from finepoint.models.graphs import HeadLayers
 from finepoint.training.hyperparameters import Hyperparameters
@@ -34,7 +35,7 @@ class Head(nn.Module):
         widths = [scale.numel(), *([hyperparameters.hidden] if hyperparameters.head == "mlp" else []), classes]
         self.scale: Tensor
         self.register_buffer("scale", scale)
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
+        self.layers = nn.ModuleList(_linear(a, b) for a, b in itertools.pairwise(widths))
         self._dropout = hyperparameters.dropout
         self._generator = generator
         for layer in self.layers:
@@ -66,6 +67,12 @@ class Head(nn.Module):
             return values
         keep = torch.empty_like(values).bernoulli_(1 - self._dropout, generator=self._generator)
         return values * keep / (1 - self._dropout)
+
+
+def _linear(inputs: int, outputs: int) -> nn.Linear:
+    """Return a linear layer without the initialisation that would draw from torch's global generator."""
+    layer: nn.Linear = skip_init(nn.Linear, inputs, outputs)  # type: ignore[no-untyped-call]
+    return layer
 
 
 def feature_scale(features: np.ndarray, widths: tuple[int, ...]) -> Tensor:

@@ -213,6 +213,8 @@ def _parse_values(text: str) -> Parameter:
         if isinstance(low, int) and isinstance(high, int):
             return IntegerParameter(low, high, scaling)  # type: ignore[arg-type]
         return ContinuousParameter(float(low), float(high), scaling)  # type: ignore[arg-type]
+    if ":" in text:
+        raise ConfigurationError(f"{text!r} is neither LOW:HIGH[:log] nor VALUE,VALUE,...")
     return CategoricalParameter([_number(part.strip()) for part in text.split(",")])
 
 

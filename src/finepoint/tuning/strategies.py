@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import statistics
 import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -13,10 +12,7 @@ from finepoint.tuning.parameters import CategoricalParameter, IntegerParameter, 
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
-    from optuna.pruners import BasePruner
     from optuna.samplers import BaseSampler
-    from optuna.study import Study
-    from optuna.trial import FrozenTrial
 
 Strategy = Literal["bayesian", "random", "grid", "hyperband"]
 EarlyStopping = Literal["auto", "off"]
@@ -54,46 +50,6 @@ def make_sampler(
         return optuna.samplers.TPESampler(
             seed=own, n_startup_trials=_STARTUP_TRIALS, multivariate=True, constant_liar=parallel
         )
-
-
-def make_pruner(strategy: str, early_stopping: str, space: Mapping[str, Parameter], direction: str) -> BasePruner:
-    """Return what decides when a trial is stopped: Hyperband's brackets, the median rule, or nothing."""
-    import optuna
-
-    if strategy == "hyperband":
-        epochs = space.get("epochs")
-        most = epochs.max_value if isinstance(epochs, IntegerParameter) else "auto"
-        return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=most, reduction_factor=2)
-    if early_stopping == "auto":
-        return median_of_running_averages(direction)
-    return optuna.pruners.NopPruner()
-
-
-def median_of_running_averages(direction: str) -> BasePruner:
-    """Return a pruner that stops a trial whose objective is worse than the median, over the finished trials, of the
-    running averages of their objectives up to the same epoch.
-
-    Source: Amazon SageMaker's documentation of automatic model tuning, "Stop training jobs early".
-    """
-    import optuna
-
-    class MedianOfRunningAverages(optuna.pruners.BasePruner):
-        def prune(self, study: Study, trial: FrozenTrial) -> bool:
-            step = trial.last_step
-            if step is None:
-                return False
-            averages = [
-                statistics.fmean(before)
-                for other in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
-                if (before := [value for at, value in other.intermediate_values.items() if at <= step])
-                and max(other.intermediate_values) >= step
-            ]
-            if not averages:
-                return False
-            median, value = statistics.median(averages), trial.intermediate_values[step]
-            return value > median if direction == "minimize" else value < median
-
-    return MedianOfRunningAverages()
 
 
 def distributions(space: Mapping[str, Parameter]) -> dict[str, BaseDistribution]:

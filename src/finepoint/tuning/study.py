@@ -24,7 +24,6 @@ from finepoint.tuning.strategies import (
     check_strategy,
     distributions,
     grid,
-    make_pruner,
     make_sampler,
     trial_seed,
 )
@@ -391,6 +390,8 @@ def _record(number: int, attempts: list[optuna.trial.FrozenTrial]) -> TrialRecor
 
 def _open_study(path: Path, spec: StudySpec) -> optuna.study.Study:
     import optuna
+
+    from finepoint.tuning.stopping import make_pruner  # here, because it imports Optuna
 
     return optuna.create_study(
         study_name=_NAME,

@@ -31,8 +31,8 @@ def trial_table(state: StudyState, *, rows: int | None = None) -> Table:
     table.add_column("status")
     trials = list(state.trials)
     if rows is not None and len(trials) > rows:
-        shown = {trial.number for trial in trials[-(rows - 1) :]} | ({best.number} if best else set())
-        trials = [trial for trial in trials if trial.number in shown]
+        latest = trials[-rows:]
+        trials = latest if best is None or best in latest else [best, *latest[1:]]
     for trial in trials:
         is_best = best is not None and trial.number == best.number
         table.add_row(

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.conftest import write_images
+
+from finepoint.data.checking import check_images
+from finepoint.data.dataset import DataSet
+from finepoint.data.finding import find_images
+from finepoint.data.splitting import split_images
+from finepoint.errors import DataError
+
+
+@pytest.mark.parametrize("name", ["valid", "val", "validation", "validate"])
+def test_the_names_of_the_validation_part_mean_the_same(tmp_path: Path, name: str) -> None:
+    write_images(tmp_path / "train", 6)
+    write_images(tmp_path / name, 3, seed=1)
+    data = check_images(find_images(tmp_path))
+    assert data.counts()["valid"] == 9
+    assert data.counts()["test"] == 3  # one of six of each class
+
+
+def test_one_folder_of_classes_gets_both_parts(tmp_path: Path) -> None:
+    data = check_images(find_images(write_images(tmp_path, 20)))
+    assert data.counts() == {"train": 48, "valid": 6, "test": 6}
+    assert data.classes == ("blue & <b>", "green", "red")
+
+
+def test_the_split_is_seeded_stratified_and_moves_no_file(tmp_path: Path) -> None:
+    write_images(tmp_path, 20)
+    before = sorted(path for path in tmp_path.rglob("*"))
+    first, again, other = (check_images(find_images(tmp_path), seed=seed) for seed in (0, 0, 1))
+    assert first == again
+    assert first.images != other.images
+    assert {counts["test"] for counts in first.class_counts().values()} == {2}
+    assert sorted(path for path in tmp_path.rglob("*")) == before
+
+
+def test_new_images_hardly_move_the_old_ones(tmp_path: Path) -> None:
+    write_images(tmp_path, 40)
+    before = {image.path: image.split for image in check_images(find_images(tmp_path)).images}
+    write_images(tmp_path, 2, seed=9)
+    after = {image.path: image.split for image in check_images(find_images(tmp_path)).images}
+    moved = [path for path, split in before.items() if after[path] != split]
+    assert len(moved) <= 4
+
+
+def test_groups_are_never_divided(tmp_path: Path) -> None:
+    write_images(tmp_path, 30)
+    lines = ["path,label,group"]
+    lines += [
+        f"{path.relative_to(tmp_path)},{path.parent.name},{path.parent.name}-{int(path.stem[2:]) // 3}"
+        for path in sorted(tmp_path.rglob("*.png"))
+    ]
+    manifest = tmp_path / "labels.csv"
+    manifest.write_text("\n".join(lines))
+    data = check_images(find_images(manifest))
+    splits: dict[str, set[str]] = {}
+    for image in data.images:
+        splits.setdefault(image.group, set()).add(image.split)
+    assert all(len(found) == 1 for found in splits.values())
+    assert min(data.counts().values()) > 0
+
+
+def test_stray_and_broken_files_are_named_and_left_out(tmp_path: Path) -> None:
+    write_images(tmp_path, 12)
+    (tmp_path / "red" / "empty.png").touch()
+    (tmp_path / "red" / "text.jpg").write_text("no image")
+    (tmp_path / "red" / "notes.txt").write_text("notes")
+    good = (tmp_path / "red" / "0-000.png").read_bytes()
+    (tmp_path / "red" / "cut.png").write_bytes(good[: len(good) // 2])
+    (tmp_path / "red" / "gone.png").symlink_to(tmp_path / "nowhere")
+    for stray in (".ipynb_checkpoints", "__MACOSX", ".git"):
+        write_images(tmp_path / stray, 1, classes=("red",))
+    (tmp_path / "nothing").mkdir()
+    data = check_images(find_images(tmp_path))
+    assert data.classes == ("blue & <b>", "green", "red")
+    reasons = {image.path: image.reason for image in data.skipped}
+    assert set(reasons) == {f"red/{name}" for name in ("empty.png", "text.jpg", "notes.txt", "cut.png", "gone.png")}
+    assert "empty" in reasons["red/empty.png"]
+    assert "UnreadableImages" in {finding.name for finding in data.findings}
+
+
+def test_the_same_bytes_in_two_splits_are_kept_out_of_the_evaluation(tmp_path: Path) -> None:
+    for number, split in enumerate(("train", "valid", "test")):
+        write_images(tmp_path / split, 6, seed=number)
+    copy = (tmp_path / "train" / "red" / "0-000.png").read_bytes()
+    (tmp_path / "test" / "red" / "copy.png").write_bytes(copy)
+    (tmp_path / "valid" / "green" / "copy.png").write_bytes(copy)
+    data = check_images(find_images(tmp_path))
+    assert {leak.dropped for leak in data.leaks} == {"test/red/copy.png", "valid/green/copy.png"}
+    assert {leak.kept for leak in data.leaks} == {"train/red/0-000.png"}
+    assert data.counts() == {"train": 18, "valid": 18, "test": 18}
+    assert {"SameImageInTwoSplits", "ContradictoryLabels"} <= {finding.name for finding in data.findings}
+
+
+def test_copies_within_an_undivided_folder_end_in_one_split(tmp_path: Path) -> None:
+    write_images(tmp_path, 20)
+    for path in sorted((tmp_path / "red").glob("*.png")):
+        (path.parent / f"copy-{path.name}").write_bytes(path.read_bytes())
+    splits: dict[str, set[str]] = {}
+    for image in check_images(find_images(tmp_path)).images:
+        splits.setdefault(image.sha256, set()).add(image.split)
+    assert all(len(found) == 1 for found in splits.values())
+
+
+def test_manifests_say_everything_that_is_wrong_at_once(tmp_path: Path) -> None:
+    write_images(tmp_path, 1)
+    manifest = tmp_path / "labels.csv"
+    manifest.write_text("\ufeffpath,label,split\nred/0-000.png,,train\nnix.png,red,\nred/0-000.png,red,tset\n")
+    with pytest.raises(DataError) as caught:
+        find_images(manifest)
+    for words in ("line 2: label is empty", "line 3: 'nix.png'", "line 4: split is 'tset'"):
+        assert words in str(caught.value)
+
+
+def test_json_lines_and_csv_mean_the_same(tmp_path: Path) -> None:
+    write_images(tmp_path, 3)
+    rows = [{"path": str(path.relative_to(tmp_path)), "label": path.parent.name} for path in tmp_path.rglob("*.png")]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "a.csv").write_text("path,label\n" + "".join(f"{row['path']},{row['label']}\n" for row in rows))
+    assert find_images(tmp_path / "a.jsonl").images == find_images(tmp_path / "a.csv").images
+
+
+def test_useless_paths_are_refused_with_a_remedy(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such folder"):
+        find_images(tmp_path / "nix")
+    with pytest.raises(DataError, match="no images"):
+        find_images(tmp_path)
+    write_images(tmp_path, 3, classes=("red",))
+    with pytest.raises(DataError, match="only one class"):
+        check_images(find_images(tmp_path))
+    loose = tmp_path / "loose"
+    loose.mkdir()
+    (loose / "1.jpg").touch()
+    with pytest.raises(DataError, match="1 images, but no class folders"):
+        find_images(loose)
+
+
+def test_data_json_survives_a_round_trip(tmp_path: Path) -> None:
+    data = check_images(find_images(write_images(tmp_path / "images", 10)))
+    data.save(tmp_path / "data.json")
+    assert DataSet.load(tmp_path / "data.json") == data
+    assert DataSet.load(tmp_path / "data.json").fingerprint() == data.fingerprint()
+
+
+def test_every_class_keeps_training_images() -> None:
+    from finepoint.data.dataset import LabelledImage
+
+    images = [
+        LabelledImage(f"{label}/{n}", label)
+        for label, count in (("a", 1), ("b", 2), ("c", 3), ("d", 50))
+        for n in range(count)
+    ]
+    split = split_images(images, seed=3, test_fraction=0.3, valid_fraction=0.3)
+    for label in "abcd":
+        assert any(image.split == "train" for image in split if image.label == label)
