@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import struct
 import warnings
+import zlib
 
 import numpy as np
 import simplejpeg
@@ -14,6 +16,19 @@ from finepoint.errors import DecodeError
 MAX_PIXELS = 100_000_000
 # What simplejpeg raises for files that it cannot read, hostile ones included.
 _JPEG_ERRORS = (ValueError, KeyError, RuntimeError, OverflowError)
+# What Pillow's plugins raise for damaged files, hostile ones included.
+_PILLOW_ERRORS = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    TypeError,
+    IndexError,
+    KeyError,
+    EOFError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+)
 _EXIF_ORIENTATION = 0x0112
 # The scales that a JPEG can be decoded at for less than the price of the whole, largest first.
 _JPEG_SCALES = (8, 7, 6, 5, 4, 3, 2, 1)
@@ -136,13 +151,8 @@ def _decode_with_pillow(data: bytes, max_pixels: int) -> np.ndarray:
                 image.load()
                 upright = _upright(image)
                 return np.asarray(_to_rgb(upright))
-        except OSError as error:
-            reason = str(error)
-            if "truncated" in reason or "broken data stream" in reason:
-                raise DecodeError(f"the file is cut off or damaged ({reason})") from error
-            raise DecodeError(f"the image is damaged ({reason})") from error
-        except (ValueError, SyntaxError, TypeError, IndexError, KeyError, EOFError, OverflowError) as error:
-            raise DecodeError(f"the image is damaged ({error})") from error
+        except _PILLOW_ERRORS as error:
+            raise DecodeError(_what_went_wrong(error)) from error
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -162,17 +172,8 @@ def _open(data: bytes) -> Image.Image:
         raise DecodeError(_what_it_is(data)) from error
     except Image.DecompressionBombError as error:
         raise DecodeError(f"the image is too large ({error})") from error
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        TypeError,
-        IndexError,
-        KeyError,
-        EOFError,
-        OverflowError,
-    ) as error:
-        raise DecodeError(f"the image is damaged ({error})") from error
+    except _PILLOW_ERRORS as error:
+        raise DecodeError(_what_went_wrong(error)) from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -196,6 +197,13 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _check_pixels(width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise DecodeError(f"the image is too large: {width} x {height} pixels, at most {max_pixels:,} are read")
+
+
+def _what_went_wrong(error: Exception) -> str:
+    reason = str(error)
+    if any(word in reason.lower() for word in ("truncated", "broken data stream", "unexpected end")):
+        return f"the file is cut off or damaged ({reason})"
+    return f"the image is damaged ({reason})"
 
 
 def _what_it_is(data: bytes) -> str:

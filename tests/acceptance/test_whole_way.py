@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+import torchvision
+from tests.acceptance.conftest import Finepoint, runs_of, value_of
+
+import finepoint as library
+from finepoint.errors import TestPartError
+from finepoint.runs.summary import without_varying
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def summary(finepoint: Finepoint, colours: Path) -> dict:  # type: ignore[type-arg]
+    return value_of(finepoint("run", colours, "--run", "first", "--max-jobs", 6, "--json"))
+
+
+def test_the_summary_has_every_promised_key(summary: dict) -> None:  # type: ignore[type-arg]
+    promised = {
+        "": "schema_version run status command started_at finished_at seed versions machine data backbones features "
+        "tuning training test model report_path seconds_total",
+        "data": "classes images skipped leaks findings",
+        "features": "images_embedded images_from_cache seconds images_per_second",
+        "tuning": "strategy objective direction trials best seconds",
+        "training": "epochs best_epoch seconds",
+        "test": "images accuracy accuracy_low accuracy_high balanced_accuracy macro_f1 top_5_accuracy log_loss "
+        "ece_before ece_after temperature per_class confusion times_read",
+        "model": "path sha256 bytes",
+    }
+    for part, keys in promised.items():
+        assert set(keys.split()) <= set(summary[part] if part else summary), part
+    assert set(summary["tuning"]["trials"][0]) >= {"number", "status", "hyperparameters", "value", "seconds"}
+    assert set(summary["tuning"]["best"]) == {"number", "hyperparameters", "value"}
+    epoch_keys = {"epoch", "train_loss", "valid_loss", "train_accuracy", "valid_accuracy", "seconds"}
+    assert set(summary["training"]["epochs"][0]) >= epoch_keys
+    assert set(summary["backbones"][0]) >= {"name", "weights_sha256", "precision", "runtime"}
+    assert summary["data"]["classes"] == ["blue & <b>", "green", "red"]
+    assert summary["data"]["images"] == {"train": 72, "valid": 24, "test": 24}
+    assert summary["features"]["images_embedded"] + summary["features"]["images_from_cache"] == 120
+    assert summary["test"]["accuracy"] > 0.9
+    assert summary["test"]["times_read"] == 1
+    assert summary["status"] == "completed"
+
+
+def test_the_best_trial_is_what_was_trained(summary: dict) -> None:  # type: ignore[type-arg]
+    best = summary["tuning"]["best"]
+    assert best["value"] == min(trial["value"] for trial in summary["tuning"]["trials"])
+    epochs = summary["training"]["epochs"]
+    assert epochs[summary["training"]["best_epoch"] - 1]["valid_loss"] == pytest.approx(best["value"], rel=1e-6)
+
+
+def test_a_second_run_embeds_nothing_and_equals_the_first(
+    finepoint: Finepoint,
+    colours: Path,
+    summary: dict,  # type: ignore[type-arg]
+) -> None:
+    again = value_of(finepoint("run", colours, "--run", "second", "--max-jobs", 6, "--json"))
+    assert again["features"]["images_embedded"] == 0
+    assert without_varying(again) == without_varying(summary)
+    assert again["model"]["sha256"] == summary["model"]["sha256"]
+
+
+def test_a_finished_run_is_not_repeated_and_another_setting_is_refused(
+    finepoint: Finepoint,
+    colours: Path,
+    summary: dict,  # type: ignore[type-arg]
+) -> None:
+    assert value_of(finepoint("run", colours, "--run", "first", "--max-jobs", 6, "--json")) == summary
+    refused = finepoint("run", colours, "--run", "first", "--max-jobs", 6, "--seed", 9, code=2)
+    assert "another seed" in refused.stderr
+
+
+def test_evaluate_predict_and_report(finepoint: Finepoint, colours: Path, summary: dict, tmp_path: Path) -> None:  # type: ignore[type-arg]
+    own = value_of(finepoint("evaluate", "first", "--json"))
+    assert own["accuracy"] == summary["test"]["accuracy"]
+    assert own["times_read"] == 2
+    model = runs_of(finepoint) / "first" / "model.tar.gz"
+    elsewhere = value_of(finepoint("evaluate", model, colours, "--json"))
+    assert elsewhere["confusion"] == own["confusion"]
+    assert elsewhere["log_loss"] == pytest.approx(own["log_loss"], abs=1e-4)
+    (tmp_path / "bad.jpg").write_text("no image")
+    done = finepoint("predict", "first", colours / "test", tmp_path / "bad.jpg", "--out", tmp_path / "out.csv", code=2)
+    assert "bad.jpg" in done.stderr
+    lines = (tmp_path / "out.csv").read_text().splitlines()
+    assert lines[0] == "path,label,probability,blue & <b>,green,red"
+    assert len(lines) == 25
+    assert Path(finepoint("report", "first").stdout.strip()).is_file()
+    page = (runs_of(finepoint) / "first" / "report.html").read_text()
+    assert "blue &amp; &lt;b&gt;" in page
+    assert "blue & <b>" not in page
+    assert value_of(finepoint("runs", "--json"))[0]["run"] in ("first", "second")
+
+
+def test_reloading_gives_the_evaluated_probabilities(finepoint: Finepoint, colours: Path, summary: dict) -> None:  # type: ignore[type-arg]
+    run = runs_of(finepoint) / "first"
+    description = json.loads((run / "training" / "model" / "finepoint.json").read_text())
+    assert summary["parity"]["max_logit_difference"] <= description["graph"]["logit_tolerance"]
+    classifier = library.load(run)
+    rows = [json.loads(line) for line in (run / "evaluation" / "predictions.jsonl").read_text().splitlines()]
+    for row in rows:
+        answer = classifier(colours / row["path"])
+        assert [answer.probabilities[name] for name in classifier.classes] == pytest.approx(
+            row["probabilities"], abs=1e-4
+        )
+
+
+def test_deploy_query_undeploy(finepoint: Finepoint, colours: Path, summary: dict, tmp_path: Path) -> None:  # type: ignore[type-arg]
+    endpoint = value_of(finepoint("deploy", "first", "--name", "colours", "--json"))
+    try:
+        image = next((colours / "test" / "red").glob("*.png"))
+        asked = value_of(finepoint("query", "colours", image, "--top", 2, "--json"))
+        assert asked[0]["label"] == "red"
+        assert len(asked[0]["probabilities"]) == 2
+        body = image.read_bytes()
+        raw = httpx.post(f"{endpoint['url']}/invocations", content=body, headers={"Content-Type": "image/png"}).json()
+        coded = {"image": base64.b64encode(body).decode()}
+        assert httpx.post(f"{endpoint['url']}/invocations", json=coded).json() == raw
+        assert raw["model_version"] == endpoint["model_version"]
+        assert raw["probabilities"] == pytest.approx(
+            library.load(runs_of(finepoint) / "first")(image).probabilities, abs=1e-6
+        )
+        (tmp_path / "bad.png").write_text("no image")
+        assert "not an image" in finepoint("query", "colours", tmp_path / "bad.png", code=2).stderr
+        assert "exists already" in finepoint("deploy", "first", "--name", "colours", code=2).stderr
+        listed = {item["name"]: item["state"] for item in value_of(finepoint("endpoints", "--json"))}
+        assert listed["colours"] == "healthy"
+    finally:
+        finepoint("undeploy", "colours")
+    assert value_of(finepoint("endpoints", "--json")) == []
+    assert finepoint("query", "colours", image, code=2).stderr
+
+
+def test_an_endpoint_whose_process_died_shows_as_stale(finepoint: Finepoint, summary: dict) -> None:  # type: ignore[type-arg]
+    import psutil
+
+    finepoint("deploy", "first", "--name", "doomed")
+    record = value_of(finepoint("endpoints", "--json"))[0]
+    process = psutil.Process(record["pid"])
+    process.kill()
+    psutil.wait_procs([process], timeout=10)
+    assert value_of(finepoint("endpoints", "--json"))[0]["state"] == "stale"
+    finepoint("deploy", "first", "--name", "doomed")  # a stale entry is replaced
+    assert value_of(finepoint("undeploy", "--all", "--json"))["stopped"] == ["doomed"]
+
+
+def test_tune_then_train_then_evaluate(finepoint: Finepoint, colours: Path) -> None:
+    tuning = value_of(
+        finepoint("tune", colours, "--run", "steps", "--max-jobs", 3, "--range", "lr=0.001:0.01:log", "--json")
+    )
+    assert len(tuning["trials"]) == 3
+    assert all(0.001 <= trial["hyperparameters"]["lr"] <= 0.01 for trial in tuning["trials"])
+    from finepoint.data.dataset import DataSet
+    from finepoint.runs.folder import RunFolder
+    from finepoint.runs.steps import read_test_part
+
+    folder = RunFolder(runs_of(finepoint) / "steps")
+    with pytest.raises(TestPartError, match="stays closed"):
+        read_test_part(folder, DataSet.load(folder.data), "peeking")
+    trained = value_of(finepoint("train", colours, "--run", "steps", "--json"))
+    assert trained["training"]["hyperparameters"]["lr"] == tuning["best"]["hyperparameters"]["lr"]
+    assert "test" not in trained
+    assert value_of(finepoint("evaluate", "steps", "--json"))["times_read"] == 1
+
+
+def test_train_with_fixed_hyperparameters(finepoint: Finepoint, colours: Path) -> None:
+    fixed = ("--lr", 0.02, "--head", "mlp", "--dropout", 0.2, "--class-weights", "balanced", "--epochs", 3)
+    summary = value_of(finepoint("train", colours, "--run", "fixed", *fixed, "--json"))
+    assert (
+        summary["training"]["hyperparameters"] | {"lr": 0.02, "head": "mlp"} == summary["training"]["hyperparameters"]
+    )
+    assert "tuning" not in summary
+
+
+def test_a_backbone_from_a_state_dict_and_two_side_by_side(finepoint: Finepoint, colours: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    weights = tmp_path / "resnet50.pth"
+    torch.save(torchvision.models.resnet50().state_dict(), weights)
+    summary = value_of(
+        finepoint(
+            "run", colours, "--run", "resnet", "--backbone", "resnet50", "--weights", weights, "--max-jobs", 3, "--json"
+        )
+    )
+    assert summary["backbones"][0]["features"] == 2048
+    assert summary["backbones"][0]["weights_source"] == "resnet50.pth"
+    assert not summary["backbones"][0]["random"]
+    names = "efficientnet_lite0,efficientnet_lite1"
+    both = value_of(finepoint("run", colours, "--run", "both", "--backbone", names, "--max-jobs", 3, "--json"))
+    assert [backbone["name"] for backbone in both["backbones"]] == names.split(",")
+    image = next((colours / "test" / "green").glob("*.png"))
+    assert value_of(finepoint("predict", "both", image, "--json"))["predictions"][0]["label"] == "green"
+
+
+def test_random_weights_are_said_everywhere(finepoint: Finepoint, colours: Path) -> None:
+    done = finepoint("run", colours, "--run", "random", "--weights", "random", "--max-jobs", 2)
+    assert "random" in done.stdout
+    page = (runs_of(finepoint) / "random" / "report.html").read_text()
+    assert 'class="alarm"' in page
+    image = next((colours / "test" / "green").glob("*.png"))
+    assert "weights are random" in finepoint("predict", "random", image).stderr
+
+
+def test_the_same_from_python(colours: Path, tmp_path: Path) -> None:
+    run = library.run(
+        colours, name="python", directory=tmp_path, max_jobs=2, space={"lr": library.ContinuousParameter(0.001, 0.1)}
+    )
+    assert run.summary["test"]["accuracy"] > 0.8
+    endpoint = library.deploy(run, name="python")
+    try:
+        image = next((colours / "test" / "red").glob("*.png"))
+        assert endpoint.predict(image).label == "red"
+        assert [answer.label for answer in endpoint.predict([image, image])] == ["red", "red"]
+    finally:
+        endpoint.delete()
+
+
+def test_the_demo(finepoint: Finepoint, tmp_path: Path) -> None:
+    answer = value_of(finepoint("demo", "--dir", tmp_path / "demo", "--max-jobs", 4, "--json"))
+    assert sum(answer["summary"]["data"]["images"].values()) == 1797
+    assert answer["summary"]["test"]["accuracy"] > 0.9
+    assert len(answer["answers"]) == 3
