@@ -73,7 +73,7 @@ def main() -> None:
         ]
         notes = (
             f"{len(paths)} images ({given.data or 'made up'}); the customary recipe was timed on "
-            f"{len(subset)} of them, {speed:.1f} images a second, and extrapolated to {passes} epochs in {TRIALS} trials"
+            f"{len(subset)} of them, {speed:.1f} images a second, and extrapolated to {passes} epochs"
         )
         goals = [Goal("customary tuning against ours", customary / ours, 100)]
         report("Tuning a head on EfficientNet-Lite0", rows, goals, as_json=given.json, notes=notes)
