@@ -50,7 +50,6 @@ MOMENTS = {
     "third trial": "trial 1:",
     "training": "Training the best",
     "evaluation": "Evaluating",
-    "report": "Writing the report",
 }
 
 
