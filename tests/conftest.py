@@ -26,10 +26,10 @@ def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache without features or measurements for one test; graphs, which take long to export, are shared."""
+    """A cache without features for one test; graphs, which take long to export, and measurements are shared."""
     shared, own = Path(os.environ["FINEPOINT_CACHE"]), tmp_path / "own-cache"
     own.mkdir()
-    for name in ("graphs", "weights"):
+    for name in ("graphs", "weights", "machine"):
         (shared / name).mkdir(parents=True, exist_ok=True)
         (own / name).symlink_to(shared / name)
     monkeypatch.setenv("FINEPOINT_CACHE", str(own))

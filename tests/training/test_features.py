@@ -122,9 +122,11 @@ def test_a_killed_pass_leaves_the_cache_valid(tmp_path: Path, backbone: Backbone
 
 
 def test_the_runtime_is_the_one_measured_fastest_and_is_remembered(
-    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+    backbone: Backbone, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from finepoint.models import choice
+
+    (own_cache / "machine").unlink()
 
     speeds = {"openvino": 100.0, "onnxruntime": 150.0}
     monkeypatch.setattr(choice, "candidates", lambda: ["openvino/f32", "onnxruntime/f32"])
@@ -135,10 +137,14 @@ def test_the_runtime_is_the_one_measured_fastest_and_is_remembered(
     assert choose_runtime(backbone, runtime="openvino").reason == "asked for"
 
 
-def test_a_challenger_must_be_clearly_faster(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_challenger_must_be_clearly_faster(
+    backbone: Backbone, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from finepoint.models import choice
 
-    speeds = {"openvino": 100.0, "onnxruntime": 105.0}
+    (own_cache / "machine").unlink()
+
+    speeds = {"openvino": 100.0, "onnxruntime": 120.0}
     monkeypatch.setattr(choice, "candidates", lambda: ["openvino/f32", "onnxruntime/f32"])
     monkeypatch.setattr(choice, "images_per_second", lambda runtime, _backbone: speeds[runtime.name])
     assert choose_runtime(backbone).runtime == "openvino"

@@ -54,13 +54,13 @@ def _against_baseline(test: Mapping[str, Any]) -> str:
 def _how_sure(test: Mapping[str, Any]) -> str:
     width = test["accuracy_high"] - test["accuracy_low"]
     half = f"± {100 * width / 2:.1f} points"
-    if width > _WIDE:
-        needed = int(test["images"] * (width / _WIDE) ** 2)
+    needed = int(test["images"] * (width / _WIDE) ** 2)
+    if needed > 1.1 * test["images"]:
         return (
             f"The test part is small: the figure is known to {half}. "
             f"About {needed:,} test images would bring that to ± 3."
         )
-    return f"The test part is large enough to know this to {half}."
+    return f"With {test['images']:,} test images the figure is known to {half}."
 
 
 def _calibration(test: Mapping[str, Any]) -> str:
