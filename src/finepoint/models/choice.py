@@ -122,7 +122,7 @@ def open_runtime(backbone: Backbone, choice: Choice, *, throughput: bool = True)
 
 
 def _measure(backbone: Backbone, names: list[str]) -> Choice:
-    opened = {name: open_runtime(backbone, Choice(*name.split("/"), "", {})) for name in names}
+    opened = {name: open_runtime(backbone, _chosen(name, "", {})) for name in names}
     speeds = dict.fromkeys(names, 0.0)
     # In turn, and the best of each: what else the machine does meanwhile must not decide.
     for _ in range(_ROUNDS):
@@ -133,7 +133,12 @@ def _measure(backbone: Backbone, names: list[str]) -> Choice:
         if speeds[name] > speeds[best] * _MARGIN:
             best = name
     listed = ", ".join(f"{name} {speed:.0f}" for name, speed in speeds.items())
-    return Choice(*best.split("/"), f"measured fastest here (images per second: {listed})", speeds)
+    return _chosen(best, f"measured fastest here (images per second: {listed})", speeds)
+
+
+def _chosen(name: str, reason: str, speeds: dict[str, float]) -> Choice:
+    runtime, _, precision = name.partition("/")
+    return Choice(runtime, precision, reason, speeds)
 
 
 def images_per_second(runtime: Runtime, backbone: Backbone, seconds: float = _SECONDS) -> float:
