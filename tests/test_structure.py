@@ -21,7 +21,8 @@ FLOORS = [
     {"evaluation", "debugger"},
     {"models"},
     {"data"},
-    {"attached", "attaching"},
+    {"attached"},
+    {"attaching"},
     {"findings", "files", "events", "instrumentation"},
     {"errors"},
 ]
