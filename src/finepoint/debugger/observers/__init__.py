@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from finepoint.debugger.observers.batches import Batches
+from finepoint.debugger.observers.confusion import Confusions
+from finepoint.debugger.observers.first_layer import FirstLayer
 from finepoint.debugger.observers.loaders import Loaders
 from finepoint.debugger.observers.losses import Losses, PassLabels
 from finepoint.debugger.observers.models import Evaluation, Models
@@ -10,6 +12,7 @@ from finepoint.debugger.observers.optimizers import Optimizers
 from finepoint.debugger.observers.outputs import BatchNorms, Outputs
 from finepoint.debugger.observers.parameters import Gradients, Parameters
 from finepoint.debugger.observers.processes import Process
+from finepoint.debugger.observers.stale_gradients import StaleGradients
 from finepoint.debugger.recorder import Recorder
 
 
@@ -25,6 +28,9 @@ def observe(recorder: Recorder) -> Losses:
     BatchNorms(recorder)
     Evaluation(recorder)
     Outputs(recorder)
+    FirstLayer(recorder)
+    StaleGradients(recorder)
+    Confusions(recorder)
     losses = Losses(recorder)
     Gradients(recorder)
     return losses
