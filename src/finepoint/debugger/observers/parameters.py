@@ -51,8 +51,10 @@ class Gradients:
             recorder.watch(STEP_END, self._optimizer_ends)
 
     def _step_begins(self, step: Step) -> None:
-        # Gradients that are accumulated over several steps are saved if one of them was to be saved.
-        if step.heavy and step.mode in (ModeKeys.TRAIN, ModeKeys.GLOBAL):
+        if not self._beyond:
+            self._wanted = step.active
+        elif step.mode is ModeKeys.TRAIN:
+            # Gradients that are accumulated over several steps are saved if one of them was to be saved.
             self._wanted |= step.active
 
     def _optimizer_begins(self, optimizer: torch.optim.Optimizer) -> None:
