@@ -26,14 +26,14 @@ class Budget:
         self.spent = 0.0
         # Every so many steps the loss, the learning rate and the like are recorded.
         self.stride = 1
-        self._began: float | None = None
+        self._began = time.perf_counter()
         self._heavy: dict[ModeKeys, float] = {}
         self._light_steps, self._light_spent, self._judged_at = 0, 0.0, 0.0
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the first step."""
-        return 0.0 if self._began is None else time.perf_counter() - self._began
+        """Seconds since the job, as far as it can be seen from here, began."""
+        return time.perf_counter() - self._began
 
     @property
     def fraction(self) -> float:
@@ -41,11 +41,13 @@ class Budget:
         without = self.elapsed - self.spent
         return self.spent / without if without > 0 else 0.0
 
-    def affords(self, mode: ModeKeys) -> bool:
-        """Return whether a step of that mode can be saved now; a mode's first step always can."""
-        if self._began is None:
-            self._began = time.perf_counter()
-        if mode not in self._heavy:
+    def affords(self, mode: ModeKeys, step: int) -> bool:
+        """Return whether a step can be saved now.
+
+        A mode's first step always is, and while training so are steps 1, 2, 4, 8, ...: rules need several to judge,
+        and their number hardly grows with the job.
+        """
+        if mode not in self._heavy or (mode is ModeKeys.TRAIN and step & (step - 1) == 0):
             return True
         return self.spent + self._heavy[mode] <= self.share * self.elapsed
 

@@ -82,7 +82,7 @@ class Selection:
                 due = config.should_save_step(mode, step)
             else:
                 if affordable is None:
-                    affordable = force or self.budget is None or self.budget.affords(mode)
+                    affordable = force or self.budget is None or self.budget.affords(mode, step)
                 due = affordable
             if due:
                 found.append(name)

@@ -335,7 +335,7 @@ class TrialTensor:
         reduction_name: str,
         mode: ModeKeys = ModeKeys.GLOBAL,
         worker: str | None = None,
-        abs: bool = False,  # noqa: A002 - smdebug's name for it
+        abs: bool = False,
     ) -> float:
         """Return a reduction; computed from the whole tensor where only that was saved.
 
