@@ -107,7 +107,9 @@ class Event(Generic[P]):
         return Subscription(lambda: self._drop(callback))
 
     def emit(self, *args: P.args, **kwargs: P.kwargs) -> None:
-        """Call every callback."""
+        """Call every callback; not while torch compiles or exports, which traces what it meets."""
+        if torch.compiler.is_compiling():
+            return
         for callback in self._callbacks:
             try:
                 callback(*args, **kwargs)
@@ -175,26 +177,30 @@ def _tell_failure() -> None:
 
 def _install_forward_begin(event: Event[[nn.Module, tuple[Any, ...]]]) -> Remove:
     def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-        if not torch.compiler.is_compiling():
-            event.emit(module, args)
+        event.emit(module, args)
 
     return module_hooks.register_module_forward_pre_hook(hook).remove
 
 
 def _install_forward_end(event: Event[[nn.Module, tuple[Any, ...], dict[str, Any], Any]]) -> Remove:
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        if not torch.compiler.is_compiling():
-            event.emit(module, args, kwargs, output)
+        event.emit(module, args, kwargs, output)
 
-    return module_hooks.register_module_forward_hook(hook, with_kwargs=True).remove
+    handle = module_hooks.register_module_forward_hook(hook, with_kwargs=True)
+
+    def remove() -> None:
+        handle.remove()
+        # torch leaves this behind, and would go on warning of global hooks.
+        module_hooks._global_forward_hooks_with_kwargs.pop(handle.id, None)
+
+    return remove
 
 
 def _install_loss(event: Event[[str, tuple[Any, ...], dict[str, Any], Any]]) -> Remove:
     def around(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
         def loss(*args: Any, **kwargs: Any) -> Any:
             output = original(*args, **kwargs)
-            if not torch.compiler.is_compiling():
-                event.emit(name, args, kwargs, output)
+            event.emit(name, args, kwargs, output)
             return output
 
         return loss
