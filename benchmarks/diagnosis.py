@@ -42,6 +42,10 @@ ASKED: dict[str, dict[str, Any]] = {
     "Confusion": {},
 }
 
+# They say of tensors that the user chose what is so (zero, unchanged, of large variance, not centred, taken for another):
+# said of another fault's run it is true there, and no diagnosis. Healthy runs count for them as for all.
+STATES_A_NUMBER = ("AllZero", "CheckInputImages", "Confusion", "SimilarAcrossRuns", "TensorVariance", "UnchangedTensor")
+
 
 @dataclass(frozen=True)
 class Run:
@@ -185,7 +189,8 @@ def _judge(outcomes: Sequence[Outcome]) -> tuple[list[dict[str, Any]], list[Goal
         others = [
             item
             for item in outcomes
-            if item.run.fault and _fault(item.run.fault).rule != rule and rule not in _fault(item.run.fault).also
+            if item.run.fault
+            and rule not in (_fault(item.run.fault).rule, *_fault(item.run.fault).also, *STATES_A_NUMBER)
         ]
         caught = [item for item in own if rule in item.fired]
         soon = [item for item in caught if not _fault(item.run.fault).later]
@@ -223,7 +228,7 @@ def _median(steps: Sequence[int]) -> str:
 def _list(outcomes: Sequence[Outcome]) -> None:
     for item in outcomes:
         fault = _fault(item.run.fault) if item.run.fault else None
-        expected = {fault.rule, *fault.also} if fault else set()
+        expected = {fault.rule, *fault.also, *STATES_A_NUMBER} if fault else set()
         lines = [f"error {rule}: {why}" for rule, why in item.failed.items()]
         if fault and fault.rule not in item.fired:
             lines.append(f"missed {fault.rule}: {item.details[fault.rule]}")

@@ -372,7 +372,9 @@ FAULTS: tuple[Fault, ...] = (
     }),
     Fault("zeros", "PoorWeightInitialization", _zeros, also=_BEGINS_BADLY),
     Fault("constant", "PoorWeightInitialization", _constant, also=_BEGINS_BADLY),
-    Fault("tiny", "PoorWeightInitialization", _tiny, ("plain_cnn", "perceptron"), also=_BEGINS_BADLY),
+    Fault("tiny", "PoorWeightInitialization", _tiny, ("plain_cnn", "perceptron"), also={
+        **_BEGINS_BADLY, "LearningRateTooLow": "a larger one would carry them away from there",
+    }),
     Fault("huge", "PoorWeightInitialization", _huge, ("plain_cnn", "perceptron"), also=_BEGINS_BADLY),
     Fault(
         "saturated_tanh", "SaturatedActivation", lambda parts: _saturate(parts, nn.Tanh),
@@ -407,14 +409,16 @@ FAULTS: tuple[Fault, ...] = (
     Fault("zero_learning_rate", "LossNotDecreasing", _lr(0.0), also={
         "LearningRateTooLow": "it is", "WeightUpdateRatio": "nothing changes",
     }),
-    Fault("few_images", "Overfit", lambda parts: _few_images(parts, 40, 0.3), ("cnn_bn", "plain_cnn", "perceptron"),
+    Fault("few_images", "Overfit", lambda parts: _few_images(parts, 50, 0.4), ("cnn_bn", "plain_cnn", "perceptron"),
           also={"Overtraining": "it goes on long after the best epoch"},
           later="the validation loss has to fall before it can rise"),
     Fault("forty_epochs", "Overtraining", lambda parts: _few_images(parts, 50, 0.2), ("cnn_bn", "plain_cnn", "perceptron"),
           also={"Overfit": "that is what going on does to it"}, later="it takes more than ten evaluations"),
     Fault("not_centred", "CheckInputImages", _only_to_tensor, ("cnn_bn", "plain_cnn", "vit"),
           parameters={"threshold_samples": "400"}),
-    Fault("rare_classes", "ClassImbalance", _rare_classes, also={"Confusion": "rare classes are taken for frequent ones"}),
+    Fault("rare_classes", "ClassImbalance", _rare_classes, also={
+        "Overfit": "the rare classes of the validation part get worse while the frequent ones get better",
+    }),
     Fault("two_classes_as_one", "Confusion", _mix_two_classes, also={
         "LogitsForWrongClassCount": "a label never occurs in training",
     }, parameters={"min_diag": "0.9"}, later="the others have to be learnt first"),
@@ -450,7 +454,7 @@ FAULTS: tuple[Fault, ...] = (
         "LabelsShuffledOrConstant": "the loss stays at guessing",
     }),
     Fault("all_frozen", "FrozenEverything", _all_frozen, also=_STUCK),
-    Fault("unused_layer", "UnusedParameters", _unused_layer),
+    Fault("unused_layer", "UnusedParameters", _unused_layer, _IMAGES),
     Fault("layer_left_out", "UnusedParameters", _leave_out_a_layer, ("cnn_bn", "plain_cnn", "vit", "perceptron"),
           also={"UnchangedTensor": "what is in no optimizer does not change"}),
     Fault("learning_rate_times_300", "LearningRateTooHigh", _lr(300.0), also=_DIVERGES),
@@ -462,17 +466,19 @@ FAULTS: tuple[Fault, ...] = (
     }),
     Fault("constant_labels", "LabelsShuffledOrConstant", _constant_labels, also={
         "LogitsForWrongClassCount": "the other outputs stand for nothing",
-        "VanishingGradient": "nothing is left to learn at once", "WeightUpdateRatio": "nothing is left to learn at once",
+        "VanishingGradient": "soon nothing is left to learn", "WeightUpdateRatio": "soon nothing is left to learn",
+        "SaturatedActivation": "driven to one answer, units saturate",
     }),
     Fault("sorted_labels", "LabelsShuffledOrConstant", _sorted_labels, also={
         **_STUCK, "LearningRateTooHigh": "each batch undoes the one before it",
         "Overfit": "the last class of each pass is fitted, the others forgotten",
-        "DeadRelu": "a batch of one class uses few units", "Confusion": "all is taken for the last class",
+        "DeadRelu": "a batch of one class uses few units", "SaturatedActivation": "driven to one answer, units saturate",
     }),
     Fault("forty_outputs_more", "LogitsForWrongClassCount", _more_outputs),
     Fault("bottleneck", "HeadBottleneck", _bottleneck, also={
         **_STUCK, "DeadRelu": "one of two units dead is half of them",
-        "VanishingGradient": "when both are dead nothing passes", "WeightUpdateRatio": "when both are dead nothing passes",
+        "VanishingGradient": "when both are dead nothing passes",
+        "WeightUpdateRatio": "when both are dead nothing passes",
     }),
     Fault("sum_over_batches", "EpochMetricMisscaled", _misscaled),
     Fault("not_divided", "EpochMetricMisscaled", _summed),

@@ -16,8 +16,8 @@ from scripts.images import DIGIT_CLASSES, GRATING_CLASSES, MEAN, STD, digits, gr
 from scripts.models import NormalisedCnn, PlainCnn, SmallVit, mlp, small_resnet, with_new_head
 from scripts.parts import Parts, run
 
-# Images, of which each run trains on 512.
-_TRAINING, _VALIDATION = 512, 128
+# Images, of which each run trains on 416.
+_TRAINING, _VALIDATION = 416, 128
 
 
 def normalise(image: Tensor) -> Tensor:

@@ -119,6 +119,8 @@ class LearningRateTooLow(Rule):
         if len(ratio) < self.saved or len(losses) < _WINDOW:
             return self.not_applicable(f"updates of {len(ratio)} steps were saved; it takes {self.saved}")
         step = int(max(ratio.steps[self.saved - 1], losses.steps[_WINDOW - 1]))
+        if not (np.isfinite(ratio.values).all() and np.isfinite(losses.values).all()):
+            return self.not_applicable("losses or updates are not finite")
         moved = float(ratio.values[ratio.steps <= step].max())
         if float(ratio.values.max()) >= self.small_ratio:
             return self.clean(largest_median_update=float(ratio.values.max()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import Any
@@ -84,7 +85,7 @@ class RandomEvaluation(Rule):
         judged, lowest = 0, 1.0
         for numbers in passes.values():
             ordered = [numbers[number] for number in sorted(numbers)]
-            for before, now in zip(ordered, ordered[1:], strict=False):
+            for before, now in itertools.pairwise(ordered):
                 known = Counter(before["samples"])
                 same = sum((known & Counter(now["samples"])).values())
                 of = max(1, min(len(before["samples"]), len(now["samples"])))
@@ -151,7 +152,8 @@ def _change(size: Any, mean: Any) -> np.ndarray:
     """Return how far a statistic moved between saved steps, relative to its norm; [n - 1]."""
     if len(size) < 2:
         return np.zeros(0)
-    norm = np.maximum(np.abs(size.values[:-1]), 1e-12)
+    # A mean that begins at zero would otherwise change beyond all measure.
+    norm = np.maximum(np.maximum(np.abs(size.values[:-1]), np.abs(size.values[1:])), 1e-12)
     moved = np.abs(np.diff(size.values)) / norm
     if len(mean) == len(size):
         moved = np.maximum(moved, np.abs(np.diff(mean.values)) / norm)
