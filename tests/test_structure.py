@@ -21,6 +21,7 @@ FLOORS = [
     {"evaluation"},
     {"models"},
     {"data"},
+    {"caching"},
     {"findings", "files", "events"},
     {"errors"},
 ]
