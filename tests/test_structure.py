@@ -22,7 +22,7 @@ FLOORS = [
     {"models"},
     {"data"},
     {"attached"},
-    {"attaching"},
+    {"attaching", "caching"},
     {"findings", "files", "events", "instrumentation"},
     {"errors"},
 ]

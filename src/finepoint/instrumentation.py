@@ -36,6 +36,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any, Generic, ParamSpec
 
 import torch
@@ -205,7 +206,13 @@ def _install_loss(event: Event[[str, tuple[Any, ...], dict[str, Any], Any]]) -> 
 
         return loss
 
-    return _replace_all([(functional, name, functools.partial(around, name)) for name in LOSS_FUNCTIONS])
+    owners = [(functional, name) for name in LOSS_FUNCTIONS]
+    for module in [held for held in sys.modules.values() if isinstance(held, ModuleType)]:
+        if not module.__name__.startswith("torch"):
+            # `from torch.nn.functional import cross_entropy` has copied the name.
+            known = module.__dict__
+            owners += [(module, name) for name in LOSS_FUNCTIONS if known.get(name) is getattr(functional, name)]
+    return _replace_all([(owner, name, functools.partial(around, name)) for owner, name in owners])
 
 
 def _install_backward(begin: bool) -> Callable[[Event[[Any]]], Remove]:

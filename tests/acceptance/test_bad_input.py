@@ -6,7 +6,7 @@ import pytest
 from tests.acceptance.conftest import Finepoint
 
 COMMANDS = ["run", "tune", "train", "evaluate", "predict", "deploy", "query", "endpoints", "undeploy"]
-COMMANDS += ["runs", "report", "demo", "doctor"]
+COMMANDS += ["runs", "report", "demo", "doctor", "cache"]
 
 
 @pytest.mark.parametrize("command", [*([name] for name in COMMANDS), ["data", "check"]])
@@ -52,6 +52,7 @@ def test_help_is_fast(finepoint: Finepoint) -> None:
         (["undeploy", "nix"], "no endpoint"),
         (["report", "nix"], "no run"),
         (["data", "check", "nix"], "no such folder"),
+        (["cache", "--clear", "nix"], "the cache has features"),
         (["nix"], "No such command"),
     ],
 )

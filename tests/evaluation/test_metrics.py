@@ -164,3 +164,9 @@ def test_what_is_written_can_be_read(tmp_path: Path) -> None:
     assert mistakes["count"] == 30 - round(30 * metrics["accuracy"])
     with Image.open(tmp_path / "out" / mistakes["images"][0]["thumbnail"]) as picture:
         assert picture.size == (160, 96)
+
+
+def test_a_model_that_knows_little_doubts_no_label() -> None:
+    generator = np.random.default_rng(0)
+    probabilities = 0.1 + generator.uniform(-0.01, 0.01, (200, 10))
+    assert find_label_issues(probabilities / probabilities.sum(1, keepdims=True), generator.integers(0, 10, 200)) == []

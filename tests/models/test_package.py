@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,12 +22,13 @@ from finepoint.models.graphs import HeadLayers, backbone_graph
 from finepoint.models.package import open_package, pack
 from finepoint.models.runtimes import OnnxRuntime, OpenVinoRuntime, TorchRuntime
 
+WIDTH = 1280 + 112 + 192 + 320  # the last features of a Lite backbone, and its last three stages
 CLASSES = ("124.Poodle", "<script>alert(1)</script>", "größe")
 
 
 def make_package(folder: Path, names: tuple[str, ...] = ("efficientnet_lite0",)) -> HeadLayers:
     backbones = resolve_backbones(names)
-    width = 1280 * len(names)
+    width = WIDTH * len(names)
     generator = np.random.default_rng(0)
     head = HeadLayers(
         np.zeros(width, np.float32),
@@ -87,6 +89,23 @@ def test_the_graph_normalises_as_the_description_says() -> None:
     np.testing.assert_allclose(found, expected.numpy(), atol=2e-4)
 
 
+def test_stages_are_the_averages_of_what_those_submodules_give() -> None:
+    (backbone,) = resolve_backbones(["efficientnet_lite0"])
+    from finepoint.models.weights import load_network
+
+    images = crops(count=2)
+    pixels = torch.from_numpy(np.stack([backbone.preprocessing.normalised(image) for image in images]))
+    module: Any = load_network(backbone).module
+    with torch.no_grad():
+        values, expected = module.bn1(module.conv_stem(pixels)), []
+        for number, block in enumerate(module.blocks):
+            values = block(values)
+            if f"blocks.{number}" in backbone.stages:
+                expected.append(values.mean((2, 3)))
+    found = OpenVinoRuntime(backbone_graph(backbone))([images], ["features"])["features"][:, 1280:]
+    np.testing.assert_allclose(found, torch.cat(expected, 1).numpy(), atol=2e-4)
+
+
 def test_a_loaded_classifier_gives_the_heads_logits_on_both_runtimes(package: Path) -> None:
     head = read_head(package)
     images = crops()
@@ -96,7 +115,7 @@ def test_a_loaded_classifier_gives_the_heads_logits_on_both_runtimes(package: Pa
         np.testing.assert_allclose(outputs.logits, head.logits(outputs.features), atol=1e-4)
         assert outputs.feature_map is not None
         assert outputs.feature_map.shape == (3, 1280, 7, 7)
-        np.testing.assert_allclose(outputs.feature_map.mean(axis=(2, 3)), outputs.features, atol=1e-4)
+        np.testing.assert_allclose(outputs.feature_map.mean(axis=(2, 3)), outputs.features[:, :1280], atol=1e-4)
         assert classifier.classes == CLASSES
 
 
@@ -105,10 +124,10 @@ def test_several_backbones_stand_side_by_side(tmp_path: Path) -> None:
     classifier = load_classifier(tmp_path / "model")
     images = [crops(224), crops(240)]
     outputs = classifier.outputs(images)
-    assert outputs.features.shape == (3, 2560)
+    assert outputs.features.shape == (3, 2 * WIDTH)
     np.testing.assert_allclose(outputs.logits, head.logits(outputs.features), atol=1e-4)
     alone = OpenVinoRuntime(backbone_graph(resolve_backbones(["efficientnet_lite1"])[0]))
-    np.testing.assert_allclose(outputs.features[:, 1280:], alone([images[1]], ["features"])["features"], atol=1e-4)
+    np.testing.assert_allclose(outputs.features[:, WIDTH:], alone([images[1]], ["features"])["features"], atol=1e-4)
 
 
 def test_the_same_content_packs_to_the_same_bytes(package: Path, tmp_path: Path) -> None:

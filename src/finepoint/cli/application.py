@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from finepoint.cli import (
+    cache,
     data,
     debug,
     demo,
@@ -38,7 +39,7 @@ for _panel, _commands in {
     "Make a classifier": {"run": run, "tune": tune, "train": train},
     "Look at it": {"evaluate": evaluate, "predict": predict, "runs": runs, "report": report},
     "Put it to use": {"deploy": deploy, "query": query, "endpoints": endpoints, "undeploy": undeploy},
-    "Find your way": {"demo": demo, "doctor": doctor},
+    "Find your way": {"demo": demo, "doctor": doctor, "cache": cache},
 }.items():
     for _name, _module in _commands.items():
         application.command(_name, rich_help_panel=_panel)(_module.command)

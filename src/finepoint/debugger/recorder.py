@@ -80,6 +80,8 @@ class Recorder:
         self.compiled = False
         self.closed = False
         self.root: nn.Module | None = None
+        # Copies of the root (averages of its weights) whose calls are steps as well.
+        self.stand_ins: list[nn.Module] = []
         self.on_first_step: list[Callable[[], object]] = []
         self.on_model: list[Callable[[nn.Module], object]] = []
         self.on_step_begin: list[Callable[[Step], object]] = []
@@ -284,11 +286,11 @@ class Recorder:
         self._calls = [watch_calls(type(model), self._guarded(self._root_called), self._guarded(self._root_returned))]
 
     def _root_called(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if unwrapped(module) is self.root:
+        if unwrapped(module) is self.root or module in self.stand_ins:
             self.begin_step(self._mode_of(module), args, kwargs)
 
     def _root_returned(self, module: nn.Module, output: Any) -> None:
-        if unwrapped(module) is self.root and (not self._discover or (self.total > 0 and len(self.names.models) == 1)):
+        if (unwrapped(module) is self.root or module in self.stand_ins) and (not self._discover or (self.total > 0 and len(self.names.models) == 1)):
             self.modules_done()
 
     def _mode_of(self, module: nn.Module) -> ModeKeys:

@@ -26,7 +26,8 @@ def find_label_issues(probabilities: np.ndarray, labels: np.ndarray) -> list[Lab
     """Return images that look confidently like another class than they are labelled, the clearest first.
 
     An image counts as class j if its probability of j is at least the mean that images labelled j have;
-    where it counts as classes other than its own only, its label is doubted (confident learning).
+    where it counts as classes other than its own only, its label is doubted (confident learning), provided that the
+    other class is likelier than all the rest together: a model that knows little doubts nothing.
 
     Source: C. G. Northcutt, L. Jiang, I. L. Chuang, "Confident learning: estimating uncertainty in dataset
     labels", JAIR 70 (2021).
@@ -44,7 +45,8 @@ def find_label_issues(probabilities: np.ndarray, labels: np.ndarray) -> list[Lab
     )
     counts_as = probabilities >= thresholds
     best = np.where(counts_as, probabilities, -1).argmax(axis=1)
-    doubted = counts_as.any(axis=1) & (best != labels) & (probabilities.argmax(axis=1) == best)
+    doubted = counts_as.any(axis=1) & (best != labels) & (probabilities.max(axis=1) > 0.5)
+    doubted &= probabilities.argmax(axis=1) == best
     issues = [
         LabelIssue(
             int(index),

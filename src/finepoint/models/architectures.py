@@ -5,8 +5,8 @@ This module imports torch; everything that only describes a backbone is in backb
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -140,6 +140,32 @@ def _torchvision_network(architecture: str) -> Network:
         return features, seen[0].permute(0, 3, 1, 2) if "swin" in architecture else seen[0]
 
     return Network(module, extract, (removed, "AuxLogits.", "aux1.", "aux2."))
+
+
+def with_stages(network: Network, stages: Sequence[str]) -> Network:
+    """Return the network with the spatial averages of earlier stages' outputs beside its features.
+
+    Args:
+        network: any convolution network.
+        stages: names of its submodules, each giving [n, c, h, w].
+    """
+    if not stages:
+        return network
+
+    def extract(images: Tensor) -> tuple[Tensor, Tensor | None]:
+        seen: list[Tensor] = []
+        handles = [
+            network.module.get_submodule(stage).register_forward_hook(
+                lambda _module, _inputs, output: seen.append(output.mean((2, 3)))
+            )
+            for stage in stages
+        ]
+        features, feature_map = network.extract(images)
+        for handle in handles:
+            handle.remove()
+        return torch.cat([features, *seen], 1), feature_map
+
+    return replace(network, extract=extract)
 
 
 def _remove_last_layer(module: Any, head: str) -> str:

@@ -27,6 +27,7 @@ class Backbone:
         weights_source: where that was: a distribution, a file's name, a hub's file, or `random`.
         licence: of the weights, or "".
         preprocessing: how an image becomes the backbone's input.
+        stages: submodules whose outputs' spatial averages stand beside the last features.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Backbone:
     weights_source: str
     licence: str
     preprocessing: Preprocessing
+    stages: tuple[str, ...] = ()
 
     @property
     def random(self) -> bool:
@@ -51,17 +53,19 @@ class Backbone:
                 "architecture": self.architecture,
                 "weights_sha256": self.weights_sha256,
                 "preprocessing": self.preprocessing.to_json(),
+                "stages": list(self.stages),
             }
         )
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object with a key per field."""
-        return {**asdict(self), "preprocessing": self.preprocessing.to_json()}
+        return {**asdict(self), "preprocessing": self.preprocessing.to_json(), "stages": list(self.stages)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Backbone:
         """Return the backbone that `to_json` wrote."""
-        return cls(**{**value, "preprocessing": Preprocessing.from_json(value["preprocessing"])})
+        preprocessing = Preprocessing.from_json(value["preprocessing"])
+        return cls(**{**value, "preprocessing": preprocessing, "stages": tuple(value["stages"])})
 
 
 def resolve_backbones(

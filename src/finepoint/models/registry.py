@@ -25,6 +25,7 @@ class RegistryEntry:
         sha256: of that file, 64 hexadecimal digits.
         bytes: of that file.
         licence: of the weights, as an SPDX name.
+        stages: submodules whose outputs' spatial averages stand beside the last features.
     """
 
     name: str
@@ -35,6 +36,7 @@ class RegistryEntry:
     sha256: str
     bytes: int
     licence: str
+    stages: tuple[str, ...]
 
 
 def _lite(number: int, side: int, file: str, size: int, sha256: str) -> RegistryEntry:
@@ -57,6 +59,8 @@ def _lite(number: int, side: int, file: str, size: int, sha256: str) -> Registry
         sha256=sha256,
         bytes=size,
         licence="Apache-2.0",
+        # The last three stages, 624 numbers more and nothing to compute: docs/decisions/005-stages.md.
+        stages=("blocks.4", "blocks.5", "blocks.6"),
     )
 
 

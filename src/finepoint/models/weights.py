@@ -12,7 +12,7 @@ import importlib.metadata
 import pickle
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from torch import Tensor
 from finepoint.data.preprocessing import Preprocessing
 from finepoint.errors import ConfigurationError, WeightsError
 from finepoint.files import sha256_of, write_bytes
-from finepoint.models.architectures import Network, build_network, known_libraries
+from finepoint.models.architectures import Network, build_network, known_libraries, with_stages
 from finepoint.models.backbones import RANDOM, Backbone, suggest_names, weights_path
 from finepoint.models.hubs import hub_files, obtain_hub_file
 from finepoint.models.registry import REGISTRY, RegistryEntry
@@ -63,13 +63,14 @@ def obtain_weights(name: str, given: str | None, *, seed: int = 0) -> Backbone:
         hint = f"did you mean {', '.join(near)}?" if near else "`finepoint doctor` lists what is installed"
         raise ConfigurationError(f"backbone {name!r} is known to neither timm nor torchvision; {hint}")
     if given == RANDOM:
-        return _random(name, entry, libraries[0], seed)
-    if given is not None:
-        return _from_file(name, entry, libraries, Path(given))
-    if entry is not None:
-        source = _from_distribution(entry)
-        return _store(name, libraries[0], source)
-    return _from_hubs(name, libraries)
+        backbone = _random(name, entry, libraries[0], seed)
+    elif given is not None:
+        backbone = _from_file(name, entry, libraries, Path(given))
+    elif entry is not None:
+        backbone = _store(name, libraries[0], _from_distribution(entry))
+    else:
+        backbone = _from_hubs(name, libraries)
+    return replace(backbone, stages=entry.stages) if entry else backbone
 
 
 def load_network(backbone: Backbone) -> Network:
@@ -86,7 +87,7 @@ def load_network(backbone: Backbone) -> Network:
     network = build_network(backbone.library, backbone.architecture)
     network.module.load_state_dict(load_file(path), strict=False)
     network.module.eval()
-    return network
+    return with_stages(network, backbone.stages)
 
 
 def _random(name: str, entry: RegistryEntry | None, library: tuple[str, str], seed: int) -> Backbone:

@@ -19,6 +19,7 @@ from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from finepoint.caching import evict, mark_used, max_bytes
 from finepoint.data.loading import load_batches
 from finepoint.files import cache_dir, digest_of, write_bytes, write_json
 from finepoint.models.backbones import Backbone
@@ -162,6 +163,9 @@ def embed(
                     index: reasons[image.sha256] for index, image in enumerate(images) if image.sha256 in reasons
                 }
                 embedded = len(missing) - len(failed)
+        evict(max_bytes(), keep=[cache.folder])
+    if cache.folder.is_dir():
+        mark_used(cache.folder)
     usable = [index for index in range(len(images)) if index not in failures]
     rows = cache.read([images[index].sha256 for index in usable])
     features = np.zeros((len(images), rows.shape[1]), np.float32)
