@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +56,7 @@ def tune(environment: Environment) -> None:
     spec = study_spec(settings, int(given.get("seed", 0)))
     Hyperparameters.from_mapping({name: value for name, value in given.items() if name in known_hyperparameters()})
     prepared = prepare(
-        Environment(
-            environment.model_dir,
-            environment.output_data_dir,
-            environment.checkpoint_dir,
-            environment.channels,
-            given,
-        )
+        replace(environment, hyperparameters=given)
     )
     emit("embedded", **prepared.count.to_json())
     state = run_study(

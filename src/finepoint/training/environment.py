@@ -26,6 +26,7 @@ class Environment:
         model_dir: what is left here becomes model.tar.gz.
         output_data_dir: other results.
         checkpoint_dir: kept over restarts.
+        debug_dir: for the debugger's recording.
         channels: `train`, `valid`, and perhaps others, to folders.
         hyperparameters: by name; values are as JSON gave them.
     """
@@ -33,6 +34,7 @@ class Environment:
     model_dir: Path
     output_data_dir: Path
     checkpoint_dir: Path
+    debug_dir: Path
     channels: Mapping[str, Path]
     hyperparameters: Mapping[str, Any]
 
@@ -76,6 +78,7 @@ def read_environment(variables: Mapping[str, str] = os.environ) -> Environment:
         model_dir=Path(variables.get("SM_MODEL_DIR", base / "model")),
         output_data_dir=Path(variables.get("SM_OUTPUT_DATA_DIR", base / "output" / "data")),
         checkpoint_dir=base / "checkpoints",
+        debug_dir=base / "debug-output",
         channels=channels,
         hyperparameters=hyperparameters,
     )

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from finepoint.debugger.context import recorded
 from finepoint.training.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
 from finepoint.training.head import Head, feature_scale
 from finepoint.training.hyperparameters import Hyperparameters
@@ -70,6 +71,7 @@ def train_head(
     *,
     on_epoch: OnEpoch | None = None,
     checkpoint: Path | None = None,
+    debug_dir: Path | None = None,
 ) -> TrainedHead:
     """Train a head and return it as it was after its best epoch.
 
@@ -78,6 +80,7 @@ def train_head(
         hyperparameters: how.
         on_epoch: called with each epoch's record; what it raises ends the training.
         checkpoint: a file to go on from, if it is there, and to write after every epoch.
+        debug_dir: a folder for the debugger's recording; without one nothing is recorded.
     """
     start = time.perf_counter()
     generator = torch.Generator().manual_seed(hyperparameters.seed)
@@ -91,28 +94,30 @@ def train_head(
     features, labels, valid, valid_labels = tensors
     weight = _class_weights(labels, data.classes) if hyperparameters.class_weights == "balanced" else None
 
-    while len(state.epochs) < hyperparameters.epochs and not _out_of_patience(state, hyperparameters):
-        began = time.perf_counter()
-        loss, accuracy = _train_epoch(state, features, labels, hyperparameters, weight)
-        model = average if hyperparameters.averaging else head
-        valid_loss, valid_accuracy, balanced = _measure(model, valid, valid_labels)
-        record = {
-            "epoch": len(state.epochs) + 1,
-            "train_loss": loss,
-            "valid_loss": valid_loss,
-            "train_accuracy": accuracy,
-            "valid_accuracy": valid_accuracy,
-            "valid_balanced_accuracy": balanced,
-            "seconds": round(time.perf_counter() - began, 4),
-        }
-        state.epochs.append(record)
-        if state.best_epoch == 0 or valid_loss < state.epochs[state.best_epoch - 1]["valid_loss"]:
-            state.best_epoch = len(state.epochs)
-            state.best.load_state_dict(model.state_dict())
-        if checkpoint is not None:
-            write_checkpoint(checkpoint, state, hyperparameters)
-        if on_epoch is not None:
-            on_epoch(record)
+    with recorded(head, debug_dir, stand_ins=[average]) as recording:
+        while len(state.epochs) < hyperparameters.epochs and not _out_of_patience(state, hyperparameters):
+            began = time.perf_counter()
+            loss, accuracy = _train_epoch(state, features, labels, hyperparameters, weight)
+            model = average if hyperparameters.averaging else head
+            valid_loss, valid_accuracy, balanced = _measure(model, valid, valid_labels)
+            recording.epoch_ended()
+            record = {
+                "epoch": len(state.epochs) + 1,
+                "train_loss": loss,
+                "valid_loss": valid_loss,
+                "train_accuracy": accuracy,
+                "valid_accuracy": valid_accuracy,
+                "valid_balanced_accuracy": balanced,
+                "seconds": round(time.perf_counter() - began, 4),
+            }
+            state.epochs.append(record)
+            if state.best_epoch == 0 or valid_loss < state.epochs[state.best_epoch - 1]["valid_loss"]:
+                state.best_epoch = len(state.epochs)
+                state.best.load_state_dict(model.state_dict())
+            if checkpoint is not None:
+                write_checkpoint(checkpoint, state, hyperparameters)
+            if on_epoch is not None:
+                on_epoch(record)
     return TrainedHead(state.best.eval(), state.epochs, state.best_epoch, time.perf_counter() - start)
 
 
