@@ -1,0 +1,153 @@
+"""Flags of jobs that run a script, and how such a job is shown; `train` and `tune` share them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from finepoint.engines.local import Watcher
+    from finepoint.engines.spec import JobSpec
+
+_PANEL = "A script of yours"
+
+
+def _option(*names: str, text: str, metavar: str | None = None) -> Any:
+    return typer.Option(*names, help=text, metavar=metavar, rich_help_panel=_PANEL)
+
+
+EntryPoint = Annotated[
+    str | None, _option("--entry-point", text="Script to run instead of finepoint's trainer.", metavar="FILE")
+]
+SourceDir = Annotated[
+    Path | None, _option("--source-dir", text="Folder that holds it; without it the script comes alone.", metavar="DIR")
+]
+Hyperparameter = Annotated[
+    list[str] | None, _option("--hp", text="Hyperparameter, handed over as `--KEY VALUE`.", metavar="KEY=VALUE")
+]
+ChannelPath = Annotated[
+    list[str] | None, _option("--channel", text="Input, found at SM_CHANNEL_<NAME>.", metavar="NAME=PATH")
+]
+MetricText = Annotated[
+    list[str] | None, _option("--metric-definition", text="Metric to read from the log.", metavar="NAME=REGEX")
+]
+Variable = Annotated[list[str] | None, _option("--env", text="Variable of the environment.", metavar="NAME=VALUE")]
+InstanceCount = Annotated[int, _option("--instance-count", text="Hosts; here each is a process.")]
+Distribution = Annotated[
+    str, _option("--distribution", text="torch_distributed (torchrun) or nothing.", metavar="NAME")
+]
+MaxRun = Annotated[
+    float | None, _option("--max-run", text="Stop after so many seconds; SIGKILL 120 s later.", metavar="SECONDS")
+]
+CheckpointDir = Annotated[
+    Path | None, _option("--checkpoint-dir", text="Keep checkpoints there, not in the job.", metavar="DIR")
+]
+Offline = Annotated[bool, _option("--offline", text="Download nothing: requirements.txt must be met already.")]
+Detach = Annotated[bool, _option("--detach", text="Go on in the background; see `finepoint logs`, `wait`, `stop`.")]
+
+
+def script_spec(
+    name: str,
+    entry_point: str,
+    source_dir: Path | None,
+    *,
+    hp: Sequence[str] | None,
+    channel: Sequence[str] | None,
+    metric_definition: Sequence[str] | None,
+    env: Sequence[str] | None,
+    instance_count: int,
+    distribution: str,
+    max_run: float | None,
+    checkpoint_dir: Path | None,
+    offline: bool,
+) -> JobSpec:
+    """Return the spec that the flags of a script job describe.
+
+    Raises:
+        ConfigurationError: flags are wrong; all are listed.
+    """
+    from finepoint.engines.encoding import parse_hyperparameter
+    from finepoint.engines.metrics import MetricDefinition
+    from finepoint.engines.spec import Channel, JobSpec, Limits, Resources
+    from finepoint.errors import ConfigurationError
+
+    mistakes: list[str] = []
+    hyperparameters = {key: parse_hyperparameter(value) for key, value in _pairs("--hp", hp, mistakes)}
+    channels = {key: Channel(_absolute(value)) for key, value in _pairs("--channel", channel, mistakes)}
+    metrics = tuple(MetricDefinition(*pair) for pair in _pairs("--metric-definition", metric_definition, mistakes))
+    environment = dict(_pairs("--env", env, mistakes))
+    source = source_dir or Path(entry_point)
+    try:
+        spec = JobSpec(
+            name,
+            entry_point=entry_point if source_dir else source.name,
+            source_dir=str(source.resolve()),
+            hyperparameters=hyperparameters,
+            channels=channels,
+            resources=Resources(instance_count),
+            limits=Limits(max_run),
+            metric_definitions=metrics,
+            distribution=distribution,
+            requirements="offline" if offline else "install",
+            checkpoint_location=str(checkpoint_dir.resolve()) if checkpoint_dir else "",
+            environment=environment,
+        )
+    except ConfigurationError as error:
+        raise ConfigurationError([*mistakes, *error.mistakes]) from None
+    if mistakes:
+        raise ConfigurationError(mistakes)
+    return spec
+
+
+def live_watcher(*, quiet: bool) -> Watcher:
+    """Return a watcher that prints what a script prints, to standard error so that results stay apart."""
+    from finepoint.cli.output import say
+    from finepoint.engines.local import Watcher
+
+    several: set[str] = set()
+
+    def on_line(host: str, line: str) -> None:
+        several.add(host)
+        prefix = f"[{host}] " if len(several) > 1 or host != "algo-1" else ""
+        sys.stderr.write(prefix + line)
+        sys.stderr.flush()
+
+    return Watcher(say=say) if quiet else Watcher(say=say, on_line=on_line)
+
+
+def job_row(record: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return what `--json` prints of a job."""
+    model = path / "output" / "model.tar.gz"
+    return {
+        "job": path.name,
+        "path": str(path),
+        "status": record["status"],
+        "exit_code": record.get("exit_code"),
+        "failure": record.get("failure", ""),
+        "metrics": record.get("metrics", {}),
+        "seconds": record.get("seconds"),
+        "model": str(model) if model.is_file() else None,
+        "started_at": record["started_at"],
+        "finished_at": record["finished_at"],
+    }
+
+
+def _pairs(flag: str, texts: Sequence[str] | None, mistakes: list[str]) -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+    for text in texts or ():
+        key, separator, value = text.partition("=")
+        if not separator or not key.strip():
+            mistakes.append(f"{flag} {text!r} is not NAME=VALUE")
+        elif key.strip() in dict(found):
+            mistakes.append(f"{flag} {key.strip()} is given twice")
+        else:
+            found.append((key.strip(), value))
+    return found
+
+
+def _absolute(location: str) -> str:
+    return location if "://" in location else str(Path(location).resolve())
