@@ -30,7 +30,7 @@ Hyperparameter = Annotated[
     list[str] | None, _option("--hp", text="Hyperparameter, handed over as `--KEY VALUE`.", metavar="KEY=VALUE")
 ]
 ChannelPath = Annotated[
-    list[str] | None, _option("--channel", text="Input, found at SM_CHANNEL_<NAME>.", metavar="NAME=PATH")
+    list[str] | None, _option("--channel", text="Input, found at SM_CHANNEL_NAME.", metavar="NAME=PATH")
 ]
 MetricText = Annotated[
     list[str] | None, _option("--metric-definition", text="Metric to read from the log.", metavar="NAME=REGEX")

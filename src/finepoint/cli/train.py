@@ -29,7 +29,7 @@ from finepoint.cli.scripts import (
 def command(
     path: Annotated[
         Path | None,
-        typer.Argument(help="Folder of images, or a manifest; not with --entry-point.", metavar="[PATH]"),
+        typer.Argument(help="Folder of images, or a manifest; not with --entry-point.", metavar="PATH"),
     ] = None,
     run: RunName = None,
     entry_point: EntryPoint = None,

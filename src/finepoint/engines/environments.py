@@ -17,6 +17,7 @@ from pathlib import Path
 from filelock import FileLock
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 from finepoint.errors import ConfigurationError
 from finepoint.files import cache_dir
@@ -117,8 +118,10 @@ def _make(folder: Path, code: Path, listed: Path | None, package: bool, offline:
     if offline:
         command.append("--no-index")
     if package:
-        # With setuptools at hand, nothing need be downloaded to build.
-        command += ["--no-build-isolation"] if _has_setuptools() or offline else []
+        if _can_build():
+            # What is installed here builds it, so that nothing need be downloaded; a venv's own setuptools may be old.
+            subprocess.run([python, "-m", "pip", "uninstall", "--quiet", "--yes", "setuptools"], check=True)
+            command.append("--no-build-isolation")
         command.append(".")
     if listed is not None:
         command += ["-r", listed.name]
@@ -135,9 +138,9 @@ def _make(folder: Path, code: Path, listed: Path | None, package: bool, offline:
     (folder / _READY).touch()
 
 
-def _has_setuptools() -> bool:
+def _can_build() -> bool:
+    """Return whether setuptools is installed here, in a version that builds wheels by itself."""
     try:
-        importlib.metadata.version("setuptools")
+        return Version(importlib.metadata.version("setuptools")) >= Version("70.1")
     except importlib.metadata.PackageNotFoundError:
         return False
-    return True

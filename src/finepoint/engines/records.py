@@ -56,13 +56,12 @@ class JobFolder:
         """
         return dict(read_json(self.record))
 
-    def begin(self, spec: JobSpec, kind: str = "job") -> None:
+    def begin(self, spec: JobSpec) -> None:
         """Write that the job is in progress, watched by this process."""
         write_json(
             self.record,
             {
                 "schema_version": 1,
-                "kind": kind,
                 "spec": spec.to_json(),
                 "status": "InProgress",
                 "exit_code": None,

@@ -122,8 +122,9 @@ class Supervisor:
 
     def _read(self, host: str, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
-        for line in process.stdout:
-            self._news.put(("line", host, line))
+        with process.stdout:
+            for line in process.stdout:
+                self._news.put(("line", host, line))
 
     def _await(self, host: str, process: subprocess.Popen[str]) -> None:
         self._news.put(("exit", host, process.wait()))
