@@ -13,6 +13,7 @@ from finepoint.cli.scripts import (
     BestOf,
     ChannelPath,
     CheckpointDir,
+    Debug,
     Detach,
     Distribution,
     EntryPoint,
@@ -22,6 +23,7 @@ from finepoint.cli.scripts import (
     MetricText,
     Offline,
     SourceDir,
+    StopOn,
     Variable,
 )
 
@@ -45,6 +47,8 @@ def command(
     checkpoint_dir: CheckpointDir = None,
     offline: Offline = False,
     best_of: BestOf = None,
+    debug: Debug = False,
+    stop_on: StopOn = None,
     detach: Detach = False,
     runs_dir: RunsDir = None,
     json: Json = False,
@@ -92,6 +96,8 @@ def command(
         checkpoint_dir=checkpoint_dir,
         offline=offline,
         best_of=find_job(best_of, default_dir(runs_dir)).path if best_of else None,
+        debug=debug,
+        stop_on=stop_on,
     )
     _run_script(spec, runs_dir, detach, json)
 
@@ -149,5 +155,11 @@ def _run_script(spec: Any, runs_dir: Path | None, detach: bool, json: bool) -> N
         if result.failure:
             show(plain(result.failure))
         show(f"Model: {plain(row['model'])}" if row["model"] else "It left nothing in SM_MODEL_DIR.")
+        if row["rules"]:
+            from finepoint.cli.debug_output import print_results
+            from finepoint.debugger.rules.result import RuleResult
+            from finepoint.engines.debugging import read_results
+
+            print_results([RuleResult(**value) for value in read_results(folder)])
     if result.status != "Completed":
         raise typer.Exit(1)
