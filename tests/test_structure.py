@@ -13,6 +13,7 @@ SOURCE = Path(finepoint.__file__).parent
 # Each room may import itself and what stands in a later line.
 FLOORS = [
     {"cli"},
+    {"notebook"},
     {"runs"},
     {"engines"},
     {"training"},

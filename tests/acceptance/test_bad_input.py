@@ -6,7 +6,7 @@ import pytest
 from tests.acceptance.conftest import Finepoint
 
 COMMANDS = ["run", "tune", "train", "evaluate", "predict", "deploy", "query", "endpoints", "undeploy"]
-COMMANDS += ["runs", "report", "demo", "doctor", "cache"]
+COMMANDS += ["runs", "report", "demo", "doctor", "cache", "logs", "wait", "stop", "rm"]
 
 
 @pytest.mark.parametrize("command", [*([name] for name in COMMANDS), ["data", "check"]])

@@ -15,14 +15,18 @@ from finepoint.cli import (
     doctor,
     endpoints,
     evaluate,
+    logs,
     predict,
     query,
     report,
+    rm,
     run,
     runs,
+    stop,
     train,
     tune,
     undeploy,
+    wait,
 )
 
 application = typer.Typer(
@@ -38,6 +42,7 @@ application.add_typer(debug.group, name="debug", rich_help_panel="Look at it")
 for _panel, _commands in {
     "Make a classifier": {"run": run, "tune": tune, "train": train},
     "Look at it": {"evaluate": evaluate, "predict": predict, "runs": runs, "report": report},
+    "Jobs": {"logs": logs, "wait": wait, "stop": stop, "rm": rm},
     "Put it to use": {"deploy": deploy, "query": query, "endpoints": endpoints, "undeploy": undeploy},
     "Find your way": {"demo": demo, "doctor": doctor, "cache": cache},
 }.items():

@@ -23,6 +23,7 @@ DataPath = Annotated[
     typer.Argument(help="Folder of images (train/ valid/ test/, or class folders), or a manifest.", metavar="PATH"),
 ]
 ModelArgument = Annotated[str, typer.Argument(help="A run (name or folder), or a model.tar.gz.", metavar="RUN|MODEL")]
+JobArgument = Annotated[str, typer.Argument(help="A job (name or folder), or RUN/training.", metavar="JOB")]
 
 _Flag = tuple[str, Any, Any, str]
 DATA: tuple[_Flag, ...] = (

@@ -8,7 +8,7 @@ from finepoint.cli.arguments import Json, RunsDir
 
 
 def command(runs_dir: RunsDir = None, json: Json = False) -> None:
-    """List the runs, the latest first.
+    """List the runs and the jobs, the latest first.
 
     Examples:
 
@@ -17,19 +17,22 @@ def command(runs_dir: RunsDir = None, json: Json = False) -> None:
         finepoint runs --runs-dir elsewhere/ --json
     """
     from finepoint.cli.output import percent, plain, print_json, show
+    from finepoint.engines.jobs import list_jobs
     from finepoint.runs.folder import list_runs
     from finepoint.runs.folder import runs_dir as default_dir
 
-    rows = [_row(folder) for folder in list_runs(runs_dir)]
+    directory = default_dir(runs_dir)
+    rows = [_row(folder) for folder in list_runs(runs_dir)] + [_job_row(job) for job in list_jobs(directory)]
+    rows.sort(key=lambda row: str(row["started_at"]), reverse=True)
     if json:
         print_json(rows)
         return
     if not rows:
-        show(f"No runs in {plain(default_dir(runs_dir))}; `finepoint run PATH` makes one.")
+        show(f"No runs in {plain(directory)}; `finepoint run PATH` makes one.")
         return
     from rich.table import Table
 
-    table = Table("run", "kind", "status", "started", "accuracy", "95 % interval", "backbone", pad_edge=False)
+    table = Table("run", "kind", "status", "started", "accuracy", "95 % interval", "backbone or script", pad_edge=False)
     for row in rows:
         interval = f"{percent(row['accuracy_low'])} to {percent(row['accuracy_high'])}" if row["accuracy"] else ""
         accuracy = percent(row["accuracy"]) if row["accuracy"] is not None else ""
@@ -53,4 +56,21 @@ def _row(folder: Any) -> dict[str, Any]:
         "accuracy": test.get("accuracy"),
         "accuracy_low": test.get("accuracy_low"),
         "accuracy_high": test.get("accuracy_high"),
+    }
+
+
+def _job_row(job: Any) -> dict[str, Any]:
+    from finepoint.engines.jobs import state_of
+
+    record = state_of(job)
+    none = dict.fromkeys(("accuracy", "accuracy_low", "accuracy_high"))
+    return {
+        "run": job.path.name,
+        "path": str(job.path),
+        "kind": "script" if record["spec"]["entry_point"] else "study",
+        "status": record["status"].lower(),
+        "started_at": record["started_at"],
+        "backbone": record["spec"]["entry_point"],
+        **none,
+        "metrics": record["metrics"],
     }

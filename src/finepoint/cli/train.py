@@ -1,27 +1,108 @@
-"""`finepoint train`: train one model."""
+"""`finepoint train`: train one model, with finepoint's trainer or a script of the user's."""
 
 from __future__ import annotations
 
 import sys
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
-from finepoint.cli.arguments import DATA, FEATURES, HYPERPARAMETERS, DataPath, Json, RunName, RunsDir, with_flags
+import typer
+
+from finepoint.cli.arguments import DATA, FEATURES, HYPERPARAMETERS, Json, RunName, RunsDir, with_flags
+from finepoint.cli.scripts import (
+    BestOf,
+    ChannelPath,
+    CheckpointDir,
+    Debug,
+    Detach,
+    Distribution,
+    EntryPoint,
+    Hyperparameter,
+    InstanceCount,
+    MaxRun,
+    MetricText,
+    Offline,
+    SourceDir,
+    StopOn,
+    Variable,
+)
 
 
 @with_flags(DATA, FEATURES, HYPERPARAMETERS)
 def command(
-    path: DataPath, run: RunName = None, runs_dir: RunsDir = None, json: Json = False, *, settings: dict[str, Any]
+    path: Annotated[
+        Path | None,
+        typer.Argument(help="Folder of images, or a manifest; not with --entry-point.", metavar="PATH"),
+    ] = None,
+    run: RunName = None,
+    entry_point: EntryPoint = None,
+    source_dir: SourceDir = None,
+    hp: Hyperparameter = None,
+    channel: ChannelPath = None,
+    metric_definition: MetricText = None,
+    env: Variable = None,
+    instance_count: InstanceCount = 1,
+    distribution: Distribution = "",
+    max_run: MaxRun = None,
+    checkpoint_dir: CheckpointDir = None,
+    offline: Offline = False,
+    best_of: BestOf = None,
+    debug: Debug = False,
+    stop_on: StopOn = None,
+    detach: Detach = False,
+    runs_dir: RunsDir = None,
+    json: Json = False,
+    *,
+    settings: dict[str, Any],
 ) -> None:
-    """Train one model: the best of a tuned run (`--run`), or with the hyperparameters that you give.
+    """Train one model: the best of a tuned run (`--run`), with the hyperparameters that you give, or by your script.
 
-    The test part stays closed until `finepoint evaluate`.
+    The test part stays closed until `finepoint evaluate`. A script runs unchanged by SageMaker's script mode.
 
     Examples:
 
         finepoint train photos/ --run first
 
         finepoint train photos/ --lr 0.01 --epochs 4 --head mlp --dropout 0.3
+
+        finepoint train --entry-point train.py --source-dir code/ --hp lr=0.01 --channel train=photos/train
     """
+    from finepoint.errors import ConfigurationError
+
+    if (path is None) == (entry_point is None):
+        raise ConfigurationError("give either a folder of images, or --entry-point SCRIPT")
+    if path is not None:
+        _train(path, run, runs_dir, json, settings)
+        return
+    if settings["hyperparameters"]:
+        named = ", ".join(settings["hyperparameters"])
+        raise ConfigurationError(f"{named}: this is for finepoint's trainer; give a script --hp KEY=VALUE")
+    from finepoint.cli.scripts import script_spec
+    from finepoint.engines.jobs import find_job, job_name
+    from finepoint.runs.folder import runs_dir as default_dir
+
+    assert entry_point is not None
+    spec = script_spec(
+        job_name(Path(entry_point).name, run),
+        entry_point,
+        source_dir,
+        hp=hp,
+        channel=channel,
+        metric_definition=metric_definition,
+        env=env,
+        instance_count=instance_count,
+        distribution=distribution,
+        max_run=max_run,
+        checkpoint_dir=checkpoint_dir,
+        offline=offline,
+        best_of=find_job(best_of, default_dir(runs_dir)).path if best_of else None,
+        debug=debug,
+        stop_on=stop_on,
+    )
+    _run_script(spec, runs_dir, detach, json)
+
+
+def _train(path: Path, run: str | None, runs_dir: Path | None, json: bool, settings: dict[str, Any]) -> None:
     from finepoint.cli.output import percent, print_json, say, show
     from finepoint.cli.progress import LiveListener
     from finepoint.runs.workflow import train
@@ -40,3 +121,45 @@ def command(
         f"Model: {finished.model}",
     )
     say(f"Judge it on the test part: finepoint evaluate {finished.name}")
+
+
+def _run_script(spec: Any, runs_dir: Path | None, detach: bool, json: bool) -> None:
+    from finepoint.cli.output import plain, print_json, say, show
+    from finepoint.cli.scripts import job_row, live_watcher
+    from finepoint.engines.jobs import start, state_of, stopping_on_request
+    from finepoint.engines.local import run_job
+    from finepoint.engines.records import JobFolder
+    from finepoint.errors import ConfigurationError
+    from finepoint.runs.folder import RECORD
+    from finepoint.runs.folder import runs_dir as default_dir
+
+    folder = default_dir(runs_dir) / spec.name
+    if (folder / RECORD).is_file():
+        raise ConfigurationError(f"{spec.name} is a run of finepoint's trainer; give the script's job another --run")
+    if detach:
+        job = start(folder, spec)
+        if json:
+            print_json(job_row(state_of(job), folder))
+        else:
+            show(f"Job [bold]{plain(spec.name)}[/] is running; `finepoint logs -f {plain(spec.name)}` shows its log")
+        return
+    say(f"Job {spec.name} in {folder}")
+    with stopping_on_request(live_watcher(quiet=False)) as watcher:
+        result = run_job(folder, spec, watcher)
+    row = job_row(state_of(JobFolder(folder)), folder)
+    if json:
+        print_json(row)
+    else:
+        values = ", ".join(f"{plain(name)} {value:g}" for name, value in result.metrics.items())
+        show(f"Job [bold]{plain(spec.name)}[/]: {result.status} after {result.seconds:.1f} s. {values}")
+        if result.failure:
+            show(plain(result.failure))
+        show(f"Model: {plain(row['model'])}" if row["model"] else "It left nothing in SM_MODEL_DIR.")
+        if row["rules"]:
+            from finepoint.cli.debug_output import print_results
+            from finepoint.debugger.rules.result import RuleResult
+            from finepoint.engines.debugging import read_results
+
+            print_results([RuleResult(**value) for value in read_results(folder)])
+    if result.status != "Completed":
+        raise typer.Exit(1)

@@ -1,49 +1,93 @@
-"""The local engine: a job is a child process in its own folder, watched by the one supervisor that sees it end."""
+"""The local engine: a job is one process a host in its own folder, watched by the one supervisor that sees it end."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
-import subprocess
-import threading
+import socket
+import sys
+import tarfile
 import time
 from collections import deque
-from collections.abc import Callable
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from filelock import FileLock, Timeout
 
-from finepoint.engines.container import command, lay_out, variables
+from finepoint.engines.binding import check_literals, launch, why_not_bindable
+from finepoint.engines.container import Host, gather, hosts_of, lay_out, script_command, variables
+from finepoint.engines.debugging import debug_environment, judge_job, judged_live
+from finepoint.engines.environments import python_for
+from finepoint.engines.metrics import explain_missing
+from finepoint.engines.records import JobFolder
 from finepoint.engines.spec import JobResult, JobSpec, JobStatus
+from finepoint.engines.supervisor import HostProcess, Outcome, Supervisor
 from finepoint.errors import ConfigurationError, InputError, JobError
 from finepoint.events import parse
-from finepoint.files import write_bytes, write_json
-from finepoint.models.building import versions
+from finepoint.files import atomic_path, write_bytes
 
-OnEvent = Callable[[dict[str, Any]], None]
-# As SageMaker does: a training job has two minutes between SIGTERM and SIGKILL.
-_GRACE_SECONDS = 120.0
 _TAIL_LINES = 40
+_LOG_LINES = 2000
+_INTERRUPTED = "interrupted"
 
 
-def run_job(folder: Path, spec: JobSpec, on_event: OnEvent | None = None) -> JobResult:
+@dataclass
+class Watcher:
+    """Whoever watches a job; every callable may be left out.
+
+    Args:
+        on_event: called with each event that a module of finepoint's emits.
+        on_line: called with host and line of what a script prints.
+        on_metrics: called with the values that a line of the log held, by name; what it returns, if it is not "",
+            is the reason to stop the job.
+        say: called with a line about what is being done.
+        on_start: called with the supervisor as soon as it can be stopped.
+    """
+
+    on_event: Callable[[dict[str, Any]], None] = lambda event: None
+    on_line: Callable[[str, str], None] = lambda host, line: None
+    on_metrics: Callable[[Mapping[str, float]], str] = lambda values: ""
+    say: Callable[[str], None] = lambda text: None
+    on_start: Callable[[Supervisor], None] = lambda supervisor: None
+
+
+def run_job(folder: Path, spec: JobSpec, watcher: Watcher | None = None) -> JobResult:
+    """Run a job to its end and return what became of it; raise where that is a failure.
+
+    Raises:
+        InputError: a module of finepoint's says (exit code 2) that what it was given cannot be used.
+        JobError: it failed otherwise; the message has its last words.
+        ConfigurationError: what the spec asks for is not to be had here, or another process is running this job.
+        KeyboardInterrupt: it was stopped by an interrupt (Ctrl-C).
+    """
+    result = execute(folder, spec, watcher)
+    if result.status == "Stopped" and result.failure == _INTERRUPTED:
+        raise KeyboardInterrupt
+    if result.exit_code == 2 and not spec.is_script:
+        raise InputError(result.failure)
+    if result.status == "Failed":
+        raise JobError(f"job {spec.name} failed ({how_it_ended(result.exit_code)}). {result.failure}")
+    return result
+
+
+def execute(folder: Path, spec: JobSpec, watcher: Watcher | None = None) -> JobResult:
     """Run a job to its end and return what became of it; `job.json` in its folder says so too.
 
-    The process finds the container contract, its output goes to `logs.txt`, and where it fails its last
-    words are in `output/failure`. An interrupt (Ctrl-C) is passed on, and the job ends as `Stopped`.
+    The processes find the container contract, their output goes to `logs.txt`, and where they fail the last words are
+    in `output/failure`. An interrupt (Ctrl-C) is passed on, and the job ends as `Stopped`.
 
     Args:
         folder: the job's; what is there (checkpoints) is gone on from.
         spec: what to run.
-        on_event: called with each event that the process emits.
+        watcher: is told what happens.
 
     Raises:
-        InputError: the process says (exit code 2) that what it was given cannot be used.
-        JobError: it failed otherwise; the message has its last words.
-        ConfigurationError: another process is running this job.
+        ConfigurationError: what the spec asks for is not to be had here, or another process is running this job.
     """
+    _check_possible(spec)
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
     try:
@@ -51,115 +95,176 @@ def run_job(folder: Path, spec: JobSpec, on_event: OnEvent | None = None) -> Job
     except Timeout:
         raise ConfigurationError(f"{folder} is being worked on by another process; wait for it, or stop it") from None
     with lock:
-        result = _run(folder, spec, on_event)
-    if result.status == "Stopped":
-        raise KeyboardInterrupt
-    if result.exit_code == 2:
-        raise InputError(result.failure)
-    if result.status == "Failed":
-        raise JobError(f"job {spec.name} failed ({_how_it_ended(result.exit_code)}). {result.failure}")
-    return result
+        return _Run(JobFolder(folder.resolve()), spec, watcher or Watcher()).run()
 
 
-def _run(folder: Path, spec: JobSpec, on_event: OnEvent | None) -> JobResult:
-    lay_out(folder, spec)
-    started, begin = _now(), time.perf_counter()
-    _write_record(folder, spec, "InProgress", started)
-    with (folder / "logs.txt").open("a", encoding="utf-8") as log:
-        process = subprocess.Popen(
-            command(spec),
-            cwd=folder,
-            env=variables(folder.resolve(), spec),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-            start_new_session=True,
-        )
-        tail: deque[str] = deque(maxlen=_TAIL_LINES)
-        stopped = False
-        try:
-            _follow(process, log.write, tail, on_event)
-        except KeyboardInterrupt:
-            stopped = True
-        finally:
-            _stop(process)
-            log.flush()
-    status: JobStatus = "Stopped" if stopped else "Completed" if process.returncode == 0 else "Failed"
-    failure = _last_words(tail, folder) if status == "Failed" else ""
-    if failure:
-        write_bytes(folder / "output" / "failure", failure.encode())
-    _write_record(folder, spec, status, started, process.returncode)
-    return JobResult(status, process.returncode, folder, failure, time.perf_counter() - begin)
+def how_it_ended(code: int) -> str:
+    """Return an exit code in words.
 
-
-def _follow(
-    process: subprocess.Popen[str], write: Callable[[str], Any], tail: deque[str], on_event: OnEvent | None
-) -> None:
-    assert process.stdout is not None
-    for line in process.stdout:
-        event = parse(line)
-        if event is None:
-            tail.append(line.rstrip("\n"))
-            write(line)
-        elif on_event is not None:
-            on_event(event)
-    process.wait()
-
-
-def _stop(process: subprocess.Popen[str]) -> None:
-    """End the process and what it started, if it still runs."""
-    if process.poll() is not None:
-        return
-    _signal(process, signal.SIGTERM)
-    timer = threading.Timer(_GRACE_SECONDS, _signal, (process, signal.SIGKILL))
-    timer.start()
-    try:
-        process.wait()
-    finally:
-        timer.cancel()
-
-
-def _signal(process: subprocess.Popen[str], number: signal.Signals) -> None:
-    try:
-        os.killpg(process.pid, number)
-    except ProcessLookupError:
-        return
-
-
-def _last_words(tail: deque[str], folder: Path) -> str:
-    lines = [line for line in tail if line.strip()]
-    for place in range(len(lines) - 1, -1, -1):
-        if lines[place].startswith("error: "):
-            return "\n".join(lines[place:]).removeprefix("error: ")
-    words = "\n".join(lines[-15:]) or "It printed nothing."
-    return f"Its log is {folder / 'logs.txt'}; it ends:\n{words}"
-
-
-def _how_it_ended(code: int) -> str:
+    >>> how_it_ended(-9)
+    'killed by SIGKILL, which is how a system out of memory ends a process'
+    """
     if code >= 0:
         return f"exit code {code}"
     name = signal.Signals(-code).name
     return f"killed by {name}" + (", which is how a system out of memory ends a process" if code == -9 else "")
 
 
-def _write_record(folder: Path, spec: JobSpec, status: JobStatus, started: str, exit_code: int | None = None) -> None:
-    write_json(
-        folder / "job.json",
-        {
-            "schema_version": 1,
-            "spec": spec.to_json(),
-            "status": status,
-            "exit_code": exit_code,
-            "started_at": started,
-            "finished_at": None if status == "InProgress" else _now(),
-            "pid": os.getpid(),
-            "versions": versions(),
-        },
-    )
+def _check_possible(spec: JobSpec) -> None:
+    mistakes = [
+        f"channel {name}: {channel.location} is not on this machine; fetch it first (`finepoint data fetch`)"
+        for name, channel in spec.channels.items()
+        if "://" in channel.location.removeprefix("file://")
+    ]
+    if "://" in spec.checkpoint_location.removeprefix("file://"):
+        mistakes.append(f"checkpoint_location {spec.checkpoint_location} is not on this machine; give a folder")
+    if mistakes:
+        raise ConfigurationError(mistakes)
+    if spec.is_script and why_not_bindable():
+        check_literals(spec)
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+@dataclass
+class _Run:
+    """One run of a job in its folder."""
+
+    folder: JobFolder
+    spec: JobSpec
+    watcher: Watcher
+    tail: deque[str] = field(default_factory=lambda: deque(maxlen=_TAIL_LINES))
+    lines: deque[str] = field(default_factory=lambda: deque(maxlen=_LOG_LINES))
+    latest: dict[str, float] = field(default_factory=dict)
+    log: TextIO = field(init=False)
+    readings: TextIO = field(init=False)
+    supervisor: Supervisor = field(init=False)
+
+    def run(self) -> JobResult:
+        spec, folder, begin = self.spec, self.folder, time.perf_counter()
+        binds = spec.is_script and not why_not_bindable()
+        several = spec.resources.instance_count > 1
+        port = {"port": _free_port()} if several else {}
+        hosts = hosts_of(folder.path, spec, named=binds or not several, **port)
+        folder.begin(spec)
+        try:
+            processes = self._prepare(hosts, binds)
+        except BaseException as error:
+            folder.finish("Failed", failure=str(error))
+            raise
+        with (
+            folder.logs.open("a", encoding="utf-8") as self.log,
+            folder.metrics.open("w", encoding="utf-8") as self.readings,
+        ):
+            self.supervisor = Supervisor(
+                processes,
+                max_run_seconds=spec.limits.max_run_seconds,
+                grace_seconds=spec.limits.stop_grace_seconds,
+                on_line=self._take_line,
+            )
+            self.watcher.on_start(self.supervisor)
+            with judged_live(folder.path, spec.debugger, self.watcher.say, self.supervisor.stop):
+                outcome = self.supervisor.run()
+        return self._finish(hosts, outcome, time.perf_counter() - begin)
+
+    def _prepare(self, hosts: list[Host], binds: bool) -> list[HostProcess]:
+        spec = self.spec
+        names = self.folder.path / "input" / "hosts"
+        for host in hosts:
+            lay_out(host, spec)
+        if not spec.is_script:
+            command = launch([sys.executable, "-m", spec.module], supervisor=str(os.getpid()))
+            return [HostProcess(hosts[0].name, command, self.folder.path, variables(hosts[0], spec))]
+        if binds:
+            before = Path("/etc/hosts").read_text() if Path("/etc/hosts").is_file() else ""
+            write_bytes(names, f"{before.rstrip()}\n127.0.0.1 {' '.join(hosts[0].names)}\n".encode())
+        offline = spec.requirements == "offline"
+        python = python_for(hosts[0].code, spec.entry_point, offline=offline, say=self.watcher.say)
+        processes = []
+        for host in hosts:
+            bound = {"folder": str(host.folder), "hosts": str(names)} if binds else {}
+            command = launch(script_command(host, spec, python), supervisor=str(os.getpid()), **bound)
+            environment = debug_environment(variables(host, spec), host.folder, spec.debugger)
+            processes.append(HostProcess(host.name, command, host.code, environment))
+        return processes
+
+    def _take_line(self, host: str, line: str) -> None:
+        event = None if self.spec.is_script else parse(line)
+        if event is not None:
+            self.watcher.on_event(event)
+            return
+        text = line.rstrip("\n")
+        self.tail.append(text)
+        self.lines.append(text)
+        shown = f"[{host}] {line}" if self.spec.resources.instance_count > 1 else line
+        self.log.write(shown if shown.endswith("\n") else shown + "\n")
+        self.log.flush()
+        self.watcher.on_line(host, line)
+        found = {metric.name: values for metric in self.spec.metric_definitions if (values := metric.values(text))}
+        for name, values in found.items():
+            for value in values:
+                self.readings.write(json.dumps({"name": name, "value": value, "at": round(time.time(), 3)}) + "\n")
+            self.latest[name] = values[-1]
+        if found:
+            self.readings.flush()
+            reason = self.watcher.on_metrics({name: values[-1] for name, values in found.items()})
+            if reason:
+                self.supervisor.stop(reason)
+
+    def _finish(self, hosts: list[Host], outcome: Outcome, seconds: float) -> JobResult:
+        clashes = gather(hosts) if self.spec.is_script else []
+        if clashes:
+            self.watcher.say(f"Kept the first host's files where others wrote the same: {', '.join(clashes[:5])}")
+        failed = outcome.first_failure
+        code = outcome.exit_codes[failed or hosts[0].name]
+        status: JobStatus = "Stopped" if outcome.stopped else "Failed" if failed else "Completed"
+        failure = _last_words(self.tail, self.folder) if status == "Failed" else outcome.stopped
+        if status == "Failed":
+            write_bytes(self.folder.failure, self._failure_text(code, failure).encode())
+        elif self.spec.is_script:
+            if status == "Completed":
+                write_bytes(self.folder.path / "output" / "success", b"")
+            _pack(self.folder)
+        missing = [metric for metric in self.spec.metric_definitions if metric.name not in self.latest]
+        for metric in missing if status == "Completed" else ():
+            self.watcher.say(f"warning: {explain_missing(metric, self.lines)}")
+        judged = judge_job(self.folder.path, self.spec.debugger, self.watcher.say)
+        self.folder.finish(
+            status,
+            rules={result.rule: result.status for result in judged},
+            exit_code=code,
+            exit_codes=dict(outcome.exit_codes),
+            failure=failure,
+            metrics=self.latest,
+            seconds=round(seconds, 3),
+        )
+        return JobResult(status, code, self.folder.path, failure, seconds, dict(self.latest))
+
+    def _failure_text(self, code: int, words: str) -> str:
+        """Return what `output/failure` says, in the form of SageMaker's toolkit."""
+        if not self.spec.is_script:
+            return words
+        return f'ExecuteUserScriptError:\nExitCode {code}\nErrorMessage "{words}"\nCommand "{self.spec.entry_point}"'
+
+
+def _pack(folder: JobFolder) -> None:
+    """Pack what lies in `model/` into model.tar.gz, as SageMaker does; nothing where there is nothing."""
+    entries = sorted((folder.path / "model").iterdir())
+    if not entries:
+        return
+    with atomic_path(folder.model) as temporary, tarfile.open(temporary, "w:gz", compresslevel=1) as archive:
+        for entry in entries:
+            archive.add(entry, entry.name)
+
+
+def _last_words(tail: deque[str], folder: JobFolder) -> str:
+    lines = [line for line in tail if line.strip()]
+    for place in range(len(lines) - 1, -1, -1):
+        if lines[place].startswith("error: "):
+            return "\n".join(lines[place:]).removeprefix("error: ")
+    words = "\n".join(lines[-15:]) or "It printed nothing."
+    return f"Its log is {folder.logs}; it ends:\n{words}"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -45,6 +45,7 @@ class RunOptions:
         max_parallel_jobs: trials at once.
         early_stopping: `auto` or `off`.
         warm_start: earlier runs to learn from.
+        debug: record the final training and judge it by the debugger's rules.
     """
 
     path: str
@@ -63,6 +64,7 @@ class RunOptions:
     max_parallel_jobs: int = 1
     early_stopping: str = "off"
     warm_start: tuple[str, ...] = ()
+    debug: bool = True
 
     def __post_init__(self) -> None:
         mistakes = [

@@ -14,7 +14,8 @@ from finepoint.data.checking import check_images
 from finepoint.data.dataset import DataSet
 from finepoint.data.finding import find_images
 from finepoint.data.manifests import write_manifest
-from finepoint.engines.local import run_job
+from finepoint.engines.local import Watcher, run_job
+from finepoint.engines.spec import Channel as JobChannel
 from finepoint.engines.spec import JobSpec
 from finepoint.errors import JobError, TestPartError
 from finepoint.evaluation.calibration import softmax
@@ -28,6 +29,7 @@ from finepoint.models.choice import Choice
 from finepoint.models.classifier import load_classifier
 from finepoint.models.package import pack, read_description
 from finepoint.models.runtimes import cores
+from finepoint.runs.debugging import judge_training
 from finepoint.runs.folder import RunFolder, find_run, now
 from finepoint.runs.listener import Listener
 from finepoint.runs.options import RunOptions
@@ -100,8 +102,10 @@ def train(context: Context) -> None:
     values = {**options.hyperparameters, "seed": options.seed}
     if record.is_file():
         values = read_json(record)["best_hyperparameters"]
-    settings = {**options.feature_settings(), **values}
+    settings = {**options.feature_settings(), **values, "debug": options.debug}
     run_job(context.folder.training, _job(context, "training", "finepoint.training", settings), _told(context))
+    if options.debug:
+        judge_training(context.folder)
 
 
 def evaluate(context: Context) -> None:
@@ -214,16 +218,16 @@ def _finish(folder: RunFolder) -> None:
 
 
 def _job(context: Context, name: str, module: str, settings: dict[str, Any]) -> JobSpec:
-    channels = {split: _channel(context.folder, split) for split in ("train", "valid")}
+    channels = {split: JobChannel(str(_channel(context.folder, split))) for split in ("train", "valid")}
     stem = "".join(letter if letter.isalnum() else "-" for letter in context.folder.name)[:50].strip("-")
-    return JobSpec(f"{stem}-{name}", module, settings, channels)
+    return JobSpec(f"{stem}-{name}", module, hyperparameters=settings, channels=channels)
 
 
 def _channel(folder: RunFolder, split: str) -> Path:
     return folder.path / "channels" / split
 
 
-def _told(context: Context) -> Callable[[dict[str, Any]], None]:
+def _told(context: Context) -> Watcher:
     """Return what passes a job's events on to the listener."""
     listener = context.listener
 
@@ -235,7 +239,7 @@ def _told(context: Context) -> Callable[[dict[str, Any]], None]:
         elif event["event"] == "epoch":
             listener.epoch(event)
 
-    return on_event
+    return Watcher(on_event=on_event)
 
 
 def _check_parity(

@@ -16,6 +16,7 @@ from finepoint.evaluation.verdict import judge
 from finepoint.files import read_json, write_json
 from finepoint.models.building import versions
 from finepoint.models.runtimes import cores
+from finepoint.runs.debugging import read_judgement
 from finepoint.runs.folder import RunFolder
 from finepoint.runs.options import RunOptions
 
@@ -68,6 +69,8 @@ def write_summary(folder: RunFolder, options: RunOptions) -> dict[str, Any]:
     if trained:
         kept = ("hyperparameters", "epochs", "best_epoch", "seconds", "temperature")
         summary["training"] = {key: trained[key] for key in kept}
+    if trained and (judged := read_judgement(folder)):
+        summary["debugger"] = judged
     if tested:
         summary["test"] = {**tested, "times_read": len(folder.readings())}
         summary["parity"] = (_read(folder.evaluation / "features.json") or {}).get("parity")
@@ -83,13 +86,22 @@ def write_summary(folder: RunFolder, options: RunOptions) -> dict[str, Any]:
 
 
 def without_varying(value: Any) -> Any:
-    """Return a summary without the keys that differ between two runs of the same thing.
+    """Return a summary without what differs between two runs of the same thing.
+
+    Of the debugger's findings rule and status are kept: which steps it can afford to record, and so the numbers that
+    it shows, depends on the machine's speed.
 
     >>> without_varying({"seed": 1, "seconds": 2.5, "trials": [{"value": 1, "seconds": 3}]})
     {'seed': 1, 'trials': [{'value': 1}]}
     """
     if isinstance(value, Mapping):
-        return {key: without_varying(item) for key, item in value.items() if key not in VARYING_KEYS}
+        return {
+            key: [(finding["rule"], finding["status"]) for finding in item["findings"]]
+            if key == "debugger"
+            else without_varying(item)
+            for key, item in value.items()
+            if key not in VARYING_KEYS
+        }
     if isinstance(value, list):
         return [without_varying(item) for item in value]
     return value

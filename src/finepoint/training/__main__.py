@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -25,13 +26,16 @@ def train(environment: Environment) -> None:
         FinepointError: what was given cannot be used.
     """
     torch.set_num_threads(1)  # a head's matrices are too small to share, and one thread repeats exactly
-    prepared = prepare(environment)
+    given = dict(environment.hyperparameters)
+    debug = str(given.pop("debug", True)).lower() != "false"
+    prepared = prepare(replace(environment, hyperparameters=given))
     hyperparameters = Hyperparameters.from_mapping(prepared.hyperparameters)
     trained = train_head(
         prepared.data,
         hyperparameters,
         on_epoch=lambda record: emit("epoch", **record),
         checkpoint=environment.checkpoint_dir / "head.safetensors",
+        debug_dir=environment.debug_dir if debug else None,
     )
     temperature = fit_temperature(_valid_logits(prepared, trained), prepared.data.valid_labels)
     build_package(

@@ -50,6 +50,7 @@ class StudySpec:
         early_stopping: `auto` (the median rule) or `off`.
         seed: of everything random.
         warm_start: `study.db` files of earlier studies, whose trials the strategy learns from.
+        goal: `minimize` or `maximize`; None where the objective's name says it.
     """
 
     space: Mapping[str, Parameter]
@@ -60,10 +61,12 @@ class StudySpec:
     early_stopping: str = "off"
     seed: int = 0
     warm_start: tuple[Path, ...] = ()
+    goal: Direction | None = None
 
     def __post_init__(self) -> None:
         check_strategy(self.strategy, self.early_stopping)
-        direction_of(self.objective)
+        if self.goal is None:
+            direction_of(self.objective)
         mistakes = [
             f"{name} is {value}; it must be at least 1"
             for name, value in (("max_jobs", self.max_jobs), ("max_parallel_jobs", self.max_parallel_jobs))
@@ -77,7 +80,7 @@ class StudySpec:
     @property
     def direction(self) -> Direction:
         """`minimize` or `maximize`."""
-        return direction_of(self.objective)
+        return self.goal or direction_of(self.objective)
 
     def identity(self) -> dict[str, Any]:
         """Return what may not change when a study is resumed; `max_jobs` may."""
@@ -87,7 +90,12 @@ class StudySpec:
             "objective": self.objective,
             "early_stopping": self.early_stopping,
             "seed": self.seed,
+            **({} if self.goal is None else {"goal": self.goal}),
         }
+
+
+class StopStudy(Exception):  # noqa: N818 - a signal, not an error
+    """Raised by a trial's function where no other trial can do better, or none may begin; it is on record as failed."""
 
 
 class StopTrial(Exception):  # noqa: N818 - a signal, not an error
@@ -317,10 +325,13 @@ class _Runner:
         self._update()
         begin = time.perf_counter()
         states = optuna.trial.TrialState
+        ending: StopStudy | None = None
         try:
             value = self._value(self.run_trial(trial))
         except StopTrial:
             outcome, value, reason = states.PRUNED, None, ""
+        except StopStudy as error:
+            outcome, value, reason, ending = states.FAIL, None, str(error), error
         except Exception as error:  # noqa: BLE001 - whatever a trial raises is its failure, recorded with its reason
             outcome, value, reason = states.FAIL, None, f"{type(error).__name__}: {error}"
         else:
@@ -333,6 +344,8 @@ class _Runner:
             if outcome == states.FAIL and trial.attempt < _ATTEMPTS:
                 queue.append((trial.number, trial.attempt + 1, trial.hyperparameters))
         self._update()
+        if ending is not None:
+            raise ending
 
     def _value(self, metrics: Mapping[str, Any]) -> float:
         if self.spec.objective not in metrics:

@@ -1,0 +1,190 @@
+"""Flags of jobs that run a script, and how such a job is shown; `train` and `tune` share them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from finepoint.engines.local import Watcher
+    from finepoint.engines.spec import JobSpec
+
+_PANEL = "A script of yours"
+
+
+def option(*names: str, text: str, metavar: str | None = None) -> Any:
+    """Return a flag of the panel for scripts."""
+    return typer.Option(*names, help=text, metavar=metavar, rich_help_panel=_PANEL)
+
+
+EntryPoint = Annotated[
+    str | None, option("--entry-point", text="Script to run instead of finepoint's trainer.", metavar="FILE")
+]
+SourceDir = Annotated[
+    Path | None, option("--source-dir", text="Folder that holds it; without it the script comes alone.", metavar="DIR")
+]
+Hyperparameter = Annotated[
+    list[str] | None, option("--hp", text="Hyperparameter, handed over as `--KEY VALUE`.", metavar="KEY=VALUE")
+]
+ChannelPath = Annotated[
+    list[str] | None, option("--channel", text="Input, found at SM_CHANNEL_NAME.", metavar="NAME=PATH")
+]
+MetricText = Annotated[
+    list[str] | None, option("--metric-definition", text="Metric to read from the log.", metavar="NAME=REGEX")
+]
+Variable = Annotated[list[str] | None, option("--env", text="Variable of the environment.", metavar="NAME=VALUE")]
+InstanceCount = Annotated[int, option("--instance-count", text="Hosts; here each is a process.")]
+Distribution = Annotated[str, option("--distribution", text="torch_distributed (torchrun) or nothing.", metavar="NAME")]
+MaxRun = Annotated[
+    float | None, option("--max-run", text="Stop after so many seconds; SIGKILL 120 s later.", metavar="SECONDS")
+]
+CheckpointDir = Annotated[
+    Path | None, option("--checkpoint-dir", text="Keep checkpoints there, not in the job.", metavar="DIR")
+]
+Offline = Annotated[bool, option("--offline", text="Download nothing: requirements.txt must be met already.")]
+Debug = Annotated[bool, option("--debug", text="Record the script from outside, and judge it by rules.")]
+StopOn = Annotated[
+    list[str] | None,
+    option("--stop-on", text="Rule that ends the job when it fires, with --debug.", metavar="RULE"),
+]
+BestOf = Annotated[
+    str | None, option("--best-of", text="Take the hyperparameters of a study's best trial.", metavar="STUDY")
+]
+Detach = Annotated[bool, option("--detach", text="Go on in the background; see `finepoint logs`, `wait`, `stop`.")]
+
+
+def script_spec(
+    name: str,
+    entry_point: str,
+    source_dir: Path | None,
+    *,
+    hp: Sequence[str] | None,
+    channel: Sequence[str] | None,
+    metric_definition: Sequence[str] | None,
+    env: Sequence[str] | None,
+    instance_count: int,
+    distribution: str,
+    max_run: float | None,
+    checkpoint_dir: Path | None,
+    offline: bool,
+    best_of: Path | None = None,
+    debug: bool = False,
+    stop_on: Sequence[str] | None = None,
+) -> JobSpec:
+    """Return the spec that the flags of a script job describe.
+
+    Args:
+        name: of the job.
+        best_of: folder of a study, whose best hyperparameters are taken where no flag says otherwise.
+        entry_point: and all others: the flags.
+
+    Raises:
+        ConfigurationError: flags are wrong; all are listed.
+    """
+    from finepoint.engines.debugging import debugger_configuration
+    from finepoint.engines.encoding import parse_hyperparameter
+    from finepoint.engines.metrics import MetricDefinition
+    from finepoint.engines.spec import Channel, JobSpec, Limits, Resources
+    from finepoint.errors import ConfigurationError
+
+    mistakes: list[str] = []
+    best = best_hyperparameters(best_of) if best_of else {}
+    hyperparameters = best | {key: parse_hyperparameter(value) for key, value in _pairs("--hp", hp, mistakes)}
+    channels = {key: Channel(_absolute(value)) for key, value in _pairs("--channel", channel, mistakes)}
+    metrics = tuple(MetricDefinition(*pair) for pair in _pairs("--metric-definition", metric_definition, mistakes))
+    environment = dict(_pairs("--env", env, mistakes))
+    source = source_dir or Path(entry_point)
+    if stop_on and not debug:
+        mistakes.append("--stop-on needs --debug")
+    try:
+        debugger = debugger_configuration(stop_on=stop_on or ()) if debug else None
+        spec = JobSpec(
+            name,
+            entry_point=entry_point if source_dir else source.name,
+            source_dir=str(source.resolve()),
+            hyperparameters=hyperparameters,
+            channels=channels,
+            resources=Resources(instance_count),
+            limits=Limits(max_run),
+            metric_definitions=metrics,
+            distribution=distribution,
+            requirements="offline" if offline else "install",
+            checkpoint_location=str(checkpoint_dir.resolve()) if checkpoint_dir else "",
+            environment=environment,
+            debugger=debugger,
+        )
+    except ConfigurationError as error:
+        raise ConfigurationError([*mistakes, *error.mistakes]) from None
+    if mistakes:
+        raise ConfigurationError(mistakes)
+    return spec
+
+
+def live_watcher(*, quiet: bool) -> Watcher:
+    """Return a watcher that prints what a script prints, to standard error so that results stay apart."""
+    from finepoint.cli.output import say
+    from finepoint.engines.local import Watcher
+
+    several: set[str] = set()
+
+    def on_line(host: str, line: str) -> None:
+        several.add(host)
+        prefix = f"[{host}] " if len(several) > 1 or host != "algo-1" else ""
+        sys.stderr.write(prefix + line)
+        sys.stderr.flush()
+
+    return Watcher(say=say) if quiet else Watcher(say=say, on_line=on_line)
+
+
+def best_hyperparameters(study: Path) -> dict[str, Any]:
+    """Return the hyperparameters of a study's best trial.
+
+    Raises:
+        NotFoundError: the study has not ended, or the folder has none.
+    """
+    from finepoint.engines.trials import OUTPUT
+    from finepoint.errors import NotFoundError
+    from finepoint.files import read_json
+
+    if not (study / OUTPUT).is_file():
+        raise NotFoundError(f"{study.name} is no study that has ended; `finepoint tune --entry-point ...` makes one")
+    return dict(read_json(study / OUTPUT)["best_hyperparameters"])
+
+
+def job_row(record: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return what `--json` prints of a job."""
+    model = path / "output" / "model.tar.gz"
+    return {
+        "job": path.name,
+        "path": str(path),
+        "status": record["status"],
+        "exit_code": record.get("exit_code"),
+        "failure": record.get("failure", ""),
+        "metrics": record.get("metrics", {}),
+        "rules": record.get("rules", {}),
+        "seconds": record.get("seconds"),
+        "model": str(model) if model.is_file() else None,
+        "started_at": record["started_at"],
+        "finished_at": record["finished_at"],
+    }
+
+
+def _pairs(flag: str, texts: Sequence[str] | None, mistakes: list[str]) -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+    for text in texts or ():
+        key, separator, value = text.partition("=")
+        if not separator or not key.strip():
+            mistakes.append(f"{flag} {text!r} is not NAME=VALUE")
+        elif key.strip() in dict(found):
+            mistakes.append(f"{flag} {key.strip()} is given twice")
+        else:
+            found.append((key.strip(), value))
+    return found
+
+
+def _absolute(location: str) -> str:
+    return location if "://" in location else str(Path(location).resolve())

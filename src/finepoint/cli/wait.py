@@ -1,0 +1,29 @@
+"""`finepoint wait`: wait for a job."""
+
+from __future__ import annotations
+
+import typer
+
+from finepoint.cli.arguments import JobArgument, Json, RunsDir
+
+
+def command(job: JobArgument, runs_dir: RunsDir = None, json: Json = False) -> None:
+    """Wait until a job has ended; the exit code is 0 if it completed.
+
+    Examples:
+
+        finepoint wait train-2026-11-24-11-24-05-458 && echo done
+    """
+    from finepoint.cli.output import plain, print_json, show
+    from finepoint.cli.scripts import job_row
+    from finepoint.engines.jobs import find_job, wait
+    from finepoint.runs.folder import runs_dir as default_dir
+
+    found = find_job(job, default_dir(runs_dir))
+    row = job_row(wait(found), found.path)
+    if json:
+        print_json(row)
+    else:
+        show(f"Job [bold]{plain(row['job'])}[/]: {row['status']}. {plain(row['failure'])}")
+    if row["status"] != "Completed":
+        raise typer.Exit(1)

@@ -1,0 +1,95 @@
+"""A job on disk: its record `job.json`, and where its parts lie."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from finepoint.engines.spec import JobSpec, JobStatus
+from finepoint.files import read_json, write_json
+from finepoint.models.building import versions
+
+RECORD = "job.json"
+
+
+@dataclass(frozen=True)
+class JobFolder:
+    """A job's folder."""
+
+    path: Path
+
+    @property
+    def record(self) -> Path:
+        """What the job is and what became of it."""
+        return self.path / RECORD
+
+    @property
+    def logs(self) -> Path:
+        """What its processes printed."""
+        return self.path / "logs.txt"
+
+    @property
+    def metrics(self) -> Path:
+        """What was read from that, a JSON object a line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def failure(self) -> Path:
+        """Why it failed, as SageMaker's toolkit writes it."""
+        return self.path / "output" / "failure"
+
+    @property
+    def model(self) -> Path:
+        """The packed model."""
+        return self.path / "output" / "model.tar.gz"
+
+    def read(self) -> dict[str, Any]:
+        """Return the content of `job.json`.
+
+        Raises:
+            InputError: it is missing or damaged.
+        """
+        return dict(read_json(self.record))
+
+    def begin(self, spec: JobSpec) -> None:
+        """Write that the job is in progress, watched by this process."""
+        write_json(
+            self.record,
+            {
+                "schema_version": 1,
+                "spec": spec.to_json(),
+                "status": "InProgress",
+                "exit_code": None,
+                "failure": "",
+                "started_at": now(),
+                "finished_at": None,
+                "metrics": {},
+                "pid": os.getpid(),
+                "process_started": psutil.Process().create_time(),
+                "versions": versions(),
+            },
+        )
+
+    def finish(self, status: JobStatus, **values: Any) -> None:
+        """Write what became of the job."""
+        write_json(self.record, {**self.read(), "status": status, "finished_at": now(), **values})
+
+
+def supervisor_of(record: dict[str, Any]) -> psutil.Process | None:
+    """Return the process that watches a job, if it still runs."""
+    try:
+        process = psutil.Process(int(record["pid"]))
+        same = abs(process.create_time() - float(record["process_started"])) < 1
+        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+    except (psutil.Error, KeyError, TypeError, ValueError):
+        return None
+
+
+def now() -> str:
+    """Return the time, UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

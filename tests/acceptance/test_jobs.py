@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from tests.acceptance.conftest import COMMAND, Finepoint, runs_of, value_of
+from tests.engines.conftest import SCRIPTS
+
+pytestmark = pytest.mark.slow
+WAITS = """
+import os, sys, threading
+print("begun", flush=True)
+if os.path.exists("/opt/ml/model"): open("/opt/ml/model/half", "w").close()
+threading.Event().wait()
+"""
+
+
+def test_a_script_is_trained_and_its_job_is_listed_and_removed(finepoint: Finepoint, tmp_path: Path) -> None:
+    (tmp_path / "lines.txt").write_text("a\n")
+    script = ["--entry-point", "train.sh", "--source-dir", SCRIPTS / "shell", "--hp", "greeting=hello"]
+    row = value_of(finepoint("train", *script, "--channel", f"train={tmp_path}", "--run", "shell-job", "--json"))
+    assert (row["status"], row["exit_code"]) == ("Completed", 0)
+    assert Path(row["model"]).is_file()
+    assert "greeting: hello" in finepoint("logs", "shell-job").stdout
+    listed = {run["run"]: run for run in value_of(finepoint("runs", "--json"))}
+    assert listed["shell-job"]["status"] == "completed"
+    assert "shell-job" in finepoint("runs").stdout
+    finepoint("rm", "shell-job")
+    assert not (runs_of(finepoint) / "shell-job").exists()
+    assert (tmp_path / "lines.txt").exists()
+
+
+def test_a_detached_job_is_followed_stopped_and_waited_for(finepoint: Finepoint, tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(WAITS)
+    row = value_of(finepoint("train", "--entry-point", tmp_path / "train.py", "--run", "back", "--detach", "--json"))
+    assert row["status"] == "InProgress"
+    follower = subprocess.Popen(
+        [*COMMAND, "logs", "-f", "back"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "FINEPOINT_RUNS": str(runs_of(finepoint))},
+    )
+    assert follower.stdout is not None
+    assert follower.stdout.readline() == "begun\n"
+    assert "is running" in finepoint("rm", "back", code=2).stderr
+    assert (
+        "is running"
+        in finepoint("train", "--entry-point", tmp_path / "train.py", "--run", "back", "--detach", code=2).stderr
+    )
+    stopped = value_of(finepoint("stop", "back", "--json"))
+    assert (stopped["status"], stopped["failure"]) == ("Stopped", "stopped on request")
+    follower.communicate(timeout=30)
+    assert follower.returncode == 0
+    finepoint("wait", "back", code=1)
+    assert "is not running" in finepoint("stop", "back", code=2).stderr
+
+
+def test_a_script_that_fails_is_told_without_a_traceback_of_ours(finepoint: Finepoint, tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text("import argparse; argparse.ArgumentParser().parse_args()")
+    done = finepoint("train", "--entry-point", tmp_path / "train.py", "--hp", "lr=1", "--run", "fails", code=1)
+    assert "unrecognized arguments: --lr 1" in done.stderr
+    assert "exit code 2" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "give either a folder of images, or --entry-point"),
+        (["--entry-point", "nix.py"], "does not exist"),
+        (["--entry-point", "train.sh", "--source-dir", SCRIPTS / "shell", "--lr", "1"], "--hp KEY=VALUE"),
+        (
+            ["--entry-point", "nix.sh", "--source-dir", SCRIPTS / "shell", "--hp", "lr", "--channel", "a=/nix/a"],
+            "3 settings are wrong",
+        ),
+    ],
+)
+def test_mistakes_of_a_script_job_are_explained(finepoint: Finepoint, arguments: list[object], words: str) -> None:
+    assert words in finepoint("train", *arguments, code=2).stderr
