@@ -25,6 +25,11 @@ DataPath = Annotated[
 ModelArgument = Annotated[str, typer.Argument(help="A run (name or folder), or a model.tar.gz.", metavar="RUN|MODEL")]
 JobArgument = Annotated[str, typer.Argument(help="A job (name or folder), or RUN/training.", metavar="JOB")]
 
+Debug = Annotated[
+    bool,
+    typer.Option("--debug/--no-debug", help="Record the final training and judge it by the debugger's rules."),
+]
+
 _Flag = tuple[str, Any, Any, str]
 DATA: tuple[_Flag, ...] = (
     ("seed", int, 0, "Seed of everything random."),

@@ -13,6 +13,7 @@ from finepoint.cli.arguments import (
     HYPERPARAMETERS,
     TUNING,
     DataPath,
+    Debug,
     Json,
     RunName,
     RunsDir,
@@ -25,6 +26,7 @@ def command(
     path: DataPath,
     run: RunName = None,
     deploy: Annotated[bool, typer.Option("--deploy", help="Put the model behind an endpoint at the end.")] = False,
+    debug: Debug = True,
     runs_dir: RunsDir = None,
     json: Json = False,
     *,
@@ -46,7 +48,9 @@ def command(
     from finepoint.runs.workflow import run as run_all
 
     with LiveListener() as listener:
-        finished = run_all(path, name=run, directory=runs_dir, listener=listener, command=sys.argv, **settings)
+        finished = run_all(
+            path, name=run, directory=runs_dir, listener=listener, command=sys.argv, debug=debug, **settings
+        )
     summary = finished.summary
     endpoint = None
     if deploy:

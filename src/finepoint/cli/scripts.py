@@ -46,7 +46,13 @@ CheckpointDir = Annotated[
     Path | None, option("--checkpoint-dir", text="Keep checkpoints there, not in the job.", metavar="DIR")
 ]
 Offline = Annotated[bool, option("--offline", text="Download nothing: requirements.txt must be met already.")]
-Debug = Annotated[bool, option("--debug", text="Record the script from outside, and judge it by rules.")]
+Debug = Annotated[
+    bool | None,
+    option(
+        "--debug/--no-debug",
+        text="Record the training and judge it by rules; finepoint's trainer is recorded unless --no-debug.",
+    ),
+]
 StopOn = Annotated[
     list[str] | None,
     option("--stop-on", text="Rule that ends the job when it fires, with --debug.", metavar="RULE"),
@@ -72,7 +78,7 @@ def script_spec(
     checkpoint_dir: Path | None,
     offline: bool,
     best_of: Path | None = None,
-    debug: bool = False,
+    debug: bool | None = False,
     stop_on: Sequence[str] | None = None,
 ) -> JobSpec:
     """Return the spec that the flags of a script job describe.

@@ -47,7 +47,7 @@ def command(
     checkpoint_dir: CheckpointDir = None,
     offline: Offline = False,
     best_of: BestOf = None,
-    debug: Debug = False,
+    debug: Debug = None,
     stop_on: StopOn = None,
     detach: Detach = False,
     runs_dir: RunsDir = None,
@@ -72,7 +72,7 @@ def command(
     if (path is None) == (entry_point is None):
         raise ConfigurationError("give either a folder of images, or --entry-point SCRIPT")
     if path is not None:
-        _train(path, run, runs_dir, json, settings)
+        _train(path, run, runs_dir, json, {**settings, "debug": debug is not False})
         return
     if settings["hyperparameters"]:
         named = ", ".join(settings["hyperparameters"])

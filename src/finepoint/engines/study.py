@@ -55,9 +55,7 @@ def tune(environment: Environment) -> None:
     settings = {key: given.pop(key) for key in STUDY_KEYS if key in given}
     spec = study_spec(settings, int(given.get("seed", 0)))
     Hyperparameters.from_mapping({name: value for name, value in given.items() if name in known_hyperparameters()})
-    prepared = prepare(
-        replace(environment, hyperparameters=given)
-    )
+    prepared = prepare(replace(environment, hyperparameters=given))
     emit("embedded", **prepared.count.to_json())
     state = run_study(
         environment.checkpoint_dir,

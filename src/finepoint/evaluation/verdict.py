@@ -76,6 +76,7 @@ def _findings(summary: Mapping[str, Any]) -> list[Finding]:
         _random_weights(summary),
         *_from_data(summary),
         _overfit(summary),
+        *_from_debugger(summary),
         *_weak_classes(test),
         _confused(test),
         _doubtful_labels(summary),
@@ -100,6 +101,15 @@ def _random_weights(summary: Mapping[str, Any]) -> Finding | None:
 def _from_data(summary: Mapping[str, Any]) -> list[Finding]:
     findings = [Finding.from_json(value) for value in summary.get("data", {}).get("findings", [])]
     return [finding for finding in findings if finding.severity != "info"]
+
+
+def _from_debugger(summary: Mapping[str, Any]) -> list[Finding]:
+    """Return what the debugger's rules found; a rule that could not judge has found nothing, and is no pass either."""
+    return [
+        Finding(value["rule"], "warning", _uncapitalised(value["meaning"]), value["evidence"], value["remedy"])
+        for value in summary.get("debugger", {}).get("findings", [])
+        if value["status"] == "IssuesFound"
+    ]
 
 
 def _overfit(summary: Mapping[str, Any]) -> Finding | None:
@@ -181,3 +191,13 @@ def _small_test(test: Mapping[str, Any]) -> Finding | None:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
+
+
+def _uncapitalised(sentence: str) -> str:
+    """Return a sentence as findings have it: without a capital (unless it is a name's) and without a full stop.
+
+    >>> _uncapitalised("A ReLU stands here."), _uncapitalised("ReLU is dead.")
+    ('a ReLU stands here', 'ReLU is dead')
+    """
+    stripped = sentence.rstrip(".")
+    return stripped if stripped[1:2].isupper() else stripped[:1].lower() + stripped[1:]

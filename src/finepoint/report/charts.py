@@ -94,6 +94,31 @@ def parallel_chart(tuning: Mapping[str, Any]) -> Markup:
     )
 
 
+def evidence_chart(series: Sequence[Mapping[str, Any]]) -> Markup | None:
+    """Return the series that a finding rests on over their steps, at most four of them; None without any to draw."""
+    drawn = []
+    for item in series[:4]:
+        points = [
+            (step, value)
+            for step, value in zip(item["steps"], item["values"], strict=True)
+            if isinstance(value, int | float) and math.isfinite(value)
+        ]
+        if len(points) > 1:
+            drawn.append((item, points))
+    if not drawn:
+        return None
+    steps = [step for _, points in drawn for step, _ in points]
+    values = [value for _, points in drawn for _, value in points]
+    marks = ticks(min(values), max(values), 4)
+    x = Scale(min(steps), max(*steps, min(steps) + 1), 56, 688)
+    y = Scale(min(marks[0], *values), max(marks[-1], *values), 140, 16)
+    parts = axes(x, y, sorted({round(value) for value in ticks(min(steps), max(steps), 6)}), marks, "step")
+    for place, (item, points) in enumerate(drawn):
+        name = f"{item['name']} ({item['mode']}, {item['reduction']})"
+        parts.append(polyline([(x(step), y(value)) for step, value in points], f"series series-{'abab'[place]}", name))
+    return svg(700, 184, parts, "; ".join(f"{item['name']} over the steps" for item, _ in drawn))
+
+
 class _Column:
     """Places values on a vertical axis: numbers by size, words one below the other."""
 

@@ -67,6 +67,7 @@ def _content(run: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
         "history": charts.history_chart(tuning) if tuning and len(done) > 1 else None,
         "parallel": charts.parallel_chart(tuning) if tuning and len(done) > 1 else None,
         "curves": _curves(training),
+        "debugger": _debugger(summary.get("debugger")),
         "reliability": charts.reliability_chart(test["reliability_before"], test["reliability_after"])
         if test
         else None,
@@ -84,6 +85,32 @@ def _curves(training: Mapping[str, Any] | None) -> list[Any]:
     if not training or not training["epochs"]:
         return []
     return [charts.curves_chart(training["epochs"], name, training["best_epoch"]) for name in ("loss", "accuracy")]
+
+
+def _debugger(judged: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return the debugger's findings by what they say, each that fired with a plot of its evidence."""
+    if not judged:
+        return None
+    found = judged["findings"]
+    return {
+        "fired": [
+            {**item, "seen": _seen(item["evidence"]), "plot": charts.evidence_chart(item["evidence"].get("series", []))}
+            for item in found
+            if item["status"] == "IssuesFound"
+        ],
+        "unjudged": [item for item in found if item["status"] in ("NotApplicable", "Error")],
+        "clean": [item["rule"] for item in found if item["status"] == "NoIssuesFound"],
+        "overhead_fraction": judged["overhead_fraction"],
+        "notes": judged["notes"],
+    }
+
+
+def _seen(evidence: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {_value(value)}" for name, value in evidence.items() if name != "series")
+
+
+def _value(value: Any) -> str:
+    return number(value) if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
 
 
 def _confusion(test: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from finepoint.evaluation.verdict import judge
 from finepoint.files import read_json, write_json
 from finepoint.models.building import versions
 from finepoint.models.runtimes import cores
-from finepoint.runs.debugging import read_judgement
+from finepoint.runs.debugging import debugger_summary
 from finepoint.runs.folder import RunFolder
 from finepoint.runs.options import RunOptions
 
@@ -69,7 +69,7 @@ def write_summary(folder: RunFolder, options: RunOptions) -> dict[str, Any]:
     if trained:
         kept = ("hyperparameters", "epochs", "best_epoch", "seconds", "temperature")
         summary["training"] = {key: trained[key] for key in kept}
-    if trained and (judged := read_judgement(folder)):
+    if trained and (judged := debugger_summary(folder)):
         summary["debugger"] = judged
     if tested:
         summary["test"] = {**tested, "times_read": len(folder.readings())}
