@@ -76,16 +76,31 @@ failures: list[str] = []
 
 
 class Subscription:
-    """A callback's place at an event; `close` gives it up."""
+    """A callback's place at an event; `close` gives it up, `pause` until `resume`."""
 
-    def __init__(self, close: Remove) -> None:
+    def __init__(self, close: Remove, resume: Callable[[], None] | None = None) -> None:
         self._close: Remove | None = close
+        self._resume = resume
+        self._paused = False
 
     def close(self) -> None:
         """End it; closing twice does nothing."""
         if self._close is not None:
-            self._close()
+            if not self._paused:
+                self._close()
             self._close = None
+
+    def pause(self) -> None:
+        """Have nothing called, at no cost, until `resume`."""
+        if self._close is not None and self._resume is not None and not self._paused:
+            self._close()
+            self._paused = True
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        if self._close is not None and self._resume is not None and self._paused:
+            self._resume()
+            self._paused = False
 
 
 class Event(Generic[P]):
@@ -102,10 +117,8 @@ class Event(Generic[P]):
 
     def subscribe(self, callback: Callable[P, object]) -> Subscription:
         """Have `callback` called at every such moment from now on."""
-        self._callbacks = (*self._callbacks, callback)
-        if self._remove is None:
-            self._remove = self._install(self)
-        return Subscription(lambda: self._drop(callback))
+        self._add(callback)
+        return Subscription(lambda: self._drop(callback), lambda: self._add(callback))
 
     def emit(self, *args: P.args, **kwargs: P.kwargs) -> None:
         """Call every callback; not while torch compiles or exports, which traces what it meets."""
@@ -117,6 +130,11 @@ class Event(Generic[P]):
             except Exception:  # noqa: BLE001 - the program that is watched must go on
                 self._drop(callback)
                 _tell_failure()
+
+    def _add(self, callback: Callable[P, object]) -> None:
+        self._callbacks = (*self._callbacks, callback)
+        if self._remove is None:
+            self._remove = self._install(self)
 
     def _drop(self, callback: Callable[P, object]) -> None:
         self._callbacks = tuple(kept for kept in self._callbacks if kept is not callback)
@@ -206,31 +224,56 @@ def _install_loss(event: Event[[str, tuple[Any, ...], dict[str, Any], Any]]) -> 
 
         return loss
 
-    owners = [(functional, name) for name in LOSS_FUNCTIONS]
+    return _replace_all(
+        [(owner, name, functools.partial(around, name)) for owner, name in _loss_places(len(sys.modules))]
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def _loss_places(modules: int) -> list[tuple[Any, str]]:
+    """Return where losses are called by name: torch, and modules that have imported them by name.
+
+    Args:
+        modules: how many are imported; looking through them takes milliseconds, and is done when there are more.
+    """
+    places = [(functional, name) for name in LOSS_FUNCTIONS]
     for module in [held for held in sys.modules.values() if isinstance(held, ModuleType)]:
         if not module.__name__.startswith("torch"):
-            # `from torch.nn.functional import cross_entropy` has copied the name.
             known = module.__dict__
-            owners += [(module, name) for name in LOSS_FUNCTIONS if known.get(name) is getattr(functional, name)]
-    return _replace_all([(owner, name, functools.partial(around, name)) for owner, name in owners])
+            places += [(module, name) for name in LOSS_FUNCTIONS if known.get(name) is getattr(functional, name)]
+    return places
 
 
-def _install_backward(begin: bool) -> Callable[[Event[[Any]]], Remove]:
-    def install(event: Event[[Any]]) -> Remove:
-        def around(original: Callable[..., Any]) -> Callable[..., Any]:
-            def backward(tensors: Any, *args: Any, **kwargs: Any) -> Any:
-                if begin:
-                    event.emit(tensors)
-                result = original(tensors, *args, **kwargs)
-                if not begin:
-                    event.emit(tensors)
-                return result
+class _Shared:
+    """A patch that several events need: put in place for the first of them, taken away with the last."""
 
-            return backward
+    def __init__(self, put: Callable[[], Remove]) -> None:
+        self._put, self._users = put, 0
+        self._remove: Remove = lambda: None
 
-        return _replace_all([(torch.autograd, "backward", around)])
+    def __call__(self, event: Event[Any]) -> Remove:
+        if self._users == 0:
+            self._remove = self._put()
+        self._users += 1
+        return self._leave
 
-    return install
+    def _leave(self) -> None:
+        self._users -= 1
+        if self._users == 0:
+            self._remove()
+
+
+def _put_backward() -> Remove:
+    def around(original: Callable[..., Any]) -> Callable[..., Any]:
+        def backward(tensors: Any, *args: Any, **kwargs: Any) -> Any:
+            BACKWARD_BEGIN.emit(tensors)
+            result = original(tensors, *args, **kwargs)
+            BACKWARD_END.emit(tensors)
+            return result
+
+        return backward
+
+    return _replace_all([(torch.autograd, "backward", around)])
 
 
 def _install_step_begin(event: Event[[torch.optim.Optimizer]]) -> Remove:
@@ -252,27 +295,11 @@ def _install_schedule(event: Event[[Any]]) -> Remove:
     return _replace_all([(kind, "step", _emitting_self(event)) for kind in kinds if "step" in vars(kind)])
 
 
-def _install_loader_begin(event: Event[[DataLoader[Any]]]) -> Remove:
-    def around(original: Callable[..., Any]) -> Callable[..., Any]:
-        def begin(loader: DataLoader[Any]) -> Any:
-            event.emit(loader)
-            return original(loader)
-
-        return begin
-
-    return _replace_all([(DataLoader, "__iter__", around)])
-
-
 class _Batches:
     """An iterator over a loader's batches that tells of each; all else is the loader's own iterator's."""
 
-    def __init__(
-        self,
-        batches: Iterator[Any],
-        on_batch: Callable[[Any, float], None] | None,
-        on_end: Callable[[bool], None] | None,
-    ) -> None:
-        self._batches, self._on_batch, self._on_end = batches, on_batch, on_end
+    def __init__(self, loader: DataLoader[Any], batches: Iterator[Any]) -> None:
+        self._loader, self._batches, self._ended = loader, batches, False
 
     def __iter__(self) -> _Batches:
         return self
@@ -284,8 +311,7 @@ class _Batches:
         except StopIteration:
             self._end(True)
             raise
-        if self._on_batch is not None:
-            self._on_batch(batch, time.perf_counter() - began)
+        BATCH.emit(self._loader, batch, time.perf_counter() - began)
         return batch
 
     def __len__(self) -> int:
@@ -298,25 +324,16 @@ class _Batches:
         self._end(False)
 
     def _end(self, exhausted: bool) -> None:
-        if self._on_end is not None:
-            self._on_end(exhausted)
-            self._on_end = None
+        if not self._ended:
+            self._ended = True
+            LOADER_END.emit(self._loader, exhausted)
 
 
-def _install_batch(event: Event[[DataLoader[Any], Any, float]]) -> Remove:
+def _put_loader() -> Remove:
     def around(original: Callable[..., Any]) -> Callable[..., Any]:
         def batches(loader: DataLoader[Any]) -> _Batches:
-            return _Batches(original(loader), lambda batch, waited: event.emit(loader, batch, waited), None)
-
-        return batches
-
-    return _replace_all([(DataLoader, "__iter__", around)])
-
-
-def _install_loader_end(event: Event[[DataLoader[Any], bool]]) -> Remove:
-    def around(original: Callable[..., Any]) -> Callable[..., Any]:
-        def batches(loader: DataLoader[Any]) -> _Batches:
-            return _Batches(original(loader), None, lambda exhausted: event.emit(loader, exhausted))
+            LOADER_BEGIN.emit(loader)
+            return _Batches(loader, original(loader))
 
         return batches
 
@@ -379,13 +396,14 @@ def _gated(original: Callable[..., Any], wrapped: Callable[..., Any], removed: l
 FORWARD_BEGIN: Event[[nn.Module, tuple[Any, ...]]] = Event(_install_forward_begin)
 FORWARD_END: Event[[nn.Module, tuple[Any, ...], dict[str, Any], Any]] = Event(_install_forward_end)
 LOSS: Event[[str, tuple[Any, ...], dict[str, Any], Any]] = Event(_install_loss)
-BACKWARD_BEGIN: Event[[Tensor | Any]] = Event(_install_backward(True))
-BACKWARD_END: Event[[Tensor | Any]] = Event(_install_backward(False))
+_backward, _loader = _Shared(_put_backward), _Shared(_put_loader)
+BACKWARD_BEGIN: Event[[Tensor | Any]] = Event(_backward)
+BACKWARD_END: Event[[Tensor | Any]] = Event(_backward)
 STEP_BEGIN: Event[[torch.optim.Optimizer]] = Event(_install_step_begin)
 STEP_END: Event[[torch.optim.Optimizer]] = Event(_install_step_end)
 ZERO_GRAD: Event[[Any]] = Event(_install_zero_grad)
 SCHEDULE: Event[[Any]] = Event(_install_schedule)
-LOADER_BEGIN: Event[[DataLoader[Any]]] = Event(_install_loader_begin)
-BATCH: Event[[DataLoader[Any], Any, float]] = Event(_install_batch)
-LOADER_END: Event[[DataLoader[Any], bool]] = Event(_install_loader_end)
+LOADER_BEGIN: Event[[DataLoader[Any]]] = Event(_loader)
+BATCH: Event[[DataLoader[Any], Any, float]] = Event(_loader)
+LOADER_END: Event[[DataLoader[Any], bool]] = Event(_loader)
 COMPILE: Event[[Any]] = Event(_install_compile)

@@ -14,7 +14,7 @@ from finepoint.debugger.collection import CollectionManager
 from finepoint.debugger.modes import ModeKeys
 from finepoint.debugger.observers import observe
 from finepoint.debugger.observers.processes import rank
-from finepoint.debugger.recorder import Recorder, Step
+from finepoint.debugger.recorder import Recorder
 from finepoint.debugger.selection import Selection
 from finepoint.debugger.writing import RecordingWriter
 
@@ -27,7 +27,8 @@ class Recorded:
         self._passes: Counter[ModeKeys] = Counter()
         self._steps: dict[ModeKeys, list[int]] = {}
         if recorder is not None:
-            recorder.on_step_begin.append(self._step_begins)
+            recorder.on_step_begin.append(lambda step: self._counts(step.mode, step.number))
+            recorder.on_step_skipped.append(self._counts)
 
     @property
     def overhead_fraction(self) -> float:
@@ -61,9 +62,9 @@ class Recorded:
         if self._recorder is not None:
             self._recorder.scalar(f"scalar/{name}", value)
 
-    def _step_begins(self, step: Step) -> None:
-        first, _, batches = self._steps.get(step.mode, (step.number, step.number, 0))
-        self._steps[step.mode] = [first, step.number, batches + 1]
+    def _counts(self, mode: ModeKeys, number: int) -> None:
+        first, _, batches = self._steps.get(mode, (number, number, 0))
+        self._steps[mode] = [first, number, batches + 1]
 
 
 @contextmanager

@@ -12,15 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from finepoint.debugger.budget import Budget
+from finepoint.debugger.budget import CALL_SECONDS, PASSED_OVER_SECONDS, Budget
 from finepoint.debugger.modes import ModeKeys
 from finepoint.debugger.naming import Names, unwrapped
-from finepoint.debugger.reductions import Arriving, Pending, as_array, measurable, reduce, reduce_all
+from finepoint.debugger.reductions import Arriving, Pending, as_array, measurable, reduce, reduce_all, sampled
 from finepoint.debugger.selection import Plan, Selection
 from finepoint.debugger.writing import RecordingWriter, SeriesKey
 from finepoint.instrumentation import COMPILE, FORWARD_BEGIN, FORWARD_END, Event, Subscription, watch_calls
 
 P = ParamSpec("P")
+# Where fewer steps are passed over than that, going to sleep and waking up costs more than it saves.
+_WORTH_SLEEPING = 8
 # Steps whose values may be on their way from a GPU at once; then the oldest is waited for.
 _ON_THEIR_WAY = 16
 
@@ -85,6 +87,7 @@ class Recorder:
         self.on_first_step: list[Callable[[], object]] = []
         self.on_model: list[Callable[[nn.Module], object]] = []
         self.on_step_begin: list[Callable[[Step], object]] = []
+        self.on_step_skipped: list[Callable[[ModeKeys, int], object]] = []
         self.on_step_end: list[Callable[[Step], object]] = []
         self.on_module_end: list[Callable[[str, nn.Module, tuple[Any, ...], Any], object]] = []
         self.on_close: list[Callable[[], object]] = []
@@ -92,11 +95,14 @@ class Recorder:
         self._pending = Pending()
         self._arriving: list[tuple[Step, Arriving]] = []
         self._subscriptions: list[Subscription] = []
+        # Those that are paused in steps that are passed over.
+        self._sleeping: list[Subscription] = []
         self._modules: list[Subscription] = []
         self._calls: list[Subscription] = []
         self._depth = 0
         self._discover = discover
         self._busy = False
+        self._awake = True
         self._pid = os.getpid()
         self._nonfinite = False
         self._told = 0.0
@@ -108,10 +114,15 @@ class Recorder:
 
     # What observers and the hook call.
 
-    def watch(self, event: Event[P], callback: Callable[P, object]) -> Subscription:
-        """Subscribe to an event until the recorder closes; the time the callback takes counts as spent."""
-        subscription = event.subscribe(self._guarded(callback))
+    def watch(self, event: Event[P], callback: Callable[P, object], *, always: bool = False) -> Subscription:
+        """Subscribe to an event until the recorder closes; the time the callback takes counts as spent.
+
+        Where steps are so short that most are passed over, callbacks are not called in those, unless `always`.
+        """
+        subscription = event.subscribe(self._guarded(callback, always))
         self._subscriptions.append(subscription)
+        if not always:
+            self._sleeping.append(subscription)
         return subscription
 
     def watch_module(
@@ -152,7 +163,7 @@ class Recorder:
         plan = self.plan(name, kind)
         if plan and (ready := measurable(tensor)) is not None:
             self._keep(name, tensor, plan)
-            for reduction, value in reduce(ready, plan.reductions):
+            for reduction, value in reduce(sampled(ready) if plan.sampled else ready, plan.reductions):
                 self._pending.add((name, reduction), value)
 
     def save_all(self, tensors: list[tuple[str, Tensor]], kind: str) -> None:
@@ -216,7 +227,7 @@ class Recorder:
         number = self.numbers[mode]
         active = self.selection.active(mode, number, force=self._save_next)
         self._save_next = False
-        light = number % self.budget.stride == 0 or bool(active)
+        light = self.selection.fixed or number % self.budget.stride == 0 or bool(active)
         self.step = Step(mode, number, self.total, light, active, args, kwargs or {})
         self._depth = 0
         if active and not self.compiled:
@@ -237,7 +248,7 @@ class Recorder:
         self.step = None
         self._credited = time.perf_counter() - began
         step.spent += self._credited
-        if self.budget.step_ended(step.mode, step.heavy, step.spent):
+        if not self.selection.fixed and self.budget.step_ended(step.mode, step.heavy, step.spent):
             self.writer.note(
                 f"steps are so short that loss, learning rate and the like are recorded at every "
                 f"{self.budget.stride}th only, to keep to {100 * self.budget.share:g} % of the job's time"
@@ -253,10 +264,6 @@ class Recorder:
         if self.step is not None and self._pending:
             self._arriving.append((self.step, self._pending.depart()))
         self._drain(False)
-
-    def modules_done(self) -> None:
-        """Watch modules no longer in this step."""
-        self._watch_modules(False)
 
     def close(self) -> None:
         """End recording; closing twice does nothing."""
@@ -283,15 +290,63 @@ class Recorder:
         self.root = unwrapped(model)
         for subscription in self._calls:
             subscription.close()
-        self._calls = [watch_calls(type(model), self._guarded(self._root_called), self._guarded(self._root_returned))]
+        self._calls = [self._watch_root(type(model))]
+
+    def _watch_root(self, kind: type[nn.Module]) -> Subscription:
+        begin, end = self._guarded(self._root_called, always=True), self._guarded(self._root_returned)
+
+        def called(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if self._counts(module) and not self._passed_over(module):
+                begin(module, args, kwargs)
+
+        def returned(module: nn.Module, output: Any) -> None:
+            if self._modules:
+                end(module, output)
+
+        return watch_calls(kind, called, returned)
+
+    def _counts(self, module: nn.Module) -> bool:
+        """Return whether a call of a module is a step."""
+        return module is self.root or unwrapped(module) is self.root or any(module is one for one in self.stand_ins)
+
+    def _passed_over(self, module: nn.Module) -> bool:
+        """Count a step and return True where steps are so short that this one is not recorded at all."""
+        stride = self.budget.stride
+        if stride < _WORTH_SLEEPING or self._busy or os.getpid() != self._pid:
+            return False
+        mode = self._mode_of(module)
+        number = self.numbers[mode] + 1
+        if number % stride == 0 or self._save_next or self.budget.first(mode, number):
+            self._wake(True)
+            return False
+        if self.step is not None:
+            self._guarded(self.end_step, always=True)()
+        self.numbers[mode] = number
+        self.total += 1
+        self.budget.spent += PASSED_OVER_SECONDS
+        # What counts calls between steps needs to see the one before a step that is recorded.
+        soon = (number + 1) % stride == 0 or self.budget.first(mode, number + 1)
+        if soon is not self._awake:
+            self._wake(soon)
+        for tell in self.on_step_skipped:
+            tell(mode, number)
+        return True
+
+    def _wake(self, wanted: bool) -> None:
+        if wanted is not self._awake:
+            self._awake = wanted
+            for subscription in self._sleeping:
+                subscription.resume() if wanted else subscription.pause()
 
     def _root_called(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if unwrapped(module) is self.root or module in self.stand_ins:
-            self.begin_step(self._mode_of(module), args, kwargs)
+        self.begin_step(self._mode_of(module), args, kwargs)
 
     def _root_returned(self, module: nn.Module, output: Any) -> None:
-        if (unwrapped(module) is self.root or module in self.stand_ins) and (not self._discover or (self.total > 0 and len(self.names.models) == 1)):
-            self.modules_done()
+        if not self._counts(module):
+            return
+        # The first time, and with several models, modules are called after the root that are to be seen as well.
+        if not self._discover or (self.total > 0 and len(self.names.models) == 1):
+            self._watch_modules(False)
 
     def _mode_of(self, module: nn.Module) -> ModeKeys:
         if self.mode is not None:
@@ -353,14 +408,13 @@ class Recorder:
             from torch._dynamo.eval_frame import OptimizedModule
 
             self._calls[0].close()
-            begin, end = self._guarded(self._root_called), self._guarded(self._root_returned)
-            self._calls = [watch_calls(OptimizedModule, begin, end)]
+            self._calls = [self._watch_root(OptimizedModule)]
 
-    def _guarded(self, callback: Callable[P, object]) -> Callable[P, None]:
+    def _guarded(self, callback: Callable[P, object], always: bool = False) -> Callable[P, None]:
         """Return a callback that is silent in forked children and while we ourselves compute, and whose time counts."""
 
         def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
-            if self._busy or self.closed or os.getpid() != self._pid:
+            if not (self._awake or always) or self._busy or self.closed or os.getpid() != self._pid:
                 return
             self._busy = True
             began = time.perf_counter()
@@ -368,7 +422,7 @@ class Recorder:
                 callback(*args, **kwargs)
             finally:
                 self._busy = False
-                spent = time.perf_counter() - began
+                spent = time.perf_counter() - began + CALL_SECONDS
                 self.budget.spent += spent
                 if self.step is not None:
                     # What ending the step before took has been counted as that one's.
@@ -389,7 +443,10 @@ class Recorder:
         while self._arriving and (wait or self._arriving[0][1].here or len(self._arriving) > _ON_THEIR_WAY):
             step, arriving = self._arriving.pop(0)
             values = arriving.read()
-            self.writer.row(step.number, step.mode, tuple(values), np.array(list(values.values())), step.at)
+            # What was computed in float32 is kept so; it is most of a recording.
+            for wide in (np.float32, np.float64):
+                keys = tuple(key for key in values if (key in arriving.narrow) == (wide is np.float32))
+                self.writer.row(step.number, step.mode, keys, np.array([values[key] for key in keys], wide), step.at)
             if step.heavy and not self._nonfinite:
                 self._look_for_nonfinite(step, values)
 
