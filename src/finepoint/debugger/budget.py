@@ -26,14 +26,15 @@ class Budget:
 
     Args:
         share: of the job's time that may be spent.
+        elapsed: seconds that the job has already taken.
     """
 
-    def __init__(self, share: float = BUDGET) -> None:
+    def __init__(self, share: float = BUDGET, elapsed: float = 0.0) -> None:
         self.share = share
         self.spent = 0.0
         # Every so many steps the loss, the learning rate and the like are recorded.
         self.stride = 1
-        self._began = time.perf_counter()
+        self._began = time.perf_counter() - elapsed
         self._heavy: dict[ModeKeys, float] = {}
         self._light_steps, self._light_spent, self._judged_at = 0, 0.0, 0.0
 

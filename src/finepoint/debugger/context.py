@@ -75,6 +75,7 @@ def recorded(
     stand_ins: Sequence[nn.Module] = (),
     losses: Sequence[nn.Module] = (),
     budget: float = BUDGET,
+    elapsed: float = 0.0,
 ) -> Iterator[Recorded]:
     """Record what happens inside the block: each call of the model is a step.
 
@@ -87,6 +88,7 @@ def recorded(
         losses: loss modules of your own; torch's are seen by themselves.
         budget: share of the time that recording may take; where steps are tiny fewer are recorded, and the
             recording says so.
+        elapsed: seconds that the job had taken before; they count in its time.
 
     >>> import tempfile, torch
     >>> from finepoint.debugger.recording import Recording
@@ -101,7 +103,7 @@ def recorded(
     if out_dir is None:
         yield Recorded(None)
         return
-    selection = Selection(CollectionManager(), budget=Budget(budget))
+    selection = Selection(CollectionManager(), budget=Budget(budget, elapsed))
     recorder = Recorder(RecordingWriter(out_dir, rank), selection, discover=False)
     handle = Recorded(recorder)
     observer = observe(recorder)

@@ -37,7 +37,7 @@ def study_spec(settings: Mapping[str, Any], seed: int) -> StudySpec:
     Raises:
         ConfigurationError: settings are wrong; all are listed.
     """
-    space = space_from_json(settings["space"])
+    space = space_from_json(dict(settings["space"]))
     check_space(space, known_hyperparameters())
     given = {key: settings[key] for key in STUDY_KEYS if key in settings and key not in ("space", "warm_start")}
     warm_start = tuple(Path(path) for path in settings.get("warm_start", ()))

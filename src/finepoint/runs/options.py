@@ -98,7 +98,8 @@ class RunOptions:
     def study_settings(self) -> dict[str, Any]:
         """Return the settings of the tuning job."""
         return {
-            "space": space_to_json(self.searched),
+            # In pairs, because a job's variables keep no order of names, and the sampler draws in the user's.
+            "space": list(space_to_json(self.searched).items()),
             "strategy": self.strategy,
             "objective": self.objective,
             "max_jobs": self.max_jobs,

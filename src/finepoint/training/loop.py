@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -94,7 +95,7 @@ def train_head(
     features, labels, valid, valid_labels = tensors
     weight = _class_weights(labels, data.classes) if hyperparameters.class_weights == "balanced" else None
 
-    with recorded(head, debug_dir, stand_ins=[average]) as recording:
+    with recorded(head, debug_dir, stand_ins=[average], elapsed=_process_seconds()) as recording:
         while len(state.epochs) < hyperparameters.epochs and not _out_of_patience(state, hyperparameters):
             began = time.perf_counter()
             loss, accuracy = _train_epoch(state, features, labels, hyperparameters, weight)
@@ -168,6 +169,11 @@ def _optimizer(head: Head, hyperparameters: Hyperparameters) -> torch.optim.Opti
 def _class_weights(labels: Tensor, classes: int) -> Tensor:
     counts = torch.bincount(labels, minlength=classes).clamp(min=1)
     return len(labels) / (classes * counts)
+
+
+def _process_seconds() -> float:
+    """Return how long this process has lived."""
+    return time.time() - psutil.Process().create_time()
 
 
 def _out_of_patience(state: Checkpoint, hyperparameters: Hyperparameters) -> bool:
