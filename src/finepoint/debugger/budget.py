@@ -58,6 +58,10 @@ class Budget:
             return True
         return self.spent + self._heavy[mode] <= _SAVED_SHARE * self.share * self.elapsed
 
+    def light(self, step: int) -> bool:
+        """Return whether what costs next to nothing is recorded of a step: of a mode's first steps it always is."""
+        return step < _JUDGED_EVERY or step % self.stride == 0
+
     def first(self, mode: ModeKeys, step: int) -> bool:
         """Return whether a step is one of the first few that are saved whatever it costs."""
         return mode is ModeKeys.TRAIN and step in _FIRST

@@ -227,7 +227,7 @@ class Recorder:
         number = self.numbers[mode]
         active = self.selection.active(mode, number, force=self._save_next)
         self._save_next = False
-        light = self.selection.fixed or number % self.budget.stride == 0 or bool(active)
+        light = self.selection.fixed or self.budget.light(number) or bool(active)
         self.step = Step(mode, number, self.total, light, active, args, kwargs or {})
         self._depth = 0
         if active and not self.compiled:

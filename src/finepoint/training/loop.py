@@ -173,7 +173,7 @@ def _class_weights(labels: Tensor, classes: int) -> Tensor:
 
 def _process_seconds() -> float:
     """Return how long this process has lived."""
-    return time.time() - psutil.Process().create_time()
+    return time.time() - float(psutil.Process().create_time())
 
 
 def _out_of_patience(state: Checkpoint, hyperparameters: Hyperparameters) -> bool:
