@@ -41,6 +41,15 @@ class LabelledImage:
     height: int = 0
 
 
+def is_text(name: str) -> bool:
+    """Return whether a name can be written as UTF-8: JSON, HTTP and HTML have no way to say one that cannot.
+
+    >>> is_text("Zoë"), is_text("\\udcff")
+    (True, False)
+    """
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
 @dataclass(frozen=True, slots=True)
 class SkippedImage:
     """A file that is not used, and why."""
