@@ -168,5 +168,8 @@ class DataSet:
         """
         try:
             return cls.from_json(read_json(path))
-        except (KeyError, TypeError) as error:
-            raise InputError(f"{path} is damaged ({error}); delete it and run again") from error
+        except (InputError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{path} is missing or damaged ({error}); all else in the run was made from it: "
+                f"delete {path.parent} to begin anew, or give another --run"
+            ) from error

@@ -10,6 +10,7 @@ from pathlib import Path
 from finepoint.data.dataset import LabelledImage, SkippedImage, is_text
 from finepoint.data.manifests import MANIFEST_NAME, read_manifest
 from finepoint.errors import DataError
+from finepoint.files import exists
 
 # Names that mean a split; SageMaker users and fastai users write them differently.
 SPLIT_NAMES: Mapping[str, str] = {
@@ -95,14 +96,6 @@ def find_images(path: Path) -> FoundImages:
         return _from_folders(path)
     except PermissionError as error:
         raise DataError(f"{error.filename} cannot be read: permission denied; change it with chmod") from error
-
-
-def exists(path: Path) -> bool:
-    """Return whether there is something at a path; one that no file system could have is not there."""
-    try:
-        return path.exists()
-    except (OSError, ValueError):
-        return False
 
 
 def _from_manifest(path: Path) -> FoundImages:
