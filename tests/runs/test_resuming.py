@@ -58,9 +58,7 @@ def test_a_finished_run_has_nothing_left_to_do(finished: RunFolder) -> None:
 def test_a_step_whose_file_is_gone_or_damaged_is_done_again_with_what_follows(finished: RunFolder, step: str) -> None:
     path = outputs(finished)[step][0]
     path.write_text("{") if path.suffix == ".json" else path.unlink()
-    # Packing is quick and the report is about the packed model, so these two go together.
-    first = "package" if step == "report" else step
-    assert steps_left(finished) == KINDS["run"][KINDS["run"].index(first) :]
+    assert steps_left(finished) == KINDS["run"][KINDS["run"].index(step) :]
 
 
 def test_a_packed_model_that_was_cut_off_is_packed_again(finished: RunFolder) -> None:
@@ -109,3 +107,21 @@ def test_a_folder_that_cannot_be_made_is_named_with_a_remedy(tmp_path: Path) -> 
     for name in (None, "first"):
         with pytest.raises(InputError, match="--runs-dir"):
             create_or_open(tmp_path / "file", name, "photos")
+
+
+def test_settings_may_be_mended_until_something_was_learned_from_them(finished: RunFolder) -> None:
+    wanted = RunOptions(path=finished.read()["options"]["path"], backbone="resnet18")
+    (finished.tuning / "checkpoints").mkdir()
+    (finished.tuning / "checkpoints" / "study.db").touch()
+    with pytest.raises(ConfigurationError, match="another backbone"):
+        resume(finished, "run", wanted, Listener())
+    (finished.tuning / "checkpoints" / "study.db").unlink()
+    assert resume(finished, "run", wanted, Listener()) == wanted
+    assert finished.read()["steps"] == {}
+
+
+def test_what_was_trained_before_it_was_tuned_is_trained_again(finished: RunFolder) -> None:
+    record = finished.read()
+    del record["steps"]["tune"]
+    finished.write({**record, "kind": "train"})
+    assert steps_left(finished) == ["tune", "train", "evaluate", "package", "report"]

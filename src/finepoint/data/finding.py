@@ -95,7 +95,24 @@ def find_images(path: Path) -> FoundImages:
     try:
         return _from_folders(path)
     except PermissionError as error:
-        raise DataError(f"{error.filename} cannot be read: permission denied; change it with chmod") from error
+        raise _unreadable(error) from error
+
+
+def images_below(folder: Path) -> list[Path]:
+    """Return the image files below a folder, sorted, whatever its layout; hidden and stray ones are left out.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
+    try:
+        found = [folder / name for name in _files_below(folder, "", [])]
+    except PermissionError as error:
+        raise _unreadable(error) from error
+    return sorted(path for path in found if path.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def _unreadable(error: PermissionError) -> DataError:
+    return DataError(f"{error.filename} cannot be read: permission denied; change it with chmod")
 
 
 def _from_manifest(path: Path) -> FoundImages:
@@ -182,15 +199,16 @@ def _files_below(folder: Path, relative: str, ignored: list[str]) -> Iterator[st
     while waiting:
         current, name = waiting.pop()
         folders, files, hidden = _entries(current)
-        ignored += [f"{name}/{entry}/ (hidden)" for entry in hidden]
-        yield from (f"{name}/{entry}" for entry in files)
+        start = f"{name}/" if name else ""
+        ignored += [f"{start}{entry}/ (hidden)" for entry in hidden]
+        yield from (f"{start}{entry}" for entry in files)
         for entry in reversed(folders):
             target = (current / entry).resolve()
             if target in seen:
-                ignored.append(f"{name}/{entry}/ (a link to a folder that was read already)")
+                ignored.append(f"{start}{entry}/ (a link to a folder that was read already)")
             else:
                 seen.add(target)
-                waiting.append((current / entry, f"{name}/{entry}"))
+                waiting.append((current / entry, f"{start}{entry}"))
 
 
 def _entries(folder: Path) -> tuple[list[str], list[str], list[str]]:

@@ -141,7 +141,7 @@ def _find(folder: Path, given: str) -> str:
     for path in (given, given.strip(), given.strip().replace("\\", "/")):
         try:
             if (folder / path).is_file():
-                return path
+                return Path(path).as_posix()  # `./a.png` and `a.png` are one file
         except (OSError, ValueError):
             continue  # no file system could have such a path
     return ""

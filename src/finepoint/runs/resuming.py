@@ -18,7 +18,8 @@ from finepoint.runs.steps import KINDS, STEPS, outputs
 def resume(folder: RunFolder, kind: str, options: RunOptions, listener: Listener) -> RunOptions:
     """Return the options to go on with: the run's own, except that it may tune longer, or train what was only tuned.
 
-    A step whose files are gone or damaged is done again, and with it those that follow.
+    A step whose files are gone or damaged is done again, and with it those that follow. A run that failed before its
+    first trial or epoch (a backbone's name was mistyped, say) takes any settings.
 
     Args:
         folder: the run's.
@@ -40,23 +41,30 @@ def resume(folder: RunFolder, kind: str, options: RunOptions, listener: Listener
         differing = [key for key in differing if getattr(options, key) != getattr(default, key)]
         options = replace(before, max_jobs=options.max_jobs if "max_jobs" in differing else before.max_jobs)
     longer = differing == ["max_jobs"] and options.max_jobs > before.max_jobs
-    if differing and not longer:
+    if differing and not _has_begun(folder):
+        record["steps"].clear()
+    elif differing and not longer:
         raise ConfigurationError(
             f"run {folder.name} was made with another {', '.join(differing)}; "
             "repeat its command as it was, or give another --run to begin anew"
         )
-    done = [name for name, step in record["steps"].items() if step["status"] == "done"]
     if longer:
-        for name in ("tune", "train", "evaluate", "package", "report"):
-            record["steps"].pop(name, None)
-    if any(name not in done for name in KINDS[kind]) or longer:
-        for name in ("package", "report"):
-            record["steps"].pop(name, None)
+        record["steps"].pop("tune", None)
+    steps = KINDS[kind]
+    missing = next((place for place, name in enumerate(steps) if name not in record["steps"]), len(steps))
+    for name in steps[missing:]:
+        record["steps"].pop(name, None)
+    done = list(record["steps"])
     listener.note(f"Going on with run {folder.name}; done already: {', '.join(done) or 'nothing'}")
     record |= {"options": options.to_json(), "kind": _wider(record["kind"], kind), "status": "running"}
     record.pop("failure", None)
     folder.write(record)
     return options
+
+
+def _has_begun(folder: RunFolder) -> bool:
+    """Return whether there is a trial or an epoch that the settings of a run have shaped."""
+    return any(any((job / "checkpoints").glob("*.*")) for job in (folder.tuning, folder.training))
 
 
 def _drop_lost_steps(folder: RunFolder, record: dict[str, Any]) -> None:

@@ -20,10 +20,10 @@ from finepoint.errors import ConfigurationError, DataError, NotFoundError
 from finepoint.evaluation.calibration import softmax
 from finepoint.evaluation.labels import find_label_issues
 from finepoint.evaluation.metrics import evaluate_logits
-from finepoint.files import read_json
+from finepoint.files import exists, read_json
 from finepoint.models.classifier import Classifier, Prediction, load_classifier, prediction
 from finepoint.models.runtimes import cores
-from finepoint.runs.folder import RunFolder, create_or_open, find_run, now, runs_dir
+from finepoint.runs.folder import RECORD, RunFolder, create_or_open, find_run, now, runs_dir
 from finepoint.runs.listener import Listener
 from finepoint.runs.options import RunOptions
 from finepoint.runs.resuming import resume
@@ -122,6 +122,8 @@ def evaluate(
     """
     listener = listener or Listener()
     if path is None:
+        if exists(Path(model)) and not exists(Path(model) / RECORD):
+            raise DataError(f"{model} is no run, and so has no test part of its own; give the images to judge it on")
         return _evaluate_run(find_run(model, directory), listener)
     classifier = load_model(model, directory, throughput=True)
     found = find_images(Path(path))
