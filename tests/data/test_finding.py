@@ -246,3 +246,14 @@ def test_paths_that_no_file_can_have_are_mistakes_not_defects(tmp_path: Path, pa
         find_images(manifest)
     with pytest.raises(DataError, match="no such folder"):
         find_images(Path(path))
+
+
+def test_a_group_that_the_user_divided_is_named(tmp_path: Path) -> None:
+    folder = write_images(tmp_path, 12)
+    lines = [
+        f"{path.relative_to(folder)},{path.parent.name},{'test' if number % 3 == 0 else 'train'},g{number // 6}"
+        for number, path in enumerate(sorted(folder.rglob("*.png")))
+    ]
+    (folder / "labels.csv").write_text("path,label,split,group\n" + "\n".join(lines))
+    names = {finding.name for finding in check_images(find_images(folder / "labels.csv")).findings}
+    assert "GroupInTwoSplits" in names

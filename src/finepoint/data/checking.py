@@ -173,6 +173,7 @@ def _findings(
             "rename or move what belongs to the images; nothing is read from these folders",
         ),
         _without_training(orphans, data.classes),
+        _divided_groups(data),
         _contradictions(checked),
         _repeated(data),
         *_class_findings(data),
@@ -215,6 +216,20 @@ def _without_training(orphans: Sequence[LabelledImage], trained: Sequence[str]) 
 def _agree(text: str, count: int) -> str:
     """Return text with each `[singular|plural]` replaced by what goes with a count."""
     return re.sub(r"\[([^|\]]*)\|([^\]]*)\]", r"\1" if count == 1 else r"\2", text)
+
+
+def _divided_groups(data: DataSet) -> Finding | None:
+    splits: dict[str, set[str]] = defaultdict(set)
+    for image in data.images:
+        if image.group:
+            splits[image.group].add(image.split)
+    return _listed(
+        "GroupInTwoSplits",
+        "warning",
+        [group for group in sorted(splits) if len(splits[group]) > 1],
+        "{n} [group stands|groups stand] in two of your splits: {examples}",
+        "put each group into one split; what is learned of it in training makes the evaluation too good",
+    )
 
 
 def _contradictions(images: Sequence[LabelledImage]) -> Finding | None:

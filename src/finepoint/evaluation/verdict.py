@@ -124,7 +124,7 @@ def _weak_classes(test: Mapping[str, Any]) -> list[Finding]:
         Finding(
             "WeakClass",
             "warning",
-            f"of {row['images']} images of {row['name']!r} only {round(row['recall'] * row['images'])} were recognised",
+            f"{row['name']!r}: only {round(row['recall'] * row['images'])} of {row['images']} test images recognised",
             {"class": row["name"], "recall": row["recall"], "images": row["images"]},
             f"add training images of {row['name']!r}, and look at its mistakes in the report",
         )
@@ -156,7 +156,8 @@ def _confused(test: Mapping[str, Any]) -> Finding | None:
 
 def _doubtful_labels(summary: Mapping[str, Any]) -> Finding | None:
     count = summary["test"].get("label_issues", 0)
-    if count < 3:
+    # The doubts of a model that is mostly wrong say more about itself than about the labels.
+    if count < 3 or summary["test"]["accuracy"] < 0.5:
         return None
     return Finding(
         "DoubtfulLabels",
@@ -173,7 +174,7 @@ def _small_test(test: Mapping[str, Any]) -> Finding | None:
     return Finding(
         "SmallTestPart",
         "warning",
-        f"only {test['images']} images were tested; small differences mean nothing",
+        f"the test part has only {test['images']} images; small differences mean nothing",
         {"images": test["images"]},
         "add test images, or set more aside with --test-fraction 0.2",
     )

@@ -221,6 +221,7 @@ def _do(kind: str, path: str | Path, name: str | None, directory: Path | None, s
         if folder.exists():
             options = resume(folder, kind, options, listener)
         else:
+            listener.note(f"Run {folder.name}; if it is interrupted, --run {folder.name} goes on with it")
             folder.write(
                 {
                     "schema_version": 1,
