@@ -251,9 +251,17 @@ def test_paths_that_no_file_can_have_are_mistakes_not_defects(tmp_path: Path, pa
 def test_a_group_that_the_user_divided_is_named(tmp_path: Path) -> None:
     folder = write_images(tmp_path, 12)
     lines = [
-        f"{path.relative_to(folder)},{path.parent.name},{'test' if number % 3 == 0 else 'train'},g{number // 6}"
+        f"{path.relative_to(folder)},{path.parent.name},{('train', 'valid', 'test')[number % 3]},g{number // 6}"
         for number, path in enumerate(sorted(folder.rglob("*.png")))
     ]
     (folder / "labels.csv").write_text("path,label,split,group\n" + "\n".join(lines))
     names = {finding.name for finding in check_images(find_images(folder / "labels.csv")).findings}
     assert "GroupInTwoSplits" in names
+
+
+def test_a_class_whose_every_file_is_unusable_is_named(tmp_path: Path) -> None:
+    write_images(tmp_path, 6)
+    (tmp_path / "lost").mkdir()
+    (tmp_path / "lost" / "a.jpg").touch()
+    finding = next(item for item in check_images(find_images(tmp_path)).findings if item.name == "ClassWithoutImages")
+    assert finding.message == "1 class has no usable image and is not learned: 'lost'"

@@ -172,6 +172,13 @@ def _findings(
             "{n} [folder is|folders are] not used: {examples}",
             "rename or move what belongs to the images; nothing is read from these folders",
         ),
+        _listed(
+            "ClassWithoutImages",
+            "error",
+            [repr(name) for name in found.classes if name not in {*data.classes, *(image.label for image in orphans)}],
+            "{n} [class has no usable image and is|classes have no usable image and are] not learned: {examples}",
+            "add images of these classes, or remove the folders",
+        ),
         _without_training(orphans, data.classes),
         _divided_groups(data),
         _contradictions(checked),

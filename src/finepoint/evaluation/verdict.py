@@ -11,6 +11,7 @@ _WIDE = 0.06  # an interval of ± 3 points
 _MISCALIBRATED = 0.05
 _OVERFIT_GAP = 0.10
 _WEAK_RECALL = 0.75
+_ENOUGH = 5  # test images of a class, below which its recall says nothing
 
 
 def judge(summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,13 +119,13 @@ def _overfit(summary: Mapping[str, Any]) -> Finding | None:
 
 
 def _weak_classes(test: Mapping[str, Any]) -> list[Finding]:
-    weak = [row for row in test["per_class"] if row["images"] and row["recall"] < _WEAK_RECALL]
+    weak = [row for row in test["per_class"] if row["images"] >= _ENOUGH and row["recall"] < _WEAK_RECALL]
     weak.sort(key=lambda row: row["recall"])
     return [
         Finding(
             "WeakClass",
             "warning",
-            f"{row['name']!r}: only {round(row['recall'] * row['images'])} of {row['images']} test images recognised",
+            f"{row['name']!r}: {round(row['recall'] * row['images'])} of {row['images']} test images recognised",
             {"class": row["name"], "recall": row["recall"], "images": row["images"]},
             f"add training images of {row['name']!r}, and look at its mistakes in the report",
         )
