@@ -252,3 +252,11 @@ def test_scales_and_ticks_by_hand() -> None:
     assert Scale(5, 5, 0, 100)(5) == 50
     assert ticks(0, 10) == [0, 2.5, 5, 7.5, 10]
     assert ticks(3, 3) == [3]
+
+
+def test_hundreds_of_classes_do_not_push_the_rest_out_of_sight(tmp_path: Path) -> None:
+    few = write_report(write_run(tmp_path / "few", [f"c{n}" for n in range(10)])).read_text()
+    many = write_report(write_run(tmp_path / "many", [f"c{n}" for n in range(300)])).read_text()
+    for name in ("Images of each class", "Each class"):
+        assert f"<details open><summary>{name}</summary>" in few
+        assert f"<details><summary>{name}</summary>" in many
