@@ -13,6 +13,7 @@
     ├── JobError                  a job's process failed
     ├── EndpointError             an endpoint did not start, answer or stop
     │   └── RequestError          an endpoint refused a request; carries the HTTP status
+    ├── StorageError              a disk is full, or a file or folder may not be written
     └── TestPartError             the test part was about to be read before the best model was fixed
 
 A message says what was found, where, and what to do next. Anything else that escapes is a defect of
@@ -21,7 +22,9 @@ finepoint's and shows its traceback.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import errno
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 
 class FinepointError(Exception):
@@ -88,7 +91,43 @@ class RequestError(EndpointError):
         super().__init__(message)
 
 
+class StorageError(FinepointError):
+    """The system refused to read or write: the disk is full, or there is no permission."""
+
+
 class TestPartError(FinepointError):
     """The test part was about to be read before the best model was fixed."""
 
     __test__ = False  # the name is about test data; pytest must not collect it
+
+
+# What a machine's state or the user's permissions cause; every other OSError is a defect of ours.
+_REMEDIES = {
+    errno.ENOSPC: "free some space there",
+    errno.EDQUOT: "free some space there, or have the quota raised",
+    errno.EACCES: "change its permissions, or give another place",
+    errno.EPERM: "change its permissions, or give another place",
+    errno.EROFS: "give another place",
+    errno.EISDIR: "give the name of a file",
+    errno.ENOTDIR: "give another place",
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.EMFILE: "raise the limit of open files (`ulimit -n`)",
+}
+
+
+@contextmanager
+def storage_errors() -> Iterator[None]:
+    """Turn what the system refuses (full disks, permissions) into a `StorageError` with file, reason and remedy.
+
+    >>> with storage_errors():
+    ...     raise OSError(errno.ENOSPC, "No space left on device", "/data/x")
+    Traceback (most recent call last):
+    finepoint.errors.StorageError: /data/x: No space left on device; free some space there
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _REMEDIES:
+            raise
+        place = error.filename2 or error.filename or "a file that was being written"
+        raise StorageError(f"{place}: {error.strerror}; {_REMEDIES[error.errno]}") from error

@@ -56,6 +56,32 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path} is not valid JSON: {error}") from error
 
 
+def read_json_lines(path: Path) -> list[Any]:
+    """Return the JSON values in the lines of `path`.
+
+    Raises:
+        InputError: the file is not there, or a line is not JSON.
+    """
+    try:
+        return [json.loads(line) for line in path.read_bytes().splitlines()]
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(f"{path} is damaged: a line is not valid JSON ({error})") from error
+
+
+def exists(path: Path) -> bool:
+    """Return whether there is something at a path; where no file system could have it (too long, a null) there is not.
+
+    >>> exists(Path("a" * 5000)), exists(Path("a\\0"))
+    (False, False)
+    """
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
 def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file's bytes as 64 hexadecimal digits."""
     with path.open("rb") as file:

@@ -33,6 +33,7 @@ def test_the_summary_has_every_promised_key(summary: dict) -> None:  # type: ign
         "test": "images accuracy accuracy_low accuracy_high balanced_accuracy macro_f1 top_5_accuracy log_loss "
         "ece_before ece_after temperature per_class confusion times_read",
         "model": "path sha256 bytes",
+        "debugger": "findings overhead_fraction notes",
     }
     for part, keys in promised.items():
         assert set(keys.split()) <= set(summary[part] if part else summary), part
@@ -47,6 +48,13 @@ def test_the_summary_has_every_promised_key(summary: dict) -> None:  # type: ign
     assert summary["test"]["accuracy"] > 0.9
     assert summary["test"]["times_read"] == 1
     assert summary["status"] == "completed"
+
+
+def test_the_debugger_finds_nothing_wrong_with_our_own_training(summary: dict) -> None:  # type: ignore[type-arg]
+    statuses = {finding["rule"]: finding["status"] for finding in summary["debugger"]["findings"]}
+    assert set(statuses.values()) == {"NoIssuesFound", "NotApplicable"}
+    assert statuses["NotANumber"] == statuses["LossNotDecreasing"] == "NoIssuesFound"
+    assert 0 < summary["debugger"]["overhead_fraction"] < 0.1
 
 
 def test_the_best_trial_is_what_was_trained(summary: dict) -> None:  # type: ignore[type-arg]

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from tests.conftest import write_images
 from finepoint.data.checking import check_images
 from finepoint.data.dataset import DataSet
 from finepoint.data.finding import find_images
+from finepoint.data.manifests import read_manifest, write_manifest
 from finepoint.data.splitting import split_images
 from finepoint.errors import DataError
 
@@ -157,3 +160,108 @@ def test_every_class_keeps_training_images() -> None:
     split = split_images(images, seed=3, test_fraction=0.3, valid_fraction=0.3)
     for label in "abcd":
         assert any(image.split == "train" for image in split if image.label == label)
+
+
+def test_folders_that_are_not_used_are_named(tmp_path: Path) -> None:
+    write_images(tmp_path / "train", 6)
+    write_images(tmp_path / "more", 6, seed=1)
+    write_images(tmp_path / "train", 1, classes=("red",)).joinpath("red").rename(tmp_path / "train" / ".net")
+    write_images(tmp_path / "train", 6, classes=("red",))
+    (tmp_path / "train" / "nothing").mkdir()
+    (tmp_path / "valid").mkdir()
+    finding = next(item for item in check_images(find_images(tmp_path)).findings if item.name == "UnusedFolders")
+    assert finding.evidence["count"] == 4
+    for words in (
+        "more/ (not a split)",
+        "train/.net/ (hidden)",
+        "train/nothing/ (no images in it)",
+        "valid/ (no class",
+    ):
+        assert words in finding.message
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    write_images(tmp_path, 6)
+    (tmp_path / "red").rename(tmp_path / "train")
+    assert find_images(tmp_path).classes == ("blue & <b>", "green", "train")
+
+
+def test_a_link_upwards_is_not_followed(tmp_path: Path) -> None:
+    write_images(tmp_path, 4)
+    (tmp_path / "red" / "up").symlink_to("..")
+    found = find_images(tmp_path)
+    assert len(found.images) == 12
+    assert found.ignored == ("red/up/ (a link to a folder that was read already)",)
+
+
+def test_classes_that_were_never_trained_are_named_with_what_they_may_mean(tmp_path: Path) -> None:
+    write_images(tmp_path / "train", 6)
+    write_images(tmp_path / "valid", 2, seed=1)
+    (tmp_path / "valid" / "red").rename(tmp_path / "valid" / "Red")
+    finding = next(item for item in check_images(find_images(tmp_path)).findings if item.severity == "error")
+    assert finding.message == "2 images belong to classes without training images: 'Red'"
+    assert finding.remedy == "spell them alike: 'Red' is not 'red'"
+
+
+def test_names_that_are_no_text_are_refused_or_left_out(tmp_path: Path) -> None:
+    write_images(tmp_path, 6)
+    odd = os.fsdecode(b"\xff.png")
+    shutil.copy(tmp_path / "red" / "0-000.png", tmp_path / "red" / odd)
+    (skipped,) = find_images(tmp_path).skipped
+    assert skipped.path == "red/?.png"
+    assert "UTF-8" in skipped.reason
+    for name in (" ", os.fsdecode(b"\xff")):
+        (tmp_path / "red").rename(tmp_path / name)
+        with pytest.raises(DataError, match="rename"):
+            find_images(tmp_path)
+        (tmp_path / name).rename(tmp_path / "red")
+
+
+def test_a_manifest_of_ours_takes_every_name_that_a_folder_may_have(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "images", 4)
+    names = ["back\\slash", "new\nline", "u2028\u2028x", '"quoted", it is', "[bold]"]
+    for number, name in enumerate(names):
+        shutil.copytree(folder / "red", folder / name)
+        (folder / name / "0-000.png").rename(folder / name / f"{name}{number}.png")
+    found = find_images(folder)
+    rows = [{"path": str(folder / image.path), "label": image.label} for image in found.images]
+    again = read_manifest(write_manifest(tmp_path, rows))
+    assert [(image.path, image.label) for image in again] == [(row["path"], row["label"]) for row in rows]
+
+
+def test_manifests_of_other_systems_are_understood(tmp_path: Path) -> None:
+    write_images(tmp_path, 1)
+    manifest = tmp_path / "labels.csv"
+    manifest.write_bytes(b'\xef\xbb\xbfPath,Label\r\nred\\0-000.png,"a\r\nb"\r\n green/0-000.png ,c\r\n')
+    first, second = read_manifest(manifest)
+    assert (first.path, first.label) == ("red/0-000.png", "a\nb")
+    assert (second.path, second.label) == ("green/0-000.png", "c")
+
+
+@pytest.mark.parametrize("path", ["x" * 5000, "nul\0", "\udcff.png"])
+def test_paths_that_no_file_can_have_are_mistakes_not_defects(tmp_path: Path, path: str) -> None:
+    manifest = tmp_path / "labels.jsonl"
+    manifest.write_text(json.dumps({"path": path, "label": "a"}))
+    with pytest.raises(DataError, match="a wrong line"):
+        find_images(manifest)
+    with pytest.raises(DataError, match="no such folder"):
+        find_images(Path(path))
+
+
+def test_a_group_that_the_user_divided_is_named(tmp_path: Path) -> None:
+    folder = write_images(tmp_path, 12)
+    lines = [
+        f"{path.relative_to(folder)},{path.parent.name},{('train', 'valid', 'test')[number % 3]},g{number // 6}"
+        for number, path in enumerate(sorted(folder.rglob("*.png")))
+    ]
+    (folder / "labels.csv").write_text("path,label,split,group\n" + "\n".join(lines))
+    names = {finding.name for finding in check_images(find_images(folder / "labels.csv")).findings}
+    assert "GroupInTwoSplits" in names
+
+
+def test_a_class_whose_every_file_is_unusable_is_named(tmp_path: Path) -> None:
+    write_images(tmp_path, 6)
+    (tmp_path / "lost").mkdir()
+    (tmp_path / "lost" / "a.jpg").touch()
+    finding = next(item for item in check_images(find_images(tmp_path)).findings if item.name == "ClassWithoutImages")
+    assert finding.message == "1 class has no usable image and is not learned: 'lost'"

@@ -170,3 +170,13 @@ def test_a_model_that_knows_little_doubts_no_label() -> None:
     generator = np.random.default_rng(0)
     probabilities = 0.1 + generator.uniform(-0.01, 0.01, (200, 10))
     assert find_label_issues(probabilities / probabilities.sum(1, keepdims=True), generator.integers(0, 10, 200)) == []
+
+
+def test_the_verdict_names_what_the_debugger_found_and_not_what_it_could_not_judge() -> None:
+    found = {"rule": "Overfit", "status": "IssuesFound", "meaning": "It overfits.", "evidence": {}, "remedy": "stop"}
+    unjudged = {**found, "rule": "DeadRelu", "status": "NotApplicable"}
+    names = [
+        finding["name"] for finding in judge({**summary(0.95), "debugger": {"findings": [found, unjudged]}})["findings"]
+    ]
+    assert "Overfit" in names
+    assert "DeadRelu" not in names

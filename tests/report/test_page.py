@@ -247,8 +247,43 @@ def test_random_weights_are_flagged_at_the_top(tmp_path: Path) -> None:
     assert page.index('class="alarm"') < page.index("<h1>")
 
 
+def test_what_the_debugger_found_is_shown_with_its_plot_and_what_it_could_not_judge_is_no_pass(tmp_path: Path) -> None:
+    run = write_run(tmp_path, ["a", "b"])
+    summary = json.loads((run / "summary.json").read_text())
+    nothing = {"first_step": None, "mode": None, "evidence": {}, "meaning": "", "remedy": "", "reason": ""}
+    drawn = {"name": "<i>loss", "mode": "TRAIN", "reduction": "mean", "steps": [0, 1, 2], "values": [1.0, "nan", 3.0]}
+    fired = {"status": "IssuesFound", "first_step": 2, "mode": "TRAIN", "evidence": {"factor": 3, "series": [drawn]}}
+    summary["debugger"] = {
+        "findings": [
+            {**nothing, **fired, "rule": "Overfit", "meaning": "It overfits.", "remedy": "stop at step 1"},
+            {**nothing, "rule": "DeadRelu", "status": "NotApplicable", "reason": "no ReLU was seen"},
+            {**nothing, "rule": "NotANumber", "status": "NoIssuesFound"},
+        ],
+        "overhead_fraction": 0.021,
+        "notes": ["every 10th"],
+    }
+    (run / "summary.json").write_text(json.dumps(summary))
+    page = write_report(run).read_text()
+    parse(page)
+    section = page.partition('<section id="debugger">')[2].partition("</section>")[0]
+    for words in ("1 of 3 rules found something", "It overfits.", "stop at step 1", "factor 3", "2.1 %", "every 10th"):
+        assert words in section
+    assert "&lt;i&gt;loss" in section
+    assert "<polyline" in section or "<path" in section
+    assert "Nothing found by NotANumber." in section
+    assert "DeadRelu</strong>: no ReLU was seen" in section
+
+
 def test_scales_and_ticks_by_hand() -> None:
     assert Scale(0.001, 0.1, 0, 100, logarithmic=True)(0.01) == pytest.approx(50)
     assert Scale(5, 5, 0, 100)(5) == 50
     assert ticks(0, 10) == [0, 2.5, 5, 7.5, 10]
     assert ticks(3, 3) == [3]
+
+
+def test_hundreds_of_classes_do_not_push_the_rest_out_of_sight(tmp_path: Path) -> None:
+    few = write_report(write_run(tmp_path / "few", [f"c{n}" for n in range(10)])).read_text()
+    many = write_report(write_run(tmp_path / "many", [f"c{n}" for n in range(300)])).read_text()
+    for name in ("Images of each class", "Each class"):
+        assert f"<details open><summary>{name}</summary>" in few
+        assert f"<details><summary>{name}</summary>" in many

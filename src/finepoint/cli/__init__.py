@@ -14,10 +14,11 @@ def run_command(arguments: list[str]) -> int:
     """Run a command line and return its exit code."""
     from finepoint.cli.application import application
     from finepoint.cli.output import complain
-    from finepoint.errors import FinepointError
+    from finepoint.errors import FinepointError, storage_errors
 
     try:
-        application(args=arguments, prog_name="finepoint")
+        with storage_errors():
+            application(args=arguments, prog_name="finepoint")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1
     except FinepointError as error:

@@ -62,10 +62,12 @@ def check(
     table.add_row("[bold]all[/]", *(f"[bold]{count:,}[/]" for count in data.counts().values()))
     show(table)
     if data.findings:
-        show(*finding_lines([finding.to_json() for finding in data.findings]))
+        show(*finding_lines([finding.to_json() for finding in data.findings], examples=True))
     else:
         show("[green]Nothing to mend.[/]")
-    for image in data.skipped[:_SHOWN]:
-        show(f"  [dim]not used:[/] {plain(image.path)}: {plain(image.reason)}")
-    if len(data.skipped) > _SHOWN:
-        show(f"  ... and {len(data.skipped) - _SHOWN} more (--json lists all)")
+    unused = [(image.path, image.reason) for image in data.skipped]
+    unused += [(leak.dropped, f"the same bytes as {leak.kept}") for leak in data.leaks]
+    for path_, reason in unused[:_SHOWN]:
+        show(f"  [dim]not used:[/] {plain(path_)}: {plain(reason)}")
+    if len(unused) > _SHOWN:
+        show(f"  ... and {len(unused) - _SHOWN} more (--json lists all)")

@@ -55,6 +55,7 @@ def command(
         f"calibration error {percent(test['ece_after'])}, commonest class {percent(test['majority_baseline'])}",
     )
     if path is None:
-        say(f"The test part of this run has now been read {test['times_read']} times.")
+        times = "once" if test["times_read"] == 1 else f"{test['times_read']} times"
+        say(f"The test part of this run has now been read {times}.")
     for image in test.get("skipped", []):
         say(f"not used: {image['path']}: {image['reason']}")

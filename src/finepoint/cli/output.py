@@ -27,7 +27,7 @@ def messages() -> Console:
 
 def say(text: str) -> None:
     """Print a message to standard error, as plain text."""
-    sys.stderr.write(text + "\n")
+    sys.stderr.write(harmless(text) + "\n")
 
 
 def complain(text: str) -> None:
@@ -35,12 +35,15 @@ def complain(text: str) -> None:
     from rich.text import Text
 
     console = messages()
-    console.print(Text.assemble(("error: ", "bold red"), text), soft_wrap=True)
+    console.print(Text.assemble(("error: ", "bold red"), harmless(text)), soft_wrap=True)
 
 
 def print_json(value: Any) -> None:
     """Print a JSON value to standard output."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    # A name that is not UTF-8 is escaped as JSON knows it, whatever the terminal can show.
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
 
 
 def show(*parts: RenderableType) -> None:
@@ -54,7 +57,16 @@ def plain(text: object) -> str:
     """Return text from outside (names of classes, files) with rich's markup taken out of effect."""
     from rich.markup import escape
 
-    return escape("".join(letter if letter.isprintable() else "\ufffd" for letter in str(text)))
+    return escape(harmless(str(text)).replace("\n", "\ufffd"))
+
+
+def harmless(text: str) -> str:
+    """Return text with everything but line ends that a terminal would obey instead of show made visible.
+
+    >>> harmless("\\x1b[2Jclear")
+    '\ufffd[2Jclear'
+    """
+    return "".join(letter if letter.isprintable() or letter == "\n" else "\ufffd" for letter in text)
 
 
 def percent(share: float | None) -> str:

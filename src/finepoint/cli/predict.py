@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from finepoint.cli.arguments import Json, ModelArgument, RunsDir
+
+if TYPE_CHECKING:
+    from finepoint.models.classifier import Prediction
 
 
 def command(
@@ -34,6 +37,7 @@ def command(
 
     from finepoint.cli.output import complain, percent, plain, print_json, say, show
     from finepoint.cli.progress import LiveListener
+    from finepoint.errors import storage_errors
     from finepoint.files import write_bytes
     from finepoint.runs.workflow import load_model, predict_files
 
@@ -46,14 +50,9 @@ def command(
     good = [(file, answer) for file, answer in answers if not isinstance(answer, str)]
     bad = [(file, answer) for file, answer in answers if isinstance(answer, str)]
     if out is not None:
-        text = io.StringIO()
-        writer = csv.writer(text)
-        writer.writerow(["path", "label", "probability", *classifier.classes])
-        for file, answer in good:
-            each = (f"{answer.probabilities[name]:.6f}" for name in classifier.classes)
-            writer.writerow([str(file), answer.label, f"{answer.probability:.6f}", *each])
-        write_bytes(out, text.getvalue().encode())
-        say(f"{len(good):,} rows written to {out}")
+        with storage_errors():
+            write_bytes(out, _table(classifier.classes, good))
+        say(f"{len(good):,} {'row' if len(good) == 1 else 'rows'} written to {out}")
     if json:
         errors = [{"path": str(file), "reason": reason} for file, reason in bad]
         print_json({"predictions": [asdict(answer) for _, answer in good], "errors": errors})
@@ -68,24 +67,32 @@ def command(
         raise typer.Exit(2)
 
 
+def _table(classes: Sequence[str], answers: Sequence[tuple[Path, Prediction]]) -> bytes:
+    """Return a CSV file with a row for each answer; a path that a spreadsheet would compute begins with `./`."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["path", "label", "probability", *classes])
+    for file, answer in answers:
+        path = f"./{file}" if str(file).startswith(("=", "+", "-", "@", "\t")) else str(file)
+        each = (f"{answer.probabilities[name]:.6f}" for name in classes)
+        writer.writerow([path, answer.label, f"{answer.probability:.6f}", *each])
+    return text.getvalue().encode("utf-8", "surrogateescape")
+
+
 def _files(given: list[Path]) -> list[Path]:
-    from finepoint.data.finding import IMAGE_SUFFIXES
+    from finepoint.data.finding import images_below
     from finepoint.errors import DataError
+    from finepoint.files import exists
 
     found: list[Path] = []
     for path in given:
-        if path.is_dir():
-            below = [
-                Path(folder) / name
-                for folder, _, names in os.walk(path)
-                for name in names
-                if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
-            ]
-            if not below:
-                raise DataError(f"{path} holds no images")
-            found += sorted(below)
-        elif path.exists():
-            found.append(path)
-        else:
+        if not exists(path):
             raise DataError(f"{path}: there is no such file or folder")
+        if not path.is_dir():
+            found.append(path)
+            continue
+        below = images_below(path)
+        if not below:
+            raise DataError(f"{path} holds no images")
+        found += below
     return found

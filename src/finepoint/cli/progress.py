@@ -33,7 +33,7 @@ class LiveListener(Listener):
         self._display: Any = None
         self._progress: Progress | None = None
         self._task: tuple[str, int, Any] | None = None
-        self._said_at = 0.0
+        self._said_at = time.monotonic()
         self._trials: set[tuple[int, int]] = set()
         self._studied: StudyState | None = None
 

@@ -6,6 +6,9 @@ from typing import Any
 
 from finepoint.cli.arguments import Json, RunsDir
 
+# What is not known of a run whose files are damaged.
+_UNKNOWN = ("kind", "started_at", "backbone", "accuracy", "accuracy_low", "accuracy_high")
+
 
 def command(runs_dir: RunsDir = None, json: Json = False) -> None:
     """List the runs and the jobs, the latest first.
@@ -34,18 +37,24 @@ def command(runs_dir: RunsDir = None, json: Json = False) -> None:
 
     table = Table("run", "kind", "status", "started", "accuracy", "95 % interval", "backbone or script", pad_edge=False)
     for row in rows:
-        interval = f"{percent(row['accuracy_low'])} to {percent(row['accuracy_high'])}" if row["accuracy"] else ""
+        interval = (
+            f"{percent(row['accuracy_low'])} to {percent(row['accuracy_high'])}" if row["accuracy"] is not None else ""
+        )
         accuracy = percent(row["accuracy"]) if row["accuracy"] is not None else ""
         cells = (row["run"], row["kind"], row["status"], row["started_at"], accuracy, interval, row["backbone"])
-        table.add_row(*map(plain, cells))
+        table.add_row(*(plain(cell or "") for cell in cells))
     show(table)
 
 
 def _row(folder: Any) -> dict[str, Any]:
+    from finepoint.errors import InputError
     from finepoint.files import read_json
 
-    record = folder.read()
-    test = read_json(folder.summary).get("test", {}) if folder.summary.is_file() else {}
+    try:
+        record = folder.read()
+        test = read_json(folder.summary).get("test", {}) if folder.summary.is_file() else {}
+    except (InputError, AttributeError):
+        return {"run": folder.name, "path": str(folder.path), "status": "damaged"} | dict.fromkeys(_UNKNOWN)
     return {
         "run": folder.name,
         "path": str(folder.path),

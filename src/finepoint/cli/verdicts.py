@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from finepoint.cli.output import plain
@@ -28,11 +28,17 @@ def verdict_panel(summary: Mapping[str, Any]) -> RenderableType:
     return Panel("\n".join(lines), title=verdict["level"], border_style=_COLOURS[verdict["level"]], title_align="left")
 
 
-def finding_lines(findings: list[Mapping[str, Any]]) -> list[str]:
-    """Return a line or two for each finding."""
+# What these are about is listed file by file below them.
+_LISTED = ("UnreadableImages", "OtherFiles", "SameImageInTwoSplits", "UnusedFolders")
+
+
+def finding_lines(findings: Sequence[Mapping[str, Any]], *, examples: bool = False) -> list[str]:
+    """Return a line or two for each finding, and one for each example where `examples` are wanted."""
     lines = []
     for finding in findings:
         lines.append(f"{_MARKS[finding['severity']]} {plain(finding['message'])}")
+        if examples and finding["name"] not in _LISTED:
+            lines += [f"    [dim]{plain(example)}[/]" for example in finding["evidence"].get("examples", [])]
         if finding["remedy"]:
             lines.append(f"  [dim]→ {plain(finding['remedy'])}[/]")
     return lines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from finepoint.data.decoding import decode, probe
 from finepoint.data.finding import FoundImages
 from finepoint.data.splitting import split_images
 from finepoint.errors import DataError, DecodeError
-from finepoint.findings import Finding
+from finepoint.findings import Finding, Severity
 
 Progress = Callable[[int, int], None]
 
@@ -55,7 +56,8 @@ def check_images(
     split = split_images(kept, seed=seed, test_fraction=test_fraction, valid_fraction=valid_fraction)
     split, orphans = _without_orphans(split)
     classes = tuple(sorted({image.label for image in split}))
-    all_skipped = tuple(sorted((*found.skipped, *skipped, *orphans), key=lambda image: image.path))
+    untrained = [SkippedImage(image.path, f"class {image.label!r} has no training images") for image in orphans]
+    all_skipped = tuple(sorted((*found.skipped, *skipped, *untrained), key=lambda image: image.path))
     data = DataSet(found.root, classes, split, all_skipped, leaks, (), seed)
     _require_enough(data, found)
     return replace(data, findings=tuple(_findings(data, found, checked, skipped, orphans)))
@@ -108,18 +110,11 @@ def _drop_copies(images: Sequence[LabelledImage]) -> tuple[list[LabelledImage], 
     return kept, tuple(leaks)
 
 
-def _without_orphans(
-    images: Sequence[LabelledImage],
-) -> tuple[tuple[LabelledImage, ...], list[SkippedImage]]:
+def _without_orphans(images: Sequence[LabelledImage]) -> tuple[tuple[LabelledImage, ...], list[LabelledImage]]:
     """Take out validation and test images of classes that have no training image: nothing could learn them."""
     trained = {image.label for image in images if image.split == "train"}
     kept = tuple(image for image in images if image.label in trained)
-    orphans = [
-        SkippedImage(image.path, f"class {image.label!r} has no training images")
-        for image in images
-        if image.label not in trained
-    ]
-    return kept, orphans
+    return kept, [image for image in images if image.label not in trained]
 
 
 def _require_enough(data: DataSet, found: FoundImages) -> None:
@@ -146,37 +141,46 @@ def _findings(
     found: FoundImages,
     checked: Sequence[LabelledImage],
     unreadable: Sequence[SkippedImage],
-    orphans: Sequence[SkippedImage],
+    orphans: Sequence[LabelledImage],
 ) -> list[Finding]:
     findings = [
         _listed(
             "UnreadableImages",
             "warning",
             [f"{image.path}: {image.reason}" for image in unreadable],
-            "{n} files could not be read as images and are not used",
+            "{n} [file|files] could not be read as images and [is|are] not used",
             "replace or delete them; `finepoint data check PATH` lists every one",
         ),
         _listed(
             "OtherFiles",
             "info",
             [image.path for image in found.skipped],
-            "{n} files are not images and are not used",
+            "{n} [file is not an image and is|files are not images and are] not used",
             "nothing, unless images are among them",
         ),
         _listed(
             "SameImageInTwoSplits",
             "error",
             [f"{leak.dropped} = {leak.kept}" for leak in data.leaks],
-            "{n} images stand in two splits; the copies were kept out of the evaluation",
+            "{n} [image stands in two splits; the copy was|images stand in two splits; the copies were] kept out",
             "delete the copies from valid/ and test/",
         ),
         _listed(
-            "ClassWithoutTraining",
-            "error",
-            [f"{image.path}: {image.reason}" for image in orphans],
-            "{n} images belong to classes that have no training images, and are not used",
-            "add training images of these classes, or remove the folders",
+            "UnusedFolders",
+            "warning",
+            found.ignored,
+            "{n} [folder is|folders are] not used: {examples}",
+            "rename or move what belongs to the images; nothing is read from these folders",
         ),
+        _listed(
+            "ClassWithoutImages",
+            "error",
+            [repr(name) for name in found.classes if name not in {*data.classes, *(image.label for image in orphans)}],
+            "{n} [class has no usable image and is|classes have no usable image and are] not learned: {examples}",
+            "add images of these classes, or remove the folders",
+        ),
+        _without_training(orphans, data.classes),
+        _divided_groups(data),
         _contradictions(checked),
         _repeated(data),
         *_class_findings(data),
@@ -185,11 +189,54 @@ def _findings(
     return [finding for finding in findings if finding is not None]
 
 
-def _listed(name: str, severity: str, items: Sequence[str], message: str, remedy: str) -> Finding | None:
+def _listed(name: str, severity: Severity, items: Sequence[str], message: str, remedy: str) -> Finding | None:
     if not items:
         return None
     evidence = {"count": len(items), "examples": list(items[:_EXAMPLES])}
-    return Finding(name, severity, message.format(n=len(items)), evidence, remedy)  # type: ignore[arg-type]
+    text = _agree(message, len(items)).format(n=len(items), examples=_some(items))
+    return Finding(name, severity, text, evidence, remedy)
+
+
+def _some(names: Sequence[str]) -> str:
+    rest = f" and {len(names) - _EXAMPLES} more" if len(names) > _EXAMPLES else ""
+    return ", ".join(names[:_EXAMPLES]) + rest
+
+
+def _without_training(orphans: Sequence[LabelledImage], trained: Sequence[str]) -> Finding | None:
+    """Name the classes of validation and test images that have no training image."""
+    if not orphans:
+        return None
+    names = sorted({image.label for image in orphans})
+    alike = {name.casefold(): name for name in trained}
+    meant = [f"{name!r} is not {alike[name.casefold()]!r}" for name in names if name.casefold() in alike]
+    return Finding(
+        "ClassWithoutTraining",
+        "error",
+        _agree("{n} [image belongs|images belong] to classes without training images: {names}", len(orphans)).format(
+            n=len(orphans), names=_some([*map(repr, names)])
+        ),
+        {"count": len(orphans), "classes": names},
+        f"spell them alike: {_some(meant)}" if meant else "add training images of these classes, or remove the folders",
+    )
+
+
+def _agree(text: str, count: int) -> str:
+    """Return text with each `[singular|plural]` replaced by what goes with a count."""
+    return re.sub(r"\[([^|\]]*)\|([^\]]*)\]", r"\1" if count == 1 else r"\2", text)
+
+
+def _divided_groups(data: DataSet) -> Finding | None:
+    splits: dict[str, set[str]] = defaultdict(set)
+    for image in data.images:
+        if image.group:
+            splits[image.group].add(image.split)
+    return _listed(
+        "GroupInTwoSplits",
+        "warning",
+        [group for group in sorted(splits) if len(splits[group]) > 1],
+        "{n} [group stands|groups stand] in two of your splits: {examples}",
+        "put each group into one split; what is learned of it in training makes the evaluation too good",
+    )
 
 
 def _contradictions(images: Sequence[LabelledImage]) -> Finding | None:
@@ -203,7 +250,7 @@ def _contradictions(images: Sequence[LabelledImage]) -> Finding | None:
         "ContradictoryLabels",
         "warning",
         clashes,
-        "{n} images appear under two labels",
+        "{n} [image appears|images appear] under two labels",
         "keep each under its right label",
     )
 
@@ -229,7 +276,8 @@ def _class_findings(data: DataSet) -> list[Finding]:
             Finding(
                 "TinyClass",
                 "warning",
-                f"{len(tiny)} classes have fewer than {_TINY_CLASS} training images: {', '.join(map(repr, tiny))}",
+                _agree(f"{len(tiny)} [class has|classes have] fewer than {_TINY_CLASS} training images: ", len(tiny))
+                + _some([*map(repr, tiny)]),
                 tiny,
                 "add images of these classes, or join them with others",
             )
@@ -251,7 +299,8 @@ def _class_findings(data: DataSet) -> list[Finding]:
             Finding(
                 "ClassNotTested",
                 "warning",
-                f"{len(untested)} classes have no test image: {', '.join(map(repr, untested[:_EXAMPLES]))}",
+                _agree(f"{len(untested)} [class has|classes have] no test image: ", len(untested))
+                + _some([*map(repr, untested)]),
                 {"classes": untested},
                 "add images, so that the evaluation can say something about these classes",
             )
@@ -266,7 +315,7 @@ def _small(data: DataSet) -> Finding | None:
             "TinyImages",
             "info",
             small,
-            "{n} images have a side under " + f"{_SMALL_SIDE} pixels",
+            "{n} [image has|images have] a side under " + f"{_SMALL_SIDE} pixels",
             "check whether they show what they should",
         )
     return None

@@ -41,6 +41,15 @@ class LabelledImage:
     height: int = 0
 
 
+def is_text(name: str) -> bool:
+    """Return whether a name can be written as UTF-8: JSON, HTTP and HTML have no way to say one that cannot.
+
+    >>> is_text("Zoë"), is_text("\\udcff")
+    (True, False)
+    """
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
 @dataclass(frozen=True, slots=True)
 class SkippedImage:
     """A file that is not used, and why."""
@@ -159,5 +168,8 @@ class DataSet:
         """
         try:
             return cls.from_json(read_json(path))
-        except (KeyError, TypeError) as error:
-            raise InputError(f"{path} is damaged ({error}); delete it and run again") from error
+        except (InputError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{path} is missing or damaged ({error}); all else in the run was made from it: "
+                f"delete {path.parent} to begin anew, or give another --run"
+            ) from error

@@ -171,7 +171,7 @@ def _open(data: bytes) -> Image.Image:
     except UnidentifiedImageError as error:
         raise DecodeError(_what_it_is(data)) from error
     except Image.DecompressionBombError as error:
-        raise DecodeError(f"the image is too large ({error})") from error
+        raise DecodeError(f"the image is too large: at most {MAX_PIXELS:,} pixels are read") from error
     except _PILLOW_ERRORS as error:
         raise DecodeError(_what_went_wrong(error)) from error
 

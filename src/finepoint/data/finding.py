@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from finepoint.data.dataset import LabelledImage, SkippedImage
+from finepoint.data.dataset import LabelledImage, SkippedImage, is_text
 from finepoint.data.manifests import MANIFEST_NAME, read_manifest
 from finepoint.errors import DataError
+from finepoint.files import exists
 
 # Names that mean a split; SageMaker users and fastai users write them differently.
 SPLIT_NAMES: Mapping[str, str] = {
@@ -44,7 +45,9 @@ IMAGE_SUFFIXES = frozenset(
     ]
 )
 # Left behind by tools; never classes, never worth a word.
-_STRAY = frozenset({"__MACOSX", "__pycache__", "Thumbs.db", "desktop.ini", "lost+found", "@eaDir"})
+_STRAY = frozenset(
+    {"__MACOSX", "__pycache__", "Thumbs.db", "desktop.ini", "lost+found", "@eaDir", ".ipynb_checkpoints", ".git"}
+)
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,8 @@ class FoundImages:
         classes: class names, sorted.
         images: files that may be images.
         skipped: files that are not, by their names.
-        ignored: hidden and stray folders, and folders without images.
+        ignored: folders that a user might take for classes, each with why it is none: it is hidden, has no images,
+            stands beside the splits, or is a link in a circle.
         has_splits: whether the user divided the images (at least `train`).
     """
 
@@ -79,17 +83,36 @@ def find_images(path: Path) -> FoundImages:
     Raises:
         DataError: there is nothing there, or nothing that is laid out like labelled images.
     """
+    if not exists(path):
+        raise DataError(f"{path}: there is no such folder or file; give a folder of class folders or a manifest")
     if path.is_file():
         return _from_manifest(path)
-    if not path.is_dir():
-        raise DataError(f"{path}: there is no such folder or file; give a folder of class folders or a manifest")
     path = path.resolve()
+    if not is_text(str(path)):
+        raise DataError(f"{path}: the folder's name is not UTF-8 text; rename it")
     if (path / MANIFEST_NAME).is_file():
         return _from_manifest(path / MANIFEST_NAME)
     try:
         return _from_folders(path)
     except PermissionError as error:
-        raise DataError(f"{error.filename} cannot be read: permission denied; change it with chmod") from error
+        raise _unreadable(error) from error
+
+
+def images_below(folder: Path) -> list[Path]:
+    """Return the image files below a folder, sorted, whatever its layout; hidden and stray ones are left out.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
+    try:
+        found = [folder / name for name in _files_below(folder, "", [])]
+    except PermissionError as error:
+        raise _unreadable(error) from error
+    return sorted(path for path in found if path.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def _unreadable(error: PermissionError) -> DataError:
+    return DataError(f"{error.filename} cannot be read: permission denied; change it with chmod")
 
 
 def _from_manifest(path: Path) -> FoundImages:
@@ -100,12 +123,13 @@ def _from_manifest(path: Path) -> FoundImages:
 
 
 def _from_folders(root: Path) -> FoundImages:
-    folders, loose, ignored = _entries(root)
+    folders, loose, hidden = _entries(root)
+    ignored = [f"{name}/ (hidden)" for name in hidden]
     splits: dict[str, list[str]] = {}
     for name in folders:
-        if (split := SPLIT_NAMES.get(name.lower())) is not None and split in ("train", "valid", "test"):
+        if (split := SPLIT_NAMES.get(name.lower())) is not None:
             splits.setdefault(split, []).append(name)
-    if "train" in splits:
+    if "train" in splits and _holds_classes(root, splits["train"], others=len(folders) - 1):
         _check_splits(root, splits)
         ignored += [f"{name}/ (not a split)" for name in folders if SPLIT_NAMES.get(name.lower()) is None]
         parts = [(root / names[0], names[0], split) for split, names in sorted(splits.items())]
@@ -124,6 +148,11 @@ def _from_folders(root: Path) -> FoundImages:
     return FoundImages(root, classes, tuple(images), tuple(skipped), tuple(sorted(set(ignored))), bool(splits))
 
 
+def _holds_classes(root: Path, names: list[str], others: int) -> bool:
+    """Return whether `train` is a part with class folders in it, rather than a class of railway trains among others."""
+    return others == 0 or any(_entries(root / name)[0] for name in names)
+
+
 def _check_splits(root: Path, splits: Mapping[str, list[str]]) -> None:
     for names in splits.values():
         if len(names) > 1:
@@ -138,15 +167,25 @@ def _collect(
     skipped: list[SkippedImage],
     ignored: list[str],
 ) -> None:
-    labels, loose, stray = _entries(folder)
+    labels, loose, hidden = _entries(folder)
     start = f"{prefix}/" if prefix else ""
-    ignored += [f"{start}{name}" for name in stray] if prefix else []
     if prefix:
+        ignored += [f"{start}{name}/ (hidden)" for name in hidden]
         skipped += [SkippedImage(f"{start}{name}", "lies outside of the class folders") for name in loose]
+        if not labels:
+            ignored.append(f"{start} (no class folders in it)")
+    unusable = [label for label in labels if not label.strip() or not is_text(label)]
+    if unusable:
+        raise DataError(
+            f"{folder} has class folders whose names are blank or not UTF-8 text: "
+            f"{', '.join(map(repr, unusable[:5]))}; rename them"
+        )
     for label in labels:
         before = len(images)
         for relative in _files_below(folder / label, f"{start}{label}", ignored):
-            if Path(relative).suffix.lower() in IMAGE_SUFFIXES:
+            if not is_text(relative):
+                skipped.append(SkippedImage(_as_text(relative), "its name is not UTF-8 text; rename it"))
+            elif Path(relative).suffix.lower() in IMAGE_SUFFIXES:
                 images.append(LabelledImage(relative, label, split))
             else:
                 skipped.append(SkippedImage(relative, _not_an_image(relative)))
@@ -156,31 +195,40 @@ def _collect(
 
 def _files_below(folder: Path, relative: str, ignored: list[str]) -> Iterator[str]:
     """Yield the files below a class folder, sorted, following links to folders but never in a circle."""
-    waiting, seen = [(folder, relative)], {folder.resolve()}
+    waiting, seen = [(folder, relative)], {folder.resolve(), *folder.resolve().parents}
     while waiting:
         current, name = waiting.pop()
-        folders, files, stray = _entries(current)
-        ignored += [f"{name}/{entry}" for entry in stray]
-        yield from (f"{name}/{entry}" for entry in files)
+        folders, files, hidden = _entries(current)
+        start = f"{name}/" if name else ""
+        ignored += [f"{start}{entry}/ (hidden)" for entry in hidden]
+        yield from (f"{start}{entry}" for entry in files)
         for entry in reversed(folders):
             target = (current / entry).resolve()
-            if target not in seen:
+            if target in seen:
+                ignored.append(f"{start}{entry}/ (a link to a folder that was read already)")
+            else:
                 seen.add(target)
-                waiting.append((current / entry, f"{name}/{entry}"))
+                waiting.append((current / entry, f"{start}{entry}"))
 
 
 def _entries(folder: Path) -> tuple[list[str], list[str], list[str]]:
-    """Return the sorted names of a folder's folders, files, and hidden or stray entries."""
-    folders, files, stray = [], [], []
+    """Return the sorted names of a folder's folders, files, and hidden folders; what tools leave behind is left out."""
+    folders, files, hidden = [], [], []
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.startswith(".") or entry.name in _STRAY:
-                stray.append(f"{entry.name}/" if entry.is_dir() else entry.name)
+            if entry.name in _STRAY:
+                continue
+            if entry.name.startswith("."):
+                hidden += [entry.name] if entry.is_dir() else []
             elif entry.is_dir():
                 folders.append(entry.name)
             elif entry.name != MANIFEST_NAME:
                 files.append(entry.name)
-    return sorted(folders), sorted(files), sorted(stray)
+    return sorted(folders), sorted(files), sorted(hidden)
+
+
+def _as_text(name: str) -> str:
+    return name.encode("utf-8", "replace").decode()
 
 
 def _not_an_image(name: str) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finepoint.data.dataset import LabelledImage
+from finepoint.data.dataset import LabelledImage, is_text
 from finepoint.errors import DataError
 
 MANIFEST_NAME = "manifest.jsonl"
@@ -40,17 +41,19 @@ def read_manifest(path: Path) -> tuple[LabelledImage, ...]:
     images: list[LabelledImage] = []
     seen: dict[str, int] = {}
     for number, row in _rows(path, mistakes):
-        problem = _problem(row, path.parent)
-        image_path = str(row.get("path") or "").strip()
-        if problem is None and image_path in seen:
+        problem = _problem(row)
+        image_path = "" if problem else _find(path.parent, row["path"])
+        if not problem and not image_path:
+            problem = f"{row['path']!r}: there is no such file"
+        if not problem and image_path in seen:
             problem = f"{image_path!r} is already on line {seen[image_path]}"
-        if problem is not None:
+        if problem:
             mistakes.append(f"line {number}: {problem}")
             continue
         seen[image_path] = number
         images.append(
             LabelledImage(
-                path=image_path.replace("\\", "/"),
+                path=image_path,
                 label=str(row["label"]),
                 split=_SPLITS[str(row.get("split") or "").strip().lower()],
                 group=str(row.get("group") or ""),
@@ -60,7 +63,8 @@ def read_manifest(path: Path) -> tuple[LabelledImage, ...]:
     if mistakes:
         shown = "".join(f"\n  - {mistake}" for mistake in mistakes[:_SHOWN])
         rest = f"\n  ... and {len(mistakes) - _SHOWN} more" if len(mistakes) > _SHOWN else ""
-        raise DataError(f"{path} has {len(mistakes)} wrong lines:{shown}{rest}")
+        count = "a wrong line" if len(mistakes) == 1 else f"{len(mistakes)} wrong lines"
+        raise DataError(f"{path} has {count}:{shown}{rest}")
     if not images:
         raise DataError(f"{path} names no images; it needs lines of path,label[,split][,group]")
     return tuple(images)
@@ -92,7 +96,14 @@ def _rows(path: Path, mistakes: list[str]) -> Iterator[tuple[int, Mapping[str, A
 
 
 def _csv_rows(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    reader = csv.DictReader(text.splitlines(keepends=True), delimiter=delimiter)
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+    try:
+        yield from _named_rows(path, reader)
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num + 1}: not a line of CSV ({error})") from error
+
+
+def _named_rows(path: Path, reader: csv.DictReader[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
     columns = [(name or "").strip().lower() for name in reader.fieldnames or []]
     missing = [name for name in ("path", "label") if name not in columns]
     if missing:
@@ -125,14 +136,25 @@ def _hash(value: object) -> str:
     return value if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) else ""
 
 
-def _problem(row: Mapping[str, Any], folder: Path) -> str | None:
+def _find(folder: Path, given: str) -> str:
+    """Return a row's path as given, without blanks around it, or with Windows's separators turned; "" if no file."""
+    for path in (given, given.strip(), given.strip().replace("\\", "/")):
+        try:
+            if (folder / path).is_file():
+                return Path(path).as_posix()  # `./a.png` and `a.png` are one file
+        except (OSError, ValueError):
+            continue  # no file system could have such a path
+    return ""
+
+
+def _problem(row: Mapping[str, Any]) -> str:
     path, label, split = row.get("path"), row.get("label"), row.get("split") or ""
     if not isinstance(path, str) or not path.strip():
         return "path is empty"
     if not isinstance(label, str | int) or not str(label).strip():
         return "label is empty"
+    if not is_text(path + str(label)):
+        return "path or label is not UTF-8 text"
     if str(split).strip().lower() not in _SPLITS:
         return f"split is {split!r}; it must be train, valid, test or empty"
-    if "\0" in path or not (folder / path.strip().replace("\\", "/")).is_file():
-        return f"{path!r}: there is no such file"
-    return None
+    return ""

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from finepoint.engines.telling import Told
-from finepoint.errors import FinepointError
+from finepoint.errors import FinepointError, storage_errors
 from finepoint.events import emit
 from finepoint.files import write_json
 from finepoint.training.environment import Environment, read_environment
@@ -90,7 +90,8 @@ def _record(state: StudyState, prepared: Prepared) -> dict[str, Any]:
 def main() -> int:
     """Run the tuning job and return its exit code."""
     try:
-        tune(read_environment())
+        with storage_errors():
+            tune(read_environment())
     except FinepointError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code

@@ -11,6 +11,7 @@ _WIDE = 0.06  # an interval of ± 3 points
 _MISCALIBRATED = 0.05
 _OVERFIT_GAP = 0.10
 _WEAK_RECALL = 0.75
+_ENOUGH = 5  # test images of a class, below which its recall says nothing
 
 
 def judge(summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,13 +129,13 @@ def _overfit(summary: Mapping[str, Any]) -> Finding | None:
 
 
 def _weak_classes(test: Mapping[str, Any]) -> list[Finding]:
-    weak = [row for row in test["per_class"] if row["images"] and row["recall"] < _WEAK_RECALL]
+    weak = [row for row in test["per_class"] if row["images"] >= _ENOUGH and row["recall"] < _WEAK_RECALL]
     weak.sort(key=lambda row: row["recall"])
     return [
         Finding(
             "WeakClass",
             "warning",
-            f"of {row['images']} images of {row['name']!r} only {round(row['recall'] * row['images'])} were recognised",
+            f"{row['name']!r}: {round(row['recall'] * row['images'])} of {row['images']} test images recognised",
             {"class": row["name"], "recall": row["recall"], "images": row["images"]},
             f"add training images of {row['name']!r}, and look at its mistakes in the report",
         )
@@ -166,7 +167,8 @@ def _confused(test: Mapping[str, Any]) -> Finding | None:
 
 def _doubtful_labels(summary: Mapping[str, Any]) -> Finding | None:
     count = summary["test"].get("label_issues", 0)
-    if count < 3:
+    # The doubts of a model that is mostly wrong say more about itself than about the labels.
+    if count < 3 or summary["test"]["accuracy"] < 0.5:
         return None
     return Finding(
         "DoubtfulLabels",
@@ -183,7 +185,7 @@ def _small_test(test: Mapping[str, Any]) -> Finding | None:
     return Finding(
         "SmallTestPart",
         "warning",
-        f"only {test['images']} images were tested; small differences mean nothing",
+        f"the test part has only {test['images']} images; small differences mean nothing",
         {"images": test["images"]},
         "add test images, or set more aside with --test-fraction 0.2",
     )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
-from finepoint.files import read_json, write_bytes
+from finepoint.errors import InputError
+from finepoint.files import read_json, read_json_lines, write_bytes
 from finepoint.report import charts
 from finepoint.report.scales import number
 
@@ -31,7 +31,12 @@ def write_report(run: Path) -> Path:
         InputError: there is no readable summary.
     """
     summary = read_json(run / "summary.json")
-    page = _environment().get_template("report.html").render(**_content(run, summary))
+    try:
+        page = _environment().get_template("report.html").render(**_content(run, summary))
+    except (KeyError, TypeError, AttributeError, jinja2.UndefinedError) as error:
+        raise InputError(
+            f"{run / 'summary.json'} is damaged ({error}); delete it and repeat the run's command"
+        ) from error
     target = run / "report.html"
     write_bytes(target, page.encode())
     return target
@@ -163,7 +168,7 @@ def _data_address(evaluation: Path, thumbnail: str | None) -> str | None:
 
 def _readings(evaluation: Path) -> list[dict[str, str]]:
     path = evaluation / "ledger.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    return read_json_lines(path) if path.is_file() else []
 
 
 def _percent(share: float | None) -> str:

@@ -6,15 +6,17 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from finepoint.errors import ConfigurationError, InputError, NotFoundError
-from finepoint.files import read_json, write_bytes, write_json
+from finepoint.files import exists, read_json, read_json_lines, write_bytes, write_json
 
 RECORD = "run.json"
+_KEYS = frozenset({"kind", "status", "command", "started_at", "finished_at", "options", "steps"})
 
 
 def runs_dir(given: Path | None = None) -> Path:
@@ -83,7 +85,31 @@ class RunFolder:
         Raises:
             InputError: it is missing or damaged.
         """
-        return dict(read_json(self.path / RECORD))
+        try:
+            record = read_json(self.path / RECORD)
+        except InputError as error:
+            raise InputError(f"{error}; delete {self.path} to begin anew, or give another --run") from error
+        if not isinstance(record, dict) or _KEYS - record.keys():
+            raise InputError(
+                f"{self.path / RECORD} is damaged; delete {self.path} to begin anew, or give another --run"
+            )
+        return record
+
+    def exists(self) -> bool:
+        """Return whether there is a run in the folder.
+
+        Raises:
+            InputError: there are parts of one, but no `run.json` that says what they were made with.
+        """
+        if (self.path / RECORD).is_file():
+            return True
+        parts = [path.name for path in (self.data, self.tuning, self.training, self.evaluation) if path.exists()]
+        if parts:
+            raise InputError(
+                f"{self.path} holds {', '.join(parts)} of a run, but its {RECORD} is gone; "
+                "delete the folder to begin anew, or give another --run"
+            )
+        return False
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Write `run.json`."""
@@ -99,39 +125,40 @@ class RunFolder:
     def readings(self) -> list[dict[str, str]]:
         """Return every reading of the test part, with time and purpose."""
         ledger = self.evaluation / "ledger.jsonl"
-        if not ledger.is_file():
-            return []
-        return [json.loads(line) for line in ledger.read_text().splitlines()]
+        return read_json_lines(ledger) if ledger.is_file() else []
 
 
-def create_or_open(directory: Path, name: str | None, data_path: str) -> tuple[RunFolder, bool]:
-    """Return the run of this name and whether it is there already; without a name a new one.
+def create_or_open(directory: Path, name: str | None, data_path: str) -> RunFolder:
+    """Return the run of this name, whose folder is made if it is not there; without a name a new one.
 
     Raises:
         ConfigurationError: the name cannot be a folder's.
+        InputError: the folder cannot be made.
     """
     if name is None:
         stem = re.sub(r"[^A-Za-z0-9]+", "-", Path(data_path).resolve().stem).strip("-")[:40] or "run"
         stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
         candidates = (f"{stem}-{stamp}{suffix}" for suffix in ("", *(f"-{number}" for number in range(2, 100))))
         for candidate in candidates:
-            folder = RunFolder(directory / candidate)
-            try:
-                folder.path.mkdir(parents=True)
-            except FileExistsError:
-                continue
-            return folder, False
+            with suppress(FileExistsError):
+                return _make(directory / candidate, new=True)
     if name is None or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
         raise ConfigurationError(
             f"run name {name!r} must begin with a letter or digit and hold only those, dots, hyphens and underscores"
         )
-    folder = RunFolder(directory / name)
-    exists = (folder.path / RECORD).is_file()
+    return _make(directory / name)
+
+
+def _make(path: Path, *, new: bool = False) -> RunFolder:
     try:
-        folder.path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(parents=True, exist_ok=not new)
     except OSError as error:
-        raise InputError(f"{folder.path} cannot be made: {error.strerror}") from error
-    return folder, exists
+        if new and isinstance(error, FileExistsError) and path.exists():
+            raise  # another process has just taken this name
+        raise InputError(
+            f"{path} cannot be made ({error.strerror}); give --runs-dir with a folder that you may write to"
+        ) from error
+    return RunFolder(path)
 
 
 def find_run(given: str | Path, directory: Path | None = None) -> RunFolder:
@@ -141,7 +168,7 @@ def find_run(given: str | Path, directory: Path | None = None) -> RunFolder:
         NotFoundError: there is none; the latest ones are named.
     """
     for path in (Path(given), runs_dir(directory) / str(given)):
-        if (path / RECORD).is_file():
+        if exists(path / RECORD):
             return RunFolder(path)
     known = [folder.name for folder in list_runs(directory)][:5]
     hint = f"the latest are {', '.join(known)}" if known else f"there are none in {runs_dir(directory)}"

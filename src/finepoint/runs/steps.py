@@ -13,7 +13,7 @@ import numpy as np
 from finepoint.data.checking import check_images
 from finepoint.data.dataset import DataSet
 from finepoint.data.finding import find_images
-from finepoint.data.manifests import write_manifest
+from finepoint.data.manifests import MANIFEST_NAME, write_manifest
 from finepoint.engines.local import Watcher, run_job
 from finepoint.engines.spec import Channel as JobChannel
 from finepoint.engines.spec import JobSpec
@@ -175,6 +175,25 @@ STEPS: dict[str, tuple[str, Callable[[Context], None]]] = {
     "package": ("Packing the model", package),
     "report": ("Writing the report", report),
 }
+
+
+KINDS: dict[str, list[str]] = {
+    "run": ["check", "tune", "train", "evaluate", "package", "report"],
+    "tune": ["check", "tune", "report"],
+    "train": ["check", "train", "package", "report"],
+}
+
+
+def outputs(folder: RunFolder) -> dict[str, tuple[Path, ...]]:
+    """Return the files without which a step has to be done again."""
+    return {
+        "check": (folder.data, *(_channel(folder, split) / MANIFEST_NAME for split in ("train", "valid"))),
+        "tune": (folder.tuning / "output" / "data" / "tuning.json",),
+        "train": (folder.training / "output" / "data" / "training.json", folder.package / "finepoint.json"),
+        "evaluate": (folder.evaluation / "metrics.json", folder.evaluation / "features.json"),
+        "package": (folder.model,),
+        "report": (folder.summary, folder.report),
+    }
 
 
 def run_steps(context: Context, names: list[str]) -> None:

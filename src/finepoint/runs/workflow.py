@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +20,15 @@ from finepoint.errors import ConfigurationError, DataError, NotFoundError
 from finepoint.evaluation.calibration import softmax
 from finepoint.evaluation.labels import find_label_issues
 from finepoint.evaluation.metrics import evaluate_logits
-from finepoint.files import read_json
+from finepoint.files import exists, read_json
 from finepoint.models.classifier import Classifier, Prediction, load_classifier, prediction
 from finepoint.models.runtimes import cores
-from finepoint.runs.folder import RunFolder, create_or_open, find_run, now, runs_dir
+from finepoint.runs.folder import RECORD, RunFolder, create_or_open, find_run, now, runs_dir
 from finepoint.runs.listener import Listener
 from finepoint.runs.options import RunOptions
-from finepoint.runs.steps import Context, run_steps
+from finepoint.runs.resuming import resume
+from finepoint.runs.steps import KINDS, Context, run_steps
 
-KINDS: dict[str, list[str]] = {
-    "run": ["check", "tune", "train", "evaluate", "package", "report"],
-    "tune": ["check", "tune", "report"],
-    "train": ["check", "train", "package", "report"],
-}
 _BATCH = 8
 
 
@@ -126,6 +122,8 @@ def evaluate(
     """
     listener = listener or Listener()
     if path is None:
+        if exists(Path(model)) and not exists(Path(model) / RECORD):
+            raise DataError(f"{model} is no run, and so has no test part of its own; give the images to judge it on")
         return _evaluate_run(find_run(model, directory), listener)
     classifier = load_model(model, directory, throughput=True)
     found = find_images(Path(path))
@@ -192,29 +190,38 @@ def model_path(model: str | Path, directory: Path | None = None) -> Path:
 
 
 def _evaluate_run(folder: RunFolder, listener: Listener) -> dict[str, Any]:
-    record = folder.read()
-    options = RunOptions.from_json(record["options"])
-    for name in ("evaluate", "package", "report"):
-        record["steps"].pop(name, None)
-    folder.write(record)
-    run_steps(Context(folder, options, listener), ["evaluate", "package", "report"])
+    steps = ["evaluate", "package", "report"]
+    with _alone(folder):
+        record = folder.read()
+        for name in steps:
+            record["steps"].pop(name, None)
+        folder.write(record)
+        run_steps(Context(folder, RunOptions.from_json(record["options"]), listener), steps)
     return dict(read_json(folder.summary)["test"])
 
 
-def _do(kind: str, path: str | Path, name: str | None, directory: Path | None, settings: dict[str, Any]) -> Run:
-    listener: Listener = settings.pop("listener", None) or Listener()
-    command: Sequence[str] = settings.pop("command", None) or sys.argv
-    options = RunOptions(path=str(Path(path).resolve()), **settings)
-    folder, exists = create_or_open(runs_dir(directory), name, str(path))
+@contextmanager
+def _alone(folder: RunFolder) -> Iterator[None]:
+    """Keep other processes from working on a run while the block works on it."""
     lock = FileLock(folder.path / ".lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
         raise ConfigurationError(f"run {folder.name} is being worked on by another process; wait for it") from None
     with lock:
-        if exists:
-            options = _resume(folder, kind, options, listener)
+        yield
+
+
+def _do(kind: str, path: str | Path, name: str | None, directory: Path | None, settings: dict[str, Any]) -> Run:
+    listener: Listener = settings.pop("listener", None) or Listener()
+    command: Sequence[str] = settings.pop("command", None) or sys.argv
+    options = RunOptions(path=str(Path(path).resolve()), **settings)
+    folder = create_or_open(runs_dir(directory), name, str(path))
+    with _alone(folder):
+        if folder.exists():
+            options = resume(folder, kind, options, listener)
         else:
+            listener.note(f"Run {folder.name}; if it is interrupted, --run {folder.name} goes on with it")
             folder.write(
                 {
                     "schema_version": 1,
@@ -242,40 +249,6 @@ def _run_or_note(folder: RunFolder, kind: str, options: RunOptions, listener: Li
         record["failure"] = str(error)
         folder.write(record)
         raise
-
-
-def _resume(folder: RunFolder, kind: str, options: RunOptions, listener: Listener) -> RunOptions:
-    """Go on with a run: same settings, except that it may tune longer, or train what was only tuned."""
-    record = folder.read()
-    before = RunOptions.from_json(record["options"])
-    differing = before.differences(options)
-    if kind != record["kind"]:
-        # `train --run NAME` after `tune` takes over what was tuned; settings that it did not name are the run's.
-        default = RunOptions(path=options.path)
-        differing = [key for key in differing if getattr(options, key) != getattr(default, key)]
-        options = replace(before, max_jobs=options.max_jobs if "max_jobs" in differing else before.max_jobs)
-    longer = differing == ["max_jobs"] and options.max_jobs > before.max_jobs
-    if differing and not longer:
-        raise ConfigurationError(
-            f"run {folder.name} was made with another {', '.join(differing)}; "
-            "repeat its command as it was, or give another --run to begin anew"
-        )
-    done = [name for name, step in record["steps"].items() if step["status"] == "done"]
-    if longer:
-        for name in ("tune", "train", "evaluate", "package", "report"):
-            record["steps"].pop(name, None)
-    if any(name not in done for name in KINDS[kind]) or longer:
-        for name in ("package", "report"):
-            record["steps"].pop(name, None)
-    listener.note(f"Going on with run {folder.name}; done already: {', '.join(done) or 'nothing'}")
-    record |= {"options": options.to_json(), "kind": _wider(record["kind"], kind), "status": "running"}
-    record.pop("failure", None)
-    folder.write(record)
-    return options
-
-
-def _wider(before: str, now_asked: str) -> str:
-    return "run" if "run" in (before, now_asked) else now_asked
 
 
 def _logits_of(classifier: Classifier, files: Sequence[Path], listener: Listener) -> tuple[np.ndarray, dict[int, str]]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from finepoint.errors import FinepointError
+from finepoint.errors import FinepointError, storage_errors
 from finepoint.evaluation.calibration import fit_temperature
 from finepoint.events import emit
 from finepoint.files import write_json
@@ -74,7 +74,8 @@ def _valid_logits(prepared: Prepared, trained: TrainedHead) -> np.ndarray:
 def main() -> int:
     """Run the entry point and return its exit code."""
     try:
-        train(read_environment())
+        with storage_errors():
+            train(read_environment())
     except FinepointError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code

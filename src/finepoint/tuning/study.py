@@ -64,10 +64,13 @@ class StudySpec:
     goal: Direction | None = None
 
     def __post_init__(self) -> None:
-        check_strategy(self.strategy, self.early_stopping)
-        if self.goal is None:
-            direction_of(self.objective)
-        mistakes = [
+        mistakes: list[str] = []
+        for check in (lambda: check_strategy(self.strategy, self.early_stopping), lambda: self.direction):
+            try:
+                check()
+            except ConfigurationError as error:
+                mistakes += error.mistakes
+        mistakes += [
             f"{name} is {value}; it must be at least 1"
             for name, value in (("max_jobs", self.max_jobs), ("max_parallel_jobs", self.max_parallel_jobs))
             if value < 1
