@@ -110,6 +110,14 @@ def test_a_deeper_network_of_the_same_family_is_refused(tmp_path: Path) -> None:
         resolve_backbones(["torchvision/resnet18"], [str(tmp_path / "deeper.pth")])
 
 
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    state = torchvision.models.resnet18(weights=None).state_dict()
+    state["layer1.0.conv1.weight"][0] = float("nan")
+    torch.save(state, tmp_path / "nan.pth")
+    with pytest.raises(WeightsError, match=r"1 tensors hold values that are not finite, layer1\.0\.conv1\.weight"):
+        resolve_backbones(["resnet18"], [str(tmp_path / "nan.pth")])
+
+
 def test_random_weights_are_seeded_and_say_so() -> None:
     first, again, other = (resolve_backbones(["resnet18"], ["random"], seed=seed)[0] for seed in (1, 1, 2))
     assert first.random

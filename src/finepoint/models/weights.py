@@ -239,6 +239,9 @@ def _fit_by_name(network: Network, given: dict[str, Tensor]) -> dict[str, Tensor
     ]
     if differing:
         raise _MisfitError(f"{len(differing)} tensors have another shape: {_some(differing)}")
+    broken = [key for key in wanted if key in given and not torch.isfinite(given[key]).all()]
+    if broken:
+        raise _MisfitError(f"{len(broken)} tensors hold values that are not finite, {_some(broken)}")
     return {key: given[key].to(value.dtype).contiguous() if key in given else value for key, value in wanted.items()}
 
 
