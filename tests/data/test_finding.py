@@ -265,3 +265,17 @@ def test_a_class_whose_every_file_is_unusable_is_named(tmp_path: Path) -> None:
     (tmp_path / "lost" / "a.jpg").touch()
     finding = next(item for item in check_images(find_images(tmp_path)).findings if item.name == "ClassWithoutImages")
     assert finding.message == "1 class has no usable image and is not learned: 'lost'"
+
+
+def test_images_that_went_or_changed_since_the_check_are_named(tmp_path: Path) -> None:
+    data = check_images(find_images(write_images(tmp_path, 10)))
+    for split in ("train", "valid", "test"):
+        data.require_files(split)
+    gone, changed = data.part("train")[:2]
+    data.path_of(gone).unlink()
+    data.path_of(changed).write_bytes(b"another image")
+    data.require_files("test")
+    with pytest.raises(DataError, match="2 of the train images are gone or changed") as caught:
+        data.require_files("train")
+    assert gone.path in str(caught.value)
+    assert changed.path in str(caught.value)

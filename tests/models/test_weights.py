@@ -96,6 +96,28 @@ def test_nothing_is_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert not (tmp_path / "unpickled-by-finepoint").exists()
 
 
+@pytest.mark.parametrize("name", ["junk.pth", "empty.pth", "junk.safetensors"])
+def test_damaged_files_are_named_without_torch_s_advice(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"" if "empty" in name else b"junk" * 100)
+    with pytest.raises(WeightsError, match="damaged") as caught:
+        resolve_backbones(["resnet18"], [str(tmp_path / name)])
+    assert "weights_only" not in str(caught.value)
+
+
+def test_a_deeper_network_of_the_same_family_is_refused(tmp_path: Path) -> None:
+    torch.save(torchvision.models.resnet34(weights=None).state_dict(), tmp_path / "deeper.pth")
+    with pytest.raises(WeightsError, match=r"belong to another network: layer1\.2"):
+        resolve_backbones(["torchvision/resnet18"], [str(tmp_path / "deeper.pth")])
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    state = torchvision.models.resnet18(weights=None).state_dict()
+    state["layer1.0.conv1.weight"][0] = float("nan")
+    torch.save(state, tmp_path / "nan.pth")
+    with pytest.raises(WeightsError, match=r"1 tensors hold values that are not finite, layer1\.0\.conv1\.weight"):
+        resolve_backbones(["resnet18"], [str(tmp_path / "nan.pth")])
+
+
 def test_random_weights_are_seeded_and_say_so() -> None:
     first, again, other = (resolve_backbones(["resnet18"], ["random"], seed=seed)[0] for seed in (1, 1, 2))
     assert first.random

@@ -82,7 +82,8 @@ def test_base64_in_json_alone_and_in_a_list(client: TestClient) -> None:
 def test_top_limits_the_classes(client: TestClient) -> None:
     value = ask(client, picture((255, 0, 0)), "image/png", "/invocations?top=1").json()
     assert list(value["probabilities"]) == ["red"]
-    assert ask(client, picture((255, 0, 0)), "image/png", "/invocations?top=x").status_code == 400
+    for wrong in ("x", "0", "%C2%B2"):
+        assert ask(client, picture((255, 0, 0)), "image/png", f"/invocations?top={wrong}").status_code == 400
 
 
 def test_the_runtime_clients_path(client: TestClient) -> None:

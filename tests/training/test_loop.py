@@ -10,7 +10,7 @@ import torch
 from finepoint.errors import ConfigurationError, TestPartError
 from finepoint.training.environment import Environment, read_environment
 from finepoint.training.head import FEATURE_STD, Head, feature_scale
-from finepoint.training.hyperparameters import Hyperparameters, known_hyperparameters
+from finepoint.training.hyperparameters import METRICS, Hyperparameters, known_hyperparameters
 from finepoint.training.loop import TrainingData, train_head
 from finepoint.training.preparing import prepare
 
@@ -31,6 +31,7 @@ def test_every_head_and_optimizer_learns(head: str, optimizer: str) -> None:
     values = {"head": head, "optimizer": optimizer, "lr": 0.02, "epochs": 12, "batch_size": 16, "dropout": 0.1}
     trained = train_head(blobs(), Hyperparameters.from_mapping(values))
     assert trained.best["valid_accuracy"] > 0.9
+    assert set(METRICS) == trained.best.keys() - {"epoch", "seconds"}
 
 
 def test_training_repeats_bit_for_bit_and_does_not_touch_global_randomness() -> None:

@@ -37,7 +37,10 @@ def command(
     for image in images:
         try:
             answers.append(found.predict(image, top=top))
-        except (DataError, RequestError) as error:
+        except DataError as error:
+            complain(str(error))
+            refused = True
+        except RequestError as error:
             complain(f"{image}: {error}")
             refused = True
     if json:

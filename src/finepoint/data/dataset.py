@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from finepoint.errors import InputError
+from finepoint.errors import DataError, InputError
 from finepoint.files import read_json, write_json
 from finepoint.findings import Finding
 
@@ -105,6 +105,20 @@ class DataSet:
         """Return where the image's file is."""
         return self.root / image.path
 
+    def require_files(self, split: str) -> None:
+        """Check that the files of a part are as they were when the data set was checked, by their sizes.
+
+        Raises:
+            DataError: files are gone or changed; the first are named.
+        """
+        lost = [image.path for image in self.part(split) if _size(self.path_of(image)) != image.bytes]
+        if lost:
+            names = ", ".join(lost[:5]) + (f" and {len(lost) - 5} more" if len(lost) > 5 else "")
+            raise DataError(
+                f"{self.root}: {len(lost)} of the {split} images are gone or changed since they were checked: {names}. "
+                "Put them back, or give another --run to begin anew with what is there now."
+            )
+
     def label_indices(self, split: str) -> list[int]:
         """Return the class index of each image of a part, in the part's order."""
         index = {name: number for number, name in enumerate(self.classes)}
@@ -173,3 +187,10 @@ class DataSet:
                 f"{path} is missing or damaged ({error}); all else in the run was made from it: "
                 f"delete {path.parent} to begin anew, or give another --run"
             ) from error
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -30,6 +31,8 @@ from finepoint.models.registry import REGISTRY, RegistryEntry
 
 # Checkpoints written by training scripts keep the tensors under one of these keys, with one of these prefixes.
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+# What torch and safetensors raise for files that are neither, or damaged.
+_READ_ERRORS = (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, ValueError, KeyError, OSError)
 _PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")
 
 
@@ -42,6 +45,7 @@ class _Source:
     licence: str
     preprocessing: Preprocessing
     positional: bool = False
+    exact: bool = False
 
 
 def obtain_weights(name: str, given: str | None, *, seed: int = 0) -> Backbone:
@@ -110,7 +114,7 @@ def _from_file(name: str, entry: RegistryEntry | None, libraries: tuple[tuple[st
     for library in libraries:
         preprocessing = entry.preprocessing if entry else _default_preprocessing(*library)
         try:
-            return _store(name, library, _Source(path, path.name, "", preprocessing))
+            return _store(name, library, _Source(path, path.name, "", preprocessing, exact=True))
         except _MisfitError as misfit:
             reasons.append(f"{library[0]}'s {library[1]}: {misfit}")
     raise WeightsError(f"the weights in {path} do not fit {name}.\n  " + "\n  ".join(reasons))
@@ -167,6 +171,8 @@ def _store(name: str, library: tuple[str, str], source: _Source) -> Backbone:
     if not target.is_file():
         network = build_network(*library)
         given = read_state_dict(source.path)
+        if source.exact:
+            _refuse_more(network, given)
         fitted = _fit_in_order(network, given) if source.positional else _fit_by_name(network, given)
         write_bytes(target, save(fitted))
     return backbone
@@ -185,11 +191,11 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of pickle protocols that it then refuses or reads
                 content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except _READ_ERRORS as error:
         raise WeightsError(
-            f"{path} cannot be read as weights ({reason}). Save them with `torch.save(model.state_dict(), FILE)` "
-            "or with safetensors; whole pickled models are refused because loading them runs their code."
+            f"{path} cannot be read as weights ({_what_went_wrong(error)}). "
+            "Save them with `torch.save(model.state_dict(), FILE)` or with safetensors; "
+            "whole pickled models are refused because loading them runs their code."
         ) from error
     for key in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
@@ -201,6 +207,15 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         if all(key.startswith(prefix) for key in tensors):
             tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
     return tensors
+
+
+def _what_went_wrong(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    if isinstance(error, SafetensorError):
+        return f"it is no safetensors file, or it is damaged: {error}"
+    # torch's own sentences recommend to load the file without this protection, or say nothing.
+    return "it is no state dict of tensors, or it is damaged"
 
 
 def _own_tensors(network: Network) -> dict[str, Tensor]:
@@ -224,7 +239,18 @@ def _fit_by_name(network: Network, given: dict[str, Tensor]) -> dict[str, Tensor
     ]
     if differing:
         raise _MisfitError(f"{len(differing)} tensors have another shape: {_some(differing)}")
+    broken = [key for key in wanted if key in given and not torch.isfinite(given[key]).all()]
+    if broken:
+        raise _MisfitError(f"{len(broken)} tensors hold values that are not finite, {_some(broken)}")
     return {key: given[key].to(value.dtype).contiguous() if key in given else value for key, value in wanted.items()}
+
+
+def _refuse_more(network: Network, given: dict[str, Tensor]) -> None:
+    """Refuse tensors that the network lacks: a deeper network of the same family has all of a shallower one's."""
+    known = network.module.state_dict()
+    more = [key for key in given if key not in known and not _is_head(network, key)]
+    if more:
+        raise _MisfitError(f"{len(more)} tensors belong to another network: {_some(more)}")
 
 
 def _fit_in_order(network: Network, given: dict[str, Tensor]) -> dict[str, Tensor]:

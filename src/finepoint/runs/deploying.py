@@ -34,7 +34,7 @@ def deploy(
         InputError: there is no such model, or the name or port is taken.
         EndpointError: the server did not become healthy.
     """
-    path = model.model if isinstance(model, Run) else model_path(model, directory)
+    path = model_path(model, directory)
     return deploy_package(path, name=name or default_name(path), host=host, port=port, allow_remote=allow_remote)
 
 

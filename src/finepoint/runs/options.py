@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from finepoint.errors import ConfigurationError
-from finepoint.training.hyperparameters import Hyperparameters, known_hyperparameters
+from finepoint.training.hyperparameters import METRICS, Hyperparameters, known_hyperparameters
 from finepoint.tuning.parameters import (
     DEFAULT_SPACE,
     CategoricalParameter,
@@ -74,7 +74,7 @@ class RunOptions:
         ]
         if not 0 <= self.seed < 2**32:
             mistakes.append(f"seed is {self.seed}; it must be from 0 to 4294967295")
-        for check in (self._check_hyperparameters, self._check_study):
+        for check in (self._check_hyperparameters, self._check_objective, self._check_study):
             try:
                 check()
             except ConfigurationError as error:
@@ -131,6 +131,10 @@ class RunOptions:
 
     def _check_hyperparameters(self) -> None:
         Hyperparameters.from_mapping(self.hyperparameters)
+
+    def _check_objective(self) -> None:
+        if self.objective not in METRICS and not self.objective.startswith("test"):
+            raise ConfigurationError(f"objective {self.objective!r} is not recorded; there are {', '.join(METRICS)}")
 
     def _check_study(self) -> None:
         space = self.searched

@@ -80,6 +80,7 @@ def check(context: Context) -> None:
 
 def tune(context: Context) -> None:
     """Run the study as a job; its record is `tuning/output/data/tuning.json`."""
+    _require_files(context, "train", "valid")
     options = context.options
     warm_start = [
         str((find_run(run, context.folder.path.parent).tuning / "checkpoints" / DATABASE).resolve())
@@ -98,6 +99,7 @@ def tune(context: Context) -> None:
 def train(context: Context) -> None:
     """Train the best trial again, or with the given hyperparameters where nothing was tuned; leave a package folder."""
     options = context.options
+    _require_files(context, "train", "valid")
     record = context.folder.tuning / "output" / "data" / "tuning.json"
     values = {**options.hyperparameters, "seed": options.seed}
     if record.is_file():
@@ -219,15 +221,23 @@ def read_test_part(folder: RunFolder, data: DataSet, purpose: str) -> Channel:
 
     Raises:
         TestPartError: the best model is not fixed yet; what is chosen by test images cannot be judged by them.
+        DataError: test images are gone or changed.
     """
     if not (folder.package / "finepoint.json").is_file():
         raise TestPartError(
             f"run {folder.name} has no trained model yet; its test part stays closed until the best model is fixed"
         )
+    data.require_files("test")
     folder.count_reading(purpose)
     part = data.part("test")
     images = tuple(ImageFile(data.path_of(image), image.sha256) for image in part)
     return Channel(images, tuple(image.label for image in part))
+
+
+def _require_files(context: Context, *splits: str) -> None:
+    data = DataSet.load(context.folder.data)
+    for split in splits:
+        data.require_files(split)
 
 
 def _finish(folder: RunFolder) -> None:

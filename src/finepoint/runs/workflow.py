@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ def check(path: str | Path, **settings: Any) -> DataSet:
 
 
 def evaluate(
-    model: str | Path,
+    model: Run | str | Path,
     path: str | Path | None = None,
     *,
     directory: Path | None = None,
@@ -111,7 +112,7 @@ def evaluate(
     """Return the metrics of a model, as the `test` object of `summary.json`.
 
     Args:
-        model: a run, or a model package.
+        model: a run, its name, or a model package.
         path: images to judge it on, laid out as for training (all of them are used, or only `test/` where the user
             made splits); without it a run's own test part, which is then read once more, and counted.
         directory: that holds runs.
@@ -121,6 +122,7 @@ def evaluate(
         InputError: there is no such run, model or folder, or the classes differ.
     """
     listener = listener or Listener()
+    model = model.folder.path if isinstance(model, Run) else model
     if path is None:
         if exists(Path(model)) and not exists(Path(model) / RECORD):
             raise DataError(f"{model} is no run, and so has no test part of its own; give the images to judge it on")
@@ -165,7 +167,7 @@ def predict_files(
             yield file, prediction(classifier.classes, probabilities[index], None, str(file))
 
 
-def load_model(model: str | Path, directory: Path | None = None, *, throughput: bool = False) -> Classifier:
+def load_model(model: Run | str | Path, directory: Path | None = None, *, throughput: bool = False) -> Classifier:
     """Return the classifier of a run (by name or path) or of a model package.
 
     Raises:
@@ -174,13 +176,13 @@ def load_model(model: str | Path, directory: Path | None = None, *, throughput: 
     return load_classifier(model_path(model, directory), throughput=throughput)
 
 
-def model_path(model: str | Path, directory: Path | None = None) -> Path:
+def model_path(model: Run | str | Path, directory: Path | None = None) -> Path:
     """Return the package that a run's name, a run's folder, or a package's path means.
 
     Raises:
         NotFoundError: there is none.
     """
-    path = Path(model)
+    path = model = model.folder.path if isinstance(model, Run) else Path(model)
     if path.is_file() or (path / "finepoint.json").is_file():
         return path
     folder = find_run(model, directory)
@@ -215,6 +217,12 @@ def _alone(folder: RunFolder) -> Iterator[None]:
 def _do(kind: str, path: str | Path, name: str | None, directory: Path | None, settings: dict[str, Any]) -> Run:
     listener: Listener = settings.pop("listener", None) or Listener()
     command: Sequence[str] = settings.pop("command", None) or sys.argv
+    known = [item.name for item in fields(RunOptions) if item.name != "path"]
+    if strange := [key for key in settings if key not in known]:
+        raise ConfigurationError(
+            f"{', '.join(strange)}: no such setting; there are {', '.join(known)}, "
+            "and hyperparameters are given as hyperparameters={'epochs': 4}"
+        )
     options = RunOptions(path=str(Path(path).resolve()), **settings)
     folder = create_or_open(runs_dir(directory), name, str(path))
     with _alone(folder):

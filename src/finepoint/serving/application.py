@@ -188,7 +188,7 @@ def _top(request: Request) -> int | None:
     given = request.query_params.get("top")
     if given is None:
         return None
-    if not given.isdigit() or not 1 <= int(given) <= 100_000:
+    if not given.isdecimal() or not 1 <= int(given) <= 100_000:
         raise RequestError(f"top is {given!r}; it must be a whole number from 1 on", 400)
     return int(given)
 

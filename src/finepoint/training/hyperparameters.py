@@ -9,6 +9,8 @@ from typing import Any, Literal, get_args, get_type_hints
 
 from finepoint.errors import ConfigurationError
 
+# What the trainer records of every epoch, and a study can therefore look for.
+METRICS = ("train_loss", "valid_loss", "train_accuracy", "valid_accuracy", "valid_balanced_accuracy")
 Optimizer = Literal["adam", "adamw", "sgd"]
 HeadKind = Literal["linear", "mlp"]
 ClassWeights = Literal["none", "balanced"]
