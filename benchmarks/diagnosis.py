@@ -231,11 +231,11 @@ def _list(outcomes: Sequence[Outcome]) -> None:
         expected = {fault.rule, *fault.also, *STATES_A_NUMBER} if fault else set()
         lines = [f"error {rule}: {why}" for rule, why in item.failed.items()]
         if fault and fault.rule not in item.fired:
-            lines.append(f"missed {fault.rule}: {item.details[fault.rule]}")
+            lines.append(f"missed {fault.rule}: {item.details.get(fault.rule)}")
         elif fault and not fault.later and fault.rule not in item.early:
-            lines.append(f"late {fault.rule}: {item.details[fault.rule]}")
+            lines.append(f"late {fault.rule}: {item.details.get(fault.rule)}")
         for rule in sorted((set(item.fired) | item.early) - expected):
-            lines.append(f"wrong {rule}{'' if rule in item.fired else ' (early only)'}: {item.details[rule]}")
+            lines.append(f"wrong {rule}{'' if rule in item.fired else ' (early only)'}: {item.details.get(rule)}")
         if lines:
             print(f"{item.run.name}  accuracy {item.accuracy:.2f} {item.error}", file=sys.stderr)
             for line in lines:

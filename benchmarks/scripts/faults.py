@@ -125,6 +125,7 @@ def _saturate(parts: Parts, activation: type[nn.Module]) -> None:
 
 
 def _kill_relus(parts: Parts) -> None:
+    replace_activations(parts.model, nn.ReLU)
     with torch.no_grad():
         for layer in trained_layers(parts.model)[:-1]:
             if layer.bias is not None:
@@ -334,6 +335,9 @@ _BEGINS_BADLY = {
     "LearningRateTooHigh": "relative to such weights any step is large",
     "WeightUpdateRatio": "relative to such weights any step is large",
     "SaturatedActivation": "large weights saturate",
+    "ExplodingTensor": "large weights overflow",
+    "NotANumber": "large weights overflow",
+    "LearningRateTooLow": "relative to large weights any step is small; from tiny ones a larger one would lead away",
 }
 
 
@@ -347,6 +351,7 @@ FAULTS: tuple[Fault, ...] = (
         "WeightUpdateRatio": "weights without a gradient do not change",
     }),
     Fault("cut_backward", "VanishingGradient", _cut_backward, ("cnn_bn", "plain_cnn", "vit", "perceptron"), also={
+        "PoorWeightInitialization": "SageMaker's three signs are there, and cannot tell it from that",
         "WeightUpdateRatio": "weights without a gradient do not change", **_STUCK,
     }),
     Fault("no_zero_grad", "GradientsNotZeroed", _no_zero_grad, also={

@@ -26,7 +26,7 @@ Histogram = Counter[int]
 # Before so many steps nothing can be said to have been learnt, or not.
 _FEWEST_STEPS = 32
 # A model that is right less often has not yet learnt enough to tell classes apart.
-_LOWEST_ACCURACY = 0.7
+_LOWEST_ACCURACY = 0.8
 
 
 @rule
@@ -98,8 +98,8 @@ class Confusion(Rule):
     Of the last pass of evaluation. As documented, the diagonal is divided by the sum of the diagonal, which cannot
     reach 0.9 for any of two or more classes; so here a class's share of right answers is compared with `min_diag`,
     and a class's share of answers for one other with `max_off_diag`. That alone is true of some class of most models;
-    so it must also be taken for the other more often than for itself, its share of right answers must be below that of
-    all together beyond chance (2.6 standard deviations), and that must be 0.7: a weak model has other troubles.
+    so it must also be taken for the other at least twice as often as for itself, its share of right answers must be below that of
+    all together beyond chance (2.6 standard deviations), and that must be 0.8: a weak model has other troubles.
 
     Not judged unless asked for: some pairs of classes are simply hard.
 
@@ -137,7 +137,7 @@ class Confusion(Rule):
             others = np.where(np.arange(len(matrix)) == label, 0, matrix[label]) / totals[label]
             spread = np.sqrt(max(overall * (1 - overall), 1e-9) / totals[label])
             by_documentation = share < self.min_diag and others.max() > self.max_off_diag
-            if by_documentation and share < overall - 2.6 * spread and others.max() > share:
+            if by_documentation and share < overall - 2.6 * spread and others.max() > 2 * share:
                 bad.append({"label": int(label), "right": float(share), "taken_for": int(np.argmax(others))})
         if not bad:
             return self.clean(accuracy=overall)

@@ -42,7 +42,7 @@ class LearningRateTooHigh(Rule):
         if len(losses) < self.steps:
             return self.not_applicable(f"{len(losses)} losses were recorded; it takes {self.steps}")
         values = np.nan_to_num(losses.values, nan=np.inf, posinf=np.inf)
-        begin = float(np.mean(values[:2]))
+        begin = float(values[0])  # the next may already be the other side of the leap
         means = smooth(np.minimum(values, 1e30), _WINDOW)
         ratio = median_ratio(recording)
         if not len(ratio):

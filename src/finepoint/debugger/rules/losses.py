@@ -19,7 +19,7 @@ _DECREASED = 0.97
 _FEWEST_STEPS = 5
 # A plain network may stay for so many steps where guessing is before it begins to learn; only one whose weights do not
 # move, or whose loss rises, is known sooner to get nowhere.
-_SLOW_START = 96
+_SLOW_START = 192
 _STILL = 1e-5
 
 
@@ -32,7 +32,7 @@ class LossNotDecreasing(Rule):
     least 5) is compared with that of the first; in evaluation the means of whole passes are. Fires when two windows in a row are
     not below the first by `diff_percent` (at least 3 percent: less is noise).
 
-    A flat loss counts from step 96 on (plain networks may need as long before they begin to learn), sooner where it
+    A flat loss counts from step 192 on (plain networks may need as long before they begin to learn), sooner where it
     rises by a tenth or the weights do not move.
 
     Where the documented default misfires: two batches `num_steps` apart differ by chance, and a loss that came down and

@@ -215,8 +215,10 @@ class WeightUpdateRatio(Rule):
         found = []
         for name, ratio in ratios.items():
             full = _at_full_rate(rates, ratio.steps)
-            large = ~(ratio.values <= self.large_threshold)
-            large &= np.maximum.accumulate(np.isfinite(ratio.values))  # not where it began at zero
+            large = ratio.values > self.large_threshold
+            # What overflowed after such a step is more of the same; a weight that began at zero is not.
+            large = np.isfinite(ratio.values) & large
+            large |= ~np.isfinite(ratio.values) & np.maximum.accumulate(large)
             for word, flags, times in (("much", large, 2), ("little", ratio.values < self.small_threshold, 3)):
                 index = first_run(flags & full, times)
                 if index is not None:
