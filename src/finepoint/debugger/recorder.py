@@ -18,9 +18,22 @@ from finepoint.debugger.naming import Names, unwrapped
 from finepoint.debugger.reductions import Arriving, Pending, as_array, measurable, reduce, reduce_all, sampled
 from finepoint.debugger.selection import Plan, Selection
 from finepoint.debugger.writing import RecordingWriter, SeriesKey
-from finepoint.instrumentation import COMPILE, FORWARD_BEGIN, FORWARD_END, Event, Subscription, watch_calls
+from finepoint.instrumentation import (
+    BACKWARD_BEGIN,
+    BACKWARD_END,
+    COMPILE,
+    FORWARD_BEGIN,
+    FORWARD_END,
+    LOSS,
+    ZERO_GRAD,
+    Event,
+    Subscription,
+    watch_calls,
+)
 
 P = ParamSpec("P")
+# Of a compiled function torch would trace what stands around these calls.
+_TRACED: tuple[Event[Any], ...] = (LOSS, BACKWARD_BEGIN, BACKWARD_END, ZERO_GRAD)
 # Where fewer steps are passed over than that, going to sleep and waking up costs more than it saves.
 _WORTH_SLEEPING = 8
 # Steps whose values may be on their way from a GPU at once; then the oldest is waited for.
@@ -97,6 +110,8 @@ class Recorder:
         self._subscriptions: list[Subscription] = []
         # Those that are paused in steps that are passed over.
         self._sleeping: list[Subscription] = []
+        # Those whose patches torch would trace into.
+        self._traced: list[Subscription] = []
         self._modules: list[Subscription] = []
         self._calls: list[Subscription] = []
         self._depth = 0
@@ -123,6 +138,8 @@ class Recorder:
         self._subscriptions.append(subscription)
         if not always:
             self._sleeping.append(subscription)
+        if event in _TRACED:
+            self._traced.append(subscription)
         return subscription
 
     def watch_module(
@@ -392,12 +409,18 @@ class Recorder:
         for subscription in self._modules:
             subscription.close()
         self._modules = []
+        if not isinstance(model, nn.Module):
+            for subscription in self._traced:
+                subscription.close()
+            self.writer.note(
+                "torch.compile is used on a function: only optimizers and data loaders are seen from here on, "
+                "neither losses nor outputs; each optimizer step counts as a step"
+            )
+            return
         self.writer.note(
             "torch.compile is used: of the compiled model only its inputs, parameters and gradients are seen, "
             "not the outputs of the modules inside; losses only where they are computed outside"
         )
-        if not isinstance(model, nn.Module):
-            return
         inner = unwrapped(model)
         if self.names.module(inner) is None:
             self.names.add(inner)
