@@ -59,6 +59,21 @@ def test_an_output_collection_by_module(tmp_path: Path) -> None:
     assert {"fc_input_0", "fc_output_0"} <= set(recorded(tmp_path).names())
 
 
+def test_inputs_and_optimizer_variables_are_saved_when_asked_for(tmp_path: Path) -> None:
+    model = Net()
+    optimizer = torch.optim.Adam(model.parameters())
+    included = ["inputs", "relu_input", "optimizer_variables"]
+    with Hook(tmp_path, include_collections=included, save_config=SaveConfig(save_interval=1)) as hook:
+        hook.register_module(model)
+        for images, labels in batches(2):
+            functional.cross_entropy(model(images), labels).backward()
+            optimizer.step()
+    recording = recorded(tmp_path)
+    assert recording.series("optimizer/exp_avg/Net_fc.weight", "l2").steps.tolist() == [1]
+    assert {"fc_input_0", "relu_input_2"} <= set(recording.names())
+    assert recording.collections["relu_input"] == {"relu_input_0", "relu_input_1", "relu_input_2"}
+
+
 def test_scalars_and_a_loss_of_ones_own(tmp_path: Path) -> None:
     class SmoothLoss(nn.Module):
         def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
