@@ -135,10 +135,10 @@ def test_frozen_relus_are_not_looked_at() -> None:
 
 
 def test_half_of_a_narrow_layer_may_be_silent_by_chance() -> None:
-    # 16 units: 0.5 + 2.6 x sqrt(0.25 / 16) = 0.825.
-    for share, fires in ((0.8, False), (0.85, True)):
+    # 64 units: 0.5 + 4 x sqrt(0.25 / 64) = 0.75.
+    for share, fires in ((0.74, False), (0.76, True)):
         made = (
-            Made().model(linear("a", 4, 16), module("relu", "ReLU")).series("dead_fraction/relu_output_0", [share] * 3)
+            Made().model(linear("a", 4, 64), module("relu", "ReLU")).series("dead_fraction/relu_output_0", [share] * 3)
         )
         assert verdict(made, "DeadRelu").fired is fires
 

@@ -131,8 +131,8 @@ class EvaluatedInTrainMode(Rule):
                 return self.issue(
                     int(fact["step"] or 0),
                     fact["mode"] or "EVAL",
-                    meaning=f"{len(names)} modules ({names[0]} first) were in train mode while evaluating: dropout drops, "
-                    "batch norm normalises by the batch.",
+                    meaning=f"{len(names)} modules ({names[0]} first) were in train mode while evaluating: dropout "
+                    "drops, batch norm normalises by the batch.",
                     remedy="model.eval() before evaluating, model.train() after it",
                     modules=names[:10],
                     series=plot(loss(recording), loss(recording, EVAL)),

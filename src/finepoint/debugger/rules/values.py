@@ -191,8 +191,9 @@ class WeightUpdateRatio(Rule):
     change over the mean absolute value (with `epsilon` added), between saved steps `num_steps` apart.
 
     Where the documented default misfires: biases, scales and tokens begin at zero, and a zero learning rate, at the
-    first step of a warm-up or the last of a cosine, changes nothing. So only weights count, only at steps whose learning
-    rate is at least a hundredth of the highest, and only two (too large) or three saved steps (too small) in a row.
+    first step of a warm-up or the last of a cosine, changes nothing. So only weights count, only at steps whose
+    learning rate is at least a hundredth of the highest, and only two (too large) or three saved steps (too small)
+    in a row.
 
     Args:
         num_steps: steps between the weights compared, where they were saved whole; by default the last saved.
