@@ -124,7 +124,9 @@ def test_the_hook_measures_its_own_cost(tmp_path: Path) -> None:
         train(model, 5)
         assert hook.overhead_fraction > 0
     fact = Recording.open(tmp_path).facts("overhead")[-1]
-    assert fact["fraction"] == pytest.approx(fact["hook_seconds"] / (fact["job_seconds"] - fact["hook_seconds"]))
+    assert fact["fraction"] == pytest.approx(
+        fact["hook_seconds"] / (fact["job_seconds"] - fact["hook_seconds"]), rel=1e-2
+    )
 
 
 def test_a_hook_file_says_what_smdebugs_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
