@@ -26,7 +26,7 @@ def normalise(image: Tensor) -> Tensor:
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the loss; the function is looked up when it is called, as in a script that the debugger was there before."""
+    """Return the loss; looked up when called, as in a script that is imported after the debugger was attached."""
     return functional.cross_entropy(logits, labels)
 
 

@@ -45,6 +45,6 @@ def write_serving_script(folder: Path, script: str, fault: str, activation: str 
     head = _OTHER[fault][script] if fault in _OTHER else _FITTING[script].replace("ACTIVATION", activation)
     path = folder / "inference.py"
     path.write_text(
-        f"import torch\nfrom torch import nn\n\n\ndef model_fn(model_dir):\n    model = build()\n    {head}\n    return model\n"
+        f"from torch import nn\n\n\ndef model_fn(model_dir):\n    model = build()\n    {head}\n    return model\n"
     )
     return path

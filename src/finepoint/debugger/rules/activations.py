@@ -29,7 +29,7 @@ class DeadRelu(Rule):
     Where the documented default misfires: a frozen backbone's ReLUs are what they are, and nothing that is trained
     comes before them, so they are not looked at; one batch of few samples leaves many units silent; and of a layer that
     has not begun to learn, whose input hardly varies, half of the units are silent by the toss of a coin, more of a
-    narrow one (2.6 standard deviations are allowed).
+    narrow one (four standard deviations are allowed).
 
     Args:
         tensor_regex: outputs to look at; by default those of all ReLU-like modules.
@@ -187,7 +187,7 @@ def _by_chance(recording: Recording, name: str) -> float:
         for key in ("out_features", "out_channels", "num_features")
     )
     units = next((int(width) for width in widths if width), 0)
-    return 0.5 + 2.6 * (0.25 / units) ** 0.5 if units else 0.5
+    return 0.5 + 4 * (0.25 / units) ** 0.5 if units else 0.5
 
 
 def _behind_trained(recording: Recording) -> list[str] | None:

@@ -156,7 +156,7 @@ def _matching(recording: Recording, regexes: Sequence[str]) -> list[Series]:
 
 
 def _layer_outputs(recording: Recording) -> list[Series]:
-    """Return the standard deviations of what linear and convolutional layers that are trained put out, in the model's order."""
+    """Return the standard deviations of what trained linear and convolutional layers put out, in the model's order."""
     layers = [
         item.name
         for item in modules(recording)

@@ -24,8 +24,8 @@ _EXPLAINED = {
         "image = image[..., ::-1] (RGB), or read with Pillow",
     ),
 }
-# Mean divergence per channel, in nats, between what the first batch norm sees and what it saw in pretraining: above this
-# the input does not fit, if a correction brings it down to a third (docs/decisions/015 has the measurement).
+# Mean divergence per channel, in nats, between what the first batch norm sees and what it saw in pretraining: above
+# this the input does not fit, if a correction brings it down to a third (docs/decisions/015 has the measurement).
 _MISFIT, _EXPLAINS = 0.5, 1 / 3
 # A reversed order of the channels changes little; it has to fit this much better.
 _EXPLAINS_REVERSED = 0.6

@@ -25,8 +25,9 @@ from finepoint.debugger.rules.result import RuleResult
 Histogram = Counter[int]
 # Before so many steps nothing can be said to have been learnt, or not.
 _FEWEST_STEPS = 32
+_LARGEST_RATIO = 3.0
 # A model that is right less often has not yet learnt enough to tell classes apart.
-_LOWEST_ACCURACY = 0.7
+_LOWEST_ACCURACY = 0.8
 
 
 @rule
@@ -82,8 +83,8 @@ class ClassImbalance(Rule):
             "TRAIN",
             meaning=f"The largest class has {ratio:.0f} times the images of the smallest (label {rare}, "
             f"{counts[rare]} images): the rare ones will hardly be learnt.",
-            remedy="weight the loss (finepoint: --class-weights balanced; torch: CrossEntropyLoss(weight=...)), or draw "
-            "with torch.utils.data.WeightedRandomSampler",
+            remedy="weight the loss (finepoint: --class-weights balanced; torch: CrossEntropyLoss(weight=...)), or "
+            "draw with torch.utils.data.WeightedRandomSampler",
             ratio=ratio,
             histogram=dict(sorted(counts.items())[:200]),
             **({} if worst is None else {"worst_class": worst, "mispredicted": missed[worst]}),
@@ -98,8 +99,9 @@ class Confusion(Rule):
     Of the last pass of evaluation. As documented, the diagonal is divided by the sum of the diagonal, which cannot
     reach 0.9 for any of two or more classes; so here a class's share of right answers is compared with `min_diag`,
     and a class's share of answers for one other with `max_off_diag`. That alone is true of some class of most models;
-    so it must also be taken for the other more often than for itself, its share of right answers must be below that of
-    all together beyond chance (2.6 standard deviations), and that must be 0.7: a weak model has other troubles.
+    so it must also be taken for the other at least twice as often as for itself, its share of right answers must be
+    below that of all together beyond chance (2.6 standard deviations), and that must be 0.8: a weak model has other
+    troubles.
 
     Not judged unless asked for: some pairs of classes are simply hard.
 
@@ -137,7 +139,7 @@ class Confusion(Rule):
             others = np.where(np.arange(len(matrix)) == label, 0, matrix[label]) / totals[label]
             spread = np.sqrt(max(overall * (1 - overall), 1e-9) / totals[label])
             by_documentation = share < self.min_diag and others.max() > self.max_off_diag
-            if by_documentation and share < overall - 2.6 * spread and others.max() > share:
+            if by_documentation and share < overall - 2.6 * spread and others.max() > 2 * share:
                 bad.append({"label": int(label), "right": float(share), "taken_for": int(np.argmax(others))})
         if not bad:
             return self.clean(accuracy=overall)
@@ -209,7 +211,7 @@ class LabelsShuffledOrConstant(Rule):
         first = [fact for fact in batches if fact["step"] <= end]
         known = [_histogram(fact) for fact in _facts(recording, "pass_labels") if fact["mode"] == "TRAIN"]
         total = known[0] if known else _total(batches)
-        if len(first) < 5 or len(total) < 3:
+        if len(first) < 4 or len(total) < 3:
             return None
         histograms = [_histogram(fact) for fact in first]
         shares = np.array(list(total.values())) / sum(total.values())
@@ -242,7 +244,9 @@ class LabelsShuffledOrConstant(Rule):
         ratio = median_ratio(recording)
         moved = float(np.median(ratio.values)) if len(ratio) else 0.0
         within = abs(float(means[: self.passes].min()) - entropy) < 0.1 * entropy
-        guessing = float(valid.min()) > (1 - self.margin) * entropy and float(valid[0]) < 1.5 * entropy
+        guessing = float(valid.min()) > (1 - self.margin) * entropy and float(valid[-1]) < 1.1 * entropy
+        if _ratio(counts, slack=0.0) > _LARGEST_RATIO:
+            return None  # evaluation may hold the classes in other shares, and then guessing costs more
         if not (within and guessing and 5e-4 < moved < 0.2) or self._explained(recording):
             return None
         span = evaluations[min(self.passes, len(evaluations)) - 1]

@@ -42,7 +42,8 @@ class LearningRateTooHigh(Rule):
         if len(losses) < self.steps:
             return self.not_applicable(f"{len(losses)} losses were recorded; it takes {self.steps}")
         values = np.nan_to_num(losses.values, nan=np.inf, posinf=np.inf)
-        begin = float(np.mean(values[:2]))
+        # The second loss may be beyond the leap already; and what begins above guessing has yet to come down to it.
+        begin = min(float(values[0]), _guessing(recording))
         means = smooth(np.minimum(values, 1e30), _WINDOW)
         ratio = median_ratio(recording)
         if not len(ratio):
@@ -161,6 +162,12 @@ def learning_rate(recording: Recording) -> float:
     """Return the highest learning rate of the first group, as it was used; 0 where none was recorded."""
     rates = series(recording, "learning_rate/group0")
     return float(rates.values.max()) if len(rates) else 0.0
+
+
+def _guessing(recording: Recording) -> float:
+    """Return a little more than the loss of guessing among the classes; infinity where there are none."""
+    classes = [fact["classes"] for fact in recording.facts("labels") if fact.get("classes")]
+    return 1.1 * math.log(classes[0]) if classes and classes[0] > 1 else math.inf
 
 
 def _relative_gradient(recording: Recording) -> float:

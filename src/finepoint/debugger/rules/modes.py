@@ -86,9 +86,11 @@ class RandomEvaluation(Rule):
         for numbers in passes.values():
             ordered = [numbers[number] for number in sorted(numbers)]
             for before, now in itertools.pairwise(ordered):
-                known = Counter(before["samples"])
-                same = sum((known & Counter(now["samples"])).values())
-                of = max(1, min(len(before["samples"]), len(now["samples"])))
+                earlier, later = _comparable(before["batches"], now["batches"])
+                of = min(len(earlier), len(later))
+                if not of:
+                    continue
+                same = sum((Counter(earlier) & Counter(later)).values())
                 judged, lowest = judged + 1, min(lowest, same / of)
                 if same < self.share * of:
                     return self._found(recording, now, same / of)
@@ -129,8 +131,8 @@ class EvaluatedInTrainMode(Rule):
                 return self.issue(
                     int(fact["step"] or 0),
                     fact["mode"] or "EVAL",
-                    meaning=f"{len(names)} modules ({names[0]} first) were in train mode while evaluating: dropout drops, "
-                    "batch norm normalises by the batch.",
+                    meaning=f"{len(names)} modules ({names[0]} first) were in train mode while evaluating: dropout "
+                    "drops, batch norm normalises by the batch.",
                     remedy="model.eval() before evaluating, model.train() after it",
                     modules=names[:10],
                     series=plot(loss(recording), loss(recording, EVAL)),
@@ -161,6 +163,16 @@ def _change(size: Any, mean: Any) -> np.ndarray:
     return result
 
 
+def _comparable(before: dict[int, list[str]], now: dict[int, list[str]]) -> tuple[list[str], list[str]]:
+    """Return the samples of two passes; where batches were left out of the recording, of those that both have."""
+    numbers = (set(before), set(now)) if set(before) == set(now) else (set(before) & set(now),) * 2
+    first, second = (
+        [sample for number in sorted(chosen) for sample in batches[number]]
+        for chosen, batches in zip(numbers, (before, now), strict=True)
+    )
+    return first, second
+
+
 def _fingerprints(recording: Recording) -> dict[Any, dict[int, dict[str, Any]]]:
     """Return, by data (loaders over the same data are one) and pass, the samples' fingerprints."""
     kinds = {
@@ -174,7 +186,7 @@ def _fingerprints(recording: Recording) -> dict[Any, dict[int, dict[str, Any]]]:
         place = (data, fact["loader"], fact["pass"])
         number = order.setdefault(place, len(order))
         entry = passes[data].setdefault(
-            number, {"samples": [], "step": fact["step"], "mode": fact["mode"], "loader": fact["loader"]}
+            number, {"batches": {}, "step": fact["step"], "mode": fact["mode"], "loader": fact["loader"]}
         )
-        entry["samples"] += fact["samples"]
+        entry["batches"][fact["batch"]] = fact["samples"]
     return passes

@@ -191,8 +191,9 @@ class WeightUpdateRatio(Rule):
     change over the mean absolute value (with `epsilon` added), between saved steps `num_steps` apart.
 
     Where the documented default misfires: biases, scales and tokens begin at zero, and a zero learning rate, at the
-    first step of a warm-up or the last of a cosine, changes nothing. So only weights count, only at steps whose learning
-    rate is at least a hundredth of the highest, and only two (too large) or three saved steps (too small) in a row.
+    first step of a warm-up or the last of a cosine, changes nothing. So only weights count, only at steps whose
+    learning rate is at least a hundredth of the highest, and only two (too large) or three saved steps (too small)
+    in a row.
 
     Args:
         num_steps: steps between the weights compared, where they were saved whole; by default the last saved.
@@ -215,8 +216,10 @@ class WeightUpdateRatio(Rule):
         found = []
         for name, ratio in ratios.items():
             full = _at_full_rate(rates, ratio.steps)
-            large = ~(ratio.values <= self.large_threshold)
-            large &= np.maximum.accumulate(np.isfinite(ratio.values))  # not where it began at zero
+            large = ratio.values > self.large_threshold
+            # What overflowed after such a step is more of the same; a weight that began at zero is not.
+            large = np.isfinite(ratio.values) & large
+            large |= ~np.isfinite(ratio.values) & np.maximum.accumulate(large)
             for word, flags, times in (("much", large, 2), ("little", ratio.values < self.small_threshold, 3)):
                 index = first_run(flags & full, times)
                 if index is not None:
