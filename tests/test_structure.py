@@ -19,6 +19,7 @@ FLOORS = [
     {"tuning"},
     {"serving"},
     {"evaluation"},
+    {"profiler"},
     {"models"},
     {"data"},
     {"findings", "files", "events"},
