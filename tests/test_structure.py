@@ -18,11 +18,12 @@ FLOORS = [
     {"training"},
     {"tuning"},
     {"serving"},
-    {"evaluation"},
-    {"profiler"},
+    {"evaluation", "debugger", "profiler"},
     {"models"},
     {"data"},
-    {"findings", "files", "events"},
+    {"attached"},
+    {"attaching"},
+    {"findings", "files", "events", "instrumentation"},
     {"errors"},
 ]
 PEERS = ({"training", "tuning", "serving"},)

@@ -1,0 +1,1 @@
+"""Observers: one module for each kind of thing that is recorded."""
