@@ -10,14 +10,19 @@ event                  callback is called with
 =====================  ====================================================================================
 FORWARD_BEGIN          module, args
 FORWARD_END            module, args, kwargs, output
+OUTER                  module, True before and False after: the outermost module called, also where it raises
 LOSS                   function name, args, kwargs, output: a loss of `torch.nn.functional` was computed
 BACKWARD_BEGIN / END   the tensors that `backward` starts from
 STEP_BEGIN / END       optimizer: around `Optimizer.step`
 ZERO_GRAD              optimizer or module whose gradients were just cleared
 SCHEDULE               scheduler, after its step
 LOADER_BEGIN           loader: an iteration over a DataLoader begins
+WAIT                   loader: it is asked for a batch
 BATCH                  loader, batch, seconds waited for it
 LOADER_END             loader, whether it was exhausted
+COPY                   tensor, True before and False after: `Tensor.to` and `.cuda`
+SYNC                   tensor, True before and False after: `.item()`, `.cpu()`, `.tolist()`, `.numpy()`, `float()`
+SAVE_BEGIN / END       around `torch.save` and safetensors' writing
 COMPILE                what was given to `torch.compile` (or the module that compiles itself)
 =====================  ====================================================================================
 
@@ -38,6 +43,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, ParamSpec
 
+import safetensors
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -134,6 +140,33 @@ def _install_forward_end(event: Event[[nn.Module, tuple[Any, ...], dict[str, Any
     return module_hooks.register_module_forward_hook(hook, with_kwargs=True).remove
 
 
+def _install_outer(event: Event[[nn.Module, bool]]) -> Remove:
+    """Watch only the outermost module; global hooks would slow every module in it down four times as much."""
+    original = nn.Module.__call__
+    inside = False
+
+    def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        nonlocal inside
+        if inside:
+            return original(module, *args, **kwargs)
+        inside = True
+        event.emit(module, True)
+        try:
+            return original(module, *args, **kwargs)
+        finally:
+            inside = False
+            event.emit(module, False)
+
+    def remove() -> None:
+        nonlocal inside
+        inside = True  # where another has wrapped ours since, ours does nothing any more
+        if vars(nn.Module)["__call__"] is call:
+            nn.Module.__call__ = original  # type: ignore[method-assign]
+
+    nn.Module.__call__ = call  # type: ignore[method-assign]
+    return remove
+
+
 def _install_loss(event: Event[[str, tuple[Any, ...], dict[str, Any], Any]]) -> Remove:
     def around(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
         def loss(*args: Any, **kwargs: Any) -> Any:
@@ -203,13 +236,16 @@ class _Batches:
         batches: Iterator[Any],
         on_batch: Callable[[Any, float], None] | None,
         on_end: Callable[[bool], None] | None,
+        on_wait: Callable[[], None] | None = None,
     ) -> None:
-        self._batches, self._on_batch, self._on_end = batches, on_batch, on_end
+        self._batches, self._on_batch, self._on_end, self._on_wait = batches, on_batch, on_end, on_wait
 
     def __iter__(self) -> _Batches:
         return self
 
     def __next__(self) -> Any:
+        if self._on_wait is not None:
+            self._on_wait()
         began = time.perf_counter()
         try:
             batch = next(self._batches)
@@ -235,6 +271,16 @@ class _Batches:
             self._on_end = None
 
 
+def _install_wait(event: Event[[DataLoader[Any]]]) -> Remove:
+    def around(original: Callable[..., Any]) -> Callable[..., Any]:
+        def batches(loader: DataLoader[Any]) -> _Batches:
+            return _Batches(original(loader), None, None, lambda: event.emit(loader))
+
+        return batches
+
+    return _replace_all([(DataLoader, "__iter__", around)])
+
+
 def _install_batch(event: Event[[DataLoader[Any], Any, float]]) -> Remove:
     def around(original: Callable[..., Any]) -> Callable[..., Any]:
         def batches(loader: DataLoader[Any]) -> _Batches:
@@ -253,6 +299,58 @@ def _install_loader_end(event: Event[[DataLoader[Any], bool]]) -> Remove:
         return batches
 
     return _replace_all([(DataLoader, "__iter__", around)])
+
+
+def _install_save(begin: bool) -> Callable[[Event[[]]], Remove]:
+    def install(event: Event[[]]) -> Remove:
+        def around(original: Callable[..., Any]) -> Callable[..., Any]:
+            def save(*args: Any, **kwargs: Any) -> Any:
+                if begin:
+                    event.emit()
+                try:
+                    return original(*args, **kwargs)
+                finally:
+                    if not begin:
+                        event.emit()
+
+            return save
+
+        return _replace_all(
+            [(torch, "save", around), (safetensors, "serialize", around), (safetensors, "serialize_file", around)]
+        )
+
+    return install
+
+
+def _install_tensor_methods(*names: str) -> Callable[[Event[[Tensor, bool]]], Remove]:
+    """Watch methods that `Tensor` inherits from its C base: ours stand in `Tensor` itself, and are deleted again."""
+
+    def install(event: Event[[Tensor, bool]]) -> Remove:
+        def around(original: Callable[..., Any]) -> Callable[..., Any]:
+            @functools.wraps(original)
+            def method(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+                event.emit(tensor, True)
+                try:
+                    return original(tensor, *args, **kwargs)
+                finally:
+                    event.emit(tensor, False)
+
+            return method
+
+        own = {name: vars(Tensor).get(name) for name in names}
+        for name in names:
+            setattr(Tensor, name, around(getattr(Tensor, name)))
+
+        def remove() -> None:
+            for name, former in own.items():
+                if former is None:
+                    delattr(Tensor, name)
+                else:
+                    setattr(Tensor, name, former)
+
+        return remove
+
+    return install
 
 
 def _install_compile(event: Event[[Any]]) -> Remove:
@@ -310,6 +408,7 @@ def _gated(original: Callable[..., Any], wrapped: Callable[..., Any], removed: l
 
 FORWARD_BEGIN: Event[[nn.Module, tuple[Any, ...]]] = Event(_install_forward_begin)
 FORWARD_END: Event[[nn.Module, tuple[Any, ...], dict[str, Any], Any]] = Event(_install_forward_end)
+OUTER: Event[[nn.Module, bool]] = Event(_install_outer)
 LOSS: Event[[str, tuple[Any, ...], dict[str, Any], Any]] = Event(_install_loss)
 BACKWARD_BEGIN: Event[[Tensor | Any]] = Event(_install_backward(True))
 BACKWARD_END: Event[[Tensor | Any]] = Event(_install_backward(False))
@@ -318,6 +417,11 @@ STEP_END: Event[[torch.optim.Optimizer]] = Event(_install_step_end)
 ZERO_GRAD: Event[[Any]] = Event(_install_zero_grad)
 SCHEDULE: Event[[Any]] = Event(_install_schedule)
 LOADER_BEGIN: Event[[DataLoader[Any]]] = Event(_install_loader_begin)
+WAIT: Event[[DataLoader[Any]]] = Event(_install_wait)
 BATCH: Event[[DataLoader[Any], Any, float]] = Event(_install_batch)
 LOADER_END: Event[[DataLoader[Any], bool]] = Event(_install_loader_end)
+COPY: Event[[Tensor, bool]] = Event(_install_tensor_methods("to", "cuda"))
+SYNC: Event[[Tensor, bool]] = Event(_install_tensor_methods("item", "cpu", "tolist", "numpy", "__float__", "__int__"))
+SAVE_BEGIN: Event[[]] = Event(_install_save(True))
+SAVE_END: Event[[]] = Event(_install_save(False))
 COMPILE: Event[[Any]] = Event(_install_compile)
