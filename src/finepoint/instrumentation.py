@@ -17,6 +17,7 @@ STEP_BEGIN / END       optimizer: around `Optimizer.step`
 ZERO_GRAD              optimizer or module whose gradients were just cleared
 SCHEDULE               scheduler, after its step
 LOADER_BEGIN           loader: an iteration over a DataLoader begins
+LOADER_READY           loader: its iterator is made (and its workers are started)
 WAIT                   loader: it is asked for a batch
 BATCH                  loader, batch, seconds waited for it
 LOADER_END             loader, whether it was exhausted
@@ -228,6 +229,18 @@ def _install_loader_begin(event: Event[[DataLoader[Any]]]) -> Remove:
     return _replace_all([(DataLoader, "__iter__", around)])
 
 
+def _install_loader_ready(event: Event[[DataLoader[Any]]]) -> Remove:
+    def around(original: Callable[..., Any]) -> Callable[..., Any]:
+        def ready(loader: DataLoader[Any]) -> Any:
+            batches = original(loader)
+            event.emit(loader)
+            return batches
+
+        return ready
+
+    return _replace_all([(DataLoader, "__iter__", around)])
+
+
 class _Batches:
     """An iterator over a loader's batches that tells of each; all else is the loader's own iterator's."""
 
@@ -417,6 +430,7 @@ STEP_END: Event[[torch.optim.Optimizer]] = Event(_install_step_end)
 ZERO_GRAD: Event[[Any]] = Event(_install_zero_grad)
 SCHEDULE: Event[[Any]] = Event(_install_schedule)
 LOADER_BEGIN: Event[[DataLoader[Any]]] = Event(_install_loader_begin)
+LOADER_READY: Event[[DataLoader[Any]]] = Event(_install_loader_ready)
 WAIT: Event[[DataLoader[Any]]] = Event(_install_wait)
 BATCH: Event[[DataLoader[Any], Any, float]] = Event(_install_batch)
 LOADER_END: Event[[DataLoader[Any], bool]] = Event(_install_loader_end)

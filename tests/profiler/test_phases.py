@@ -40,6 +40,7 @@ def clock(time: Time, rows: list[dict[str, float]]) -> PhaseClock:
 def step(
     clock: PhaseClock, time: Time, *, wait: float, forward: float, backward: float = 0.0, rest: float = 0.0
 ) -> None:
+    clock.boundary()
     clock.wait()
     time.go(wait)
     clock.got_batch(8)

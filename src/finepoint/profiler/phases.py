@@ -14,6 +14,7 @@ PHASES = ("data_wait", "copy", "forward", "backward", "optimizer", "evaluation",
 STARTUP_PHASES = ("import", "weights", "data_listing", "other")
 # Steps shorter than this are added up: a row costs some microseconds, which a step of half a millisecond would feel.
 SHORTEST_ROW_SECONDS = 0.02
+_LABELS = ("time", "mode", "loader", "window")
 
 
 class Mode(IntEnum):
@@ -33,6 +34,10 @@ class PhaseClock:
         started_at: when the process started, in seconds since the epoch.
         clock: seconds that never go back.
         cpu_clock: processor seconds of this process.
+        first: the phase that the time since the start belongs to, until it is left.
+
+    `loader` is the number of the loader that batches come from, `window` whether torch.profiler runs; both are noted
+    in each row.
     """
 
     def __init__(
@@ -42,10 +47,11 @@ class PhaseClock:
         *,
         clock: Callable[[], float] = time.perf_counter,
         cpu_clock: Callable[[], float] = time.process_time,
+        first: str = "other",
     ) -> None:
         self._write, self._clock, self._cpu_clock = write, clock, cpu_clock
         self._epoch = time.time() - clock()
-        self._stack = ["other"]
+        self._stack = ["other", first]
         self._seconds: dict[str, float] = {}
         self._last = self._row_began = started_at - self._epoch
         self._cpu = 0.0
@@ -53,6 +59,8 @@ class PhaseClock:
         self._pending: dict[str, float] | None = None
         self.transitions = 0
         self.in_loop = False
+        self.loader = -1
+        self.window = False
         self._counts = _no_counts()
 
     @property
@@ -74,8 +82,7 @@ class PhaseClock:
             pass
 
     def wait(self) -> None:
-        """Begin to wait for a batch; what came before is a row of its own."""
-        self.boundary()
+        """Begin to wait for a batch."""
         self.enter("data_wait")
         self._waiting_cpu = self._cpu_clock()
 
@@ -130,6 +137,8 @@ class PhaseClock:
             "seconds": seconds,
             "longest": seconds,
             "cpu": cpu - self._cpu,
+            "loader": float(self.loader),
+            "window": float(self.window),
             **{f"phase/{name}": spent for name, spent in self._seconds.items()},
             **self._counts,
         }
@@ -137,7 +146,7 @@ class PhaseClock:
         self._seconds, self._counts = {}, _no_counts()
         if self._pending is not None and self._joins(self._pending, row):
             for name, value in row.items():
-                if name not in ("time", "mode", "longest"):
+                if name not in _LABELS and name != "longest":
                     self._pending[name] = self._pending.get(name, 0.0) + value
             self._pending["longest"] = max(self._pending["longest"], seconds)
             return
@@ -147,7 +156,8 @@ class PhaseClock:
 
     @staticmethod
     def _joins(pending: dict[str, float], row: dict[str, float]) -> bool:
-        return pending["mode"] == row["mode"] != Mode.STARTUP and pending["seconds"] < SHORTEST_ROW_SECONDS
+        alike = all(pending[name] == row[name] for name in ("mode", "loader", "window"))
+        return alike and row["mode"] != Mode.STARTUP and pending["seconds"] < SHORTEST_ROW_SECONDS
 
 
 def _no_counts() -> dict[str, float]:
