@@ -23,7 +23,7 @@ FLOORS = [
     {"data"},
     {"attached"},
     {"attaching"},
-    {"findings", "files", "events", "instrumentation"},
+    {"findings", "files", "events", "instrumentation", "results"},
     {"errors"},
 ]
 PEERS = ({"training", "tuning", "serving"},)
