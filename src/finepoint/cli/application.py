@@ -14,6 +14,7 @@ from finepoint.cli import (
     endpoints,
     evaluate,
     predict,
+    profile,
     query,
     report,
     run,
@@ -32,6 +33,7 @@ application = typer.Typer(
     pretty_exceptions_enable=False,
 )
 application.add_typer(data.group, name="data", rich_help_panel="Make a classifier")
+application.add_typer(profile.group, name="profile", rich_help_panel="Look at it")
 for _panel, _commands in {
     "Make a classifier": {"run": run, "tune": tune, "train": train},
     "Look at it": {"evaluate": evaluate, "predict": predict, "runs": runs, "report": report},

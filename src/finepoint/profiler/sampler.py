@@ -105,8 +105,7 @@ class Sampler:
             memory_limit=self._group.memory_limit(),
             hung_seconds=hung,
         )
-        self._system.seal()
-        self._tree.seal()
+        self.seal()
         own = sum(self._own.cpu_times()[:2])
         write_json(
             self.folder / ENDING_FILE,
@@ -119,6 +118,11 @@ class Sampler:
             },
         )
         return ending
+
+    def seal(self) -> None:
+        """Put what was sampled on disk."""
+        self._system.seal()
+        self._tree.seal()
 
     def _limits(self) -> dict[str, float]:
         """Return what the control group counted since the last look; its folder may go with the job."""
