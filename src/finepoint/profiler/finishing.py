@@ -38,7 +38,7 @@ class Judged:
 
 
 def finish(job: Path, *, price_per_hour: float | None = None, measure_speeds: bool = True) -> Judged:
-    """Judge a job's recording and leave `profiler-reports/<Rule>.json` and `profiler-output/summary.json` in its folder.
+    """Judge a job's recording; leave `profiler-reports/<Rule>.json` and `profiler-output/summary.json` in its folder.
 
     Args:
         job: its folder.

@@ -97,7 +97,7 @@ class LoadingRecorder:
         self._reset()
         # Written at the first fetch already: a short job's worker may see only one batch.
         self._began -= _WRITE_SECONDS
-        util.Finalize(None, self.flush, exitpriority=10)  # type: ignore[no-untyped-call]
+        util.Finalize(None, self.flush, exitpriority=10)
 
     def _reset(self) -> None:
         self._began = time.perf_counter()

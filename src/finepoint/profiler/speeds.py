@@ -55,7 +55,7 @@ def _measure(device: str) -> dict[str, float]:
 
     plain = _seconds(step(images, False))
     half = _seconds(step(images, True))
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.to(memory_format=torch.channels_last)
     last = _seconds(step(images.to(memory_format=torch.channels_last), False))
     return {"channels_last": round(plain / last, 3), "bf16": round(plain / half, 3)}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 
@@ -36,10 +37,8 @@ def watch_process(pid: int, folder: Path, *, interval_ms: int, seconds: float | 
         except psutil.NoSuchProcess:
             raise NotFoundError(f"there is no process {pid}") from None
         ended = False
-        try:
+        with contextlib.suppress(KeyboardInterrupt):  # the way to stop watching
             _, ended = sample_until_end(sampler, told=_nobody_tells, seconds=seconds)
-        except KeyboardInterrupt:
-            pass  # the way to stop watching
         if ended:
             sampler.finish(None)
         else:

@@ -52,7 +52,7 @@ class Window:
 
         clock.window = True
         clock.enter("hook")
-        activities = [kind for kind in (ProfilerActivity.CPU, ProfilerActivity.CUDA) if kind in supported_activities()]
+        activities = [kind for kind in (ProfilerActivity.CPU, ProfilerActivity.CUDA) if kind in supported_activities()]  # type: ignore[no-untyped-call]
         self._profile, self._began_at, self._time = (
             profile(activities=activities, profile_memory=True),
             steps,

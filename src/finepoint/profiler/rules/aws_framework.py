@@ -33,7 +33,7 @@ class Dataloader(AwsRule):
         if loader is None:
             return self.absent("no DataLoader was seen")
         rows = recording.training
-        waits = rows["phase/data_wait"][np.nan_to_num(rows["batches"]) > 0]
+        waits = np.nan_to_num(rows["phase/data_wait"])[np.nan_to_num(rows["batches"]) > 0]
         processes, cores = max(int(loader["workers"]), 1), max(len(recording.system.named("core/")), 1)
         few = processes < cores * self.min_threshold / 100
         many = processes > cores * self.max_threshold / 100

@@ -293,7 +293,8 @@ def _bottleneck(
 
 
 def _gpu(recording: ProfilerRecording, device: int, name: str) -> np.ndarray:
-    return 100 * np.nan_to_num(recording.system[f"gpu/{device}/{name}"])
+    values: np.ndarray = 100 * np.nan_to_num(recording.system[f"gpu/{device}/{name}"])
+    return values
 
 
 def _p95(values: np.ndarray, window: int) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -221,7 +222,7 @@ class Loading:
         hidden = whole - wait
         return loop_speedup(recording, wait - max((wait + hidden) * kept - hidden, 0.0))
 
-    def facts(self) -> dict[str, object]:
+    def facts(self) -> dict[str, Any]:
         """Return the numbers for a finding's evidence."""
         return {
             "images_decoded": int(self.images),

@@ -219,8 +219,8 @@ class IdleInstance(OwnRule):
 def median_slope(times: np.ndarray, values: np.ndarray) -> float:
     """Return the median slope over all pairs of points (Theil 1950, Sen 1968), thinned to some 150 points.
 
-    >>> median_slope(np.array([0.0, 1, 2, 3]), np.array([0.0, 2, 4, 100]))
-    3.0
+    >>> median_slope(np.array([0.0, 1, 2, 3, 4]), np.array([0.0, 2, 4, 6, 100]))
+    2.0
     """
     every = max(len(times) // _SLOPE_POINTS, 1)
     times, values = times[::every], values[::every]
@@ -235,10 +235,10 @@ def rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
     >>> round(rank_correlation(np.array([1.0, 2, 3]), np.array([1.0, 4, 9])), 3)
     1.0
     """
-    ranks = [np.unique(values, return_inverse=True)[1].astype(float) for values in (one, other)]
-    if any(rank.std() == 0 for rank in ranks):
+    first, second = (np.unique(values, return_inverse=True)[1].astype(float) for values in (one, other))
+    if first.std() == 0 or second.std() == 0:
         return 0.0
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(np.corrcoef(first, second)[0, 1])
 
 
 def _duration(seconds: float) -> str:
