@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from finepoint.files import write_json
 from finepoint.profiler.phases import Mode
 from finepoint.profiler.recording import ProfilerRecording
-from finepoint.profiler.segments import Table
+from finepoint.profiler.segments import Table, TableWriter
 
 START = 1000.0
 SAMPLER = {
@@ -133,3 +135,23 @@ def recording(rows: Sequence[dict[str, float]] = (), system: Table | None = None
         facts=facts if rows else {},
         **given,
     )
+
+
+def job(folder: Path, made: ProfilerRecording) -> Path:
+    """Write a recording into a job's folder as the sampler and the job's process would."""
+    output = folder / "profiler-output"
+    for name in ("system", "processes", "steps", "loading"):
+        rows: Table = getattr(made, name)
+        writer = TableWriter(output / name, "1", seal_seconds=3600)
+        writer.append(
+            *({column: values[index] for column, values in rows.columns.items()} for index in range(len(rows)))
+        )
+        if name == "steps":
+            writer.note("facts/1", made.facts)
+        writer.seal()
+    write_json(output / "sampler.json", {"started_at": START, **made.sampler})
+    if made.ending is not None:
+        write_json(output / "ending.json", made.ending)
+    if made.operators is not None:
+        write_json(output / "operators.json", made.operators)
+    return folder

@@ -102,10 +102,12 @@ def show(job: Job, price_per_hour: Price = None, json: Json = False) -> None:
 def _show(judged: Judged, json: bool) -> None:
     from finepoint.cli.output import percent, plain, print_json
     from finepoint.cli.output import show as print_results
+    from finepoint.report.profiling import write_profiler_report
 
+    page = write_profiler_report(judged.folder)
     summary = judged.summary
     if json:
-        print_json({"job": str(judged.folder), **summary})
+        print_json({"job": str(judged.folder), "report_path": str(page), **summary})
         return
     parts: list[Any] = []
     if summary["ending"] is not None and summary["ending"]["kind"] != "completed":
@@ -127,7 +129,7 @@ def _show(judged: Judged, json: bool) -> None:
             "",
             f"It cost {summary['cost']['total']:.4g}, of which {percent(summary['cost']['wasted_share'])} was wasted.",
         ]
-    print_results(*parts)
+    print_results(*parts, "", f"Report: {plain(page)}")
 
 
 def _promise(evidence: Any) -> str:

@@ -1,4 +1,4 @@
-"""After a job: judge its recording, write the rules' reports, the page and the summary."""
+"""After a job: judge its recording, and write the rules' reports, the summary, and what the report's page shows."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from finepoint.files import write_json
-from finepoint.profiler.checking import REPORT_FOLDER, finite, judge_aws, judge_own, write_judgements
+from finepoint.profiler.checking import finite, judge_aws, judge_own, write_judgements
 from finepoint.profiler.recording import OUTPUT, ProfilerRecording, open_recording
 from finepoint.profiler.summary import summary_of
+from finepoint.profiler.timeline import timeline_of
+from finepoint.profiler.wording import words_of
 from finepoint.results import RuleResult
 
-SUMMARY_FILE = "summary.json"
-PAGE = REPORT_FOLDER / "profiler-report.html"
+SUMMARY_FILE, REPORT_FILE = "summary.json", "report.json"
 
 
 @dataclass(frozen=True)
@@ -60,4 +61,16 @@ def finish(job: Path, *, price_per_hour: float | None = None, measure_speeds: bo
     summary = finite(summary_of(recording, aws, own))
     write_judgements(job, aws)
     write_json(job / OUTPUT / SUMMARY_FILE, summary)
+    content = {
+        "job": job.resolve().name,
+        "summary": summary,
+        "words": words_of(summary, own),
+        "results": [result.to_json() for result in own],
+        "aws": [
+            {**result.to_json(), "evidence": {"RuleParameters": result.evidence["RuleParameters"]}} for result in aws
+        ],
+        "sampler": recording.sampler,
+        **timeline_of(recording),
+    }
+    write_json(job / OUTPUT / REPORT_FILE, finite(content))
     return Judged(recording, summary, own, job)

@@ -173,8 +173,8 @@ class BusyNeighbour(OwnRule):
         busy = float(np.nanmean(samples["cpu"]))
         if taken < self.cores or busy < self.saturation:
             return self.clean(neighbours_cores=taken, busy=busy)
-        share = min(taken / count, 0.99)
         mine = float(np.nanmean(samples["job_cpu"]))
+        share = taken / (mine + taken)
         return self.issue(
             meaning=f"Other processes keep {taken:.1f} of {count} cores busy, which the job would have used.",
             remedy="stop them (top shows which), or run the job when they have ended",
