@@ -24,7 +24,7 @@ LOADER_END             loader, whether it was exhausted
 COPY                   tensor, True before and False after: `Tensor.to` and `.cuda`
 SYNC                   tensor, True before and False after: `.item()`, `.cpu()`, `.tolist()`, `.numpy()`, `float()`
 SAVE_BEGIN / END       around `torch.save` and safetensors' writing
-COMPILE                what was given to `torch.compile` (or the module that compiles itself)
+COMPILE                what is given to `torch.compile`; a module that compiles itself gives its bound `_call_impl`
 =====================  ====================================================================================
 
 >>> import torch
@@ -77,6 +77,15 @@ LOSS_FUNCTIONS = (
     "soft_margin_loss",
     "triplet_margin_loss",
 )
+
+
+class HookTime:
+    """How long observers that record tensors have worked in this process; they add to it, the profiler reads it."""
+
+    seconds = 0.0
+
+
+hook_time = HookTime()
 # Tracebacks of callbacks that raised and were dropped.
 failures: list[str] = []
 
@@ -120,8 +129,7 @@ class Event(Generic[P]):
                 callback(*args, **kwargs)
             except Exception:  # noqa: BLE001 - the program that is watched must go on
                 self._drop(callback)
-                failures.append(traceback.format_exc())
-                sys.stderr.write(f"finepoint: an observer failed and is no longer called\n{failures[-1]}")
+                _tell_failure()
 
     def _drop(self, callback: Callable[P, object]) -> None:
         self._callbacks = tuple(kept for kept in self._callbacks if kept is not callback)
@@ -130,13 +138,69 @@ class Event(Generic[P]):
             self._remove = None
 
 
+def watch_calls(
+    kind: type[nn.Module],
+    begin: Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], object],
+    end: Callable[[nn.Module, Any], object],
+) -> Subscription:
+    """Have callbacks called around every call of the modules of one class, and of no other.
+
+    This costs the other modules nothing, leaves no hook on the module (which would be pickled and copied with it),
+    and sees a compiled module from outside. What is called while torch compiles or exports is not told.
+
+    Args:
+        kind: the class; of a subclass's modules nothing is told.
+        begin: called with module, args, kwargs.
+        end: called with module, output.
+    """
+    own = "__call__" in vars(kind)
+    original = kind.__call__
+    on = [True]
+
+    def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if not on[0] or type(self) is not kind or torch.compiler.is_compiling():
+            return original(self, *args, **kwargs)
+        _shielded(begin, self, args, kwargs)
+        output = original(self, *args, **kwargs)
+        _shielded(end, self, output)
+        return output
+
+    def remove() -> None:
+        on[0] = False
+        if vars(kind).get("__call__") is call:
+            if own:
+                kind.__call__ = original  # type: ignore[method-assign]
+            else:
+                del kind.__call__
+
+    kind.__call__ = call  # type: ignore[method-assign]
+    return Subscription(remove)
+
+
+def _shielded(callback: Callable[..., object], *args: Any) -> None:
+    try:
+        callback(*args)
+    except Exception:  # noqa: BLE001 - the program that is watched must go on
+        _tell_failure()
+
+
+def _tell_failure() -> None:
+    failures.append(traceback.format_exc())
+    sys.stderr.write(f"finepoint: an observer failed and is no longer called\n{failures[-1]}")
+
+
 def _install_forward_begin(event: Event[[nn.Module, tuple[Any, ...]]]) -> Remove:
-    return module_hooks.register_module_forward_pre_hook(lambda module, args: event.emit(module, args)).remove
+    def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
+        if not torch.compiler.is_compiling():
+            event.emit(module, args)
+
+    return module_hooks.register_module_forward_pre_hook(hook).remove
 
 
 def _install_forward_end(event: Event[[nn.Module, tuple[Any, ...], dict[str, Any], Any]]) -> Remove:
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        event.emit(module, args, kwargs, output)
+        if not torch.compiler.is_compiling():
+            event.emit(module, args, kwargs, output)
 
     return module_hooks.register_module_forward_hook(hook, with_kwargs=True).remove
 
@@ -375,7 +439,7 @@ def _install_compile(event: Event[[Any]]) -> Remove:
 
         return compile_
 
-    return _replace_all([(torch, "compile", around), (nn.Module, "compile", _emitting_self(event))])
+    return _replace_all([(torch, "compile", around)])
 
 
 def _emitting_self(event: Event[[Any]]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

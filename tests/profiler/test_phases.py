@@ -120,3 +120,17 @@ def test_short_steps_share_a_row_and_the_longest_is_kept(
     assert 4 <= len(trained) <= 6
     assert sum(row["steps"] for row in trained) == 100
     assert max(row["longest"] for row in trained) == pytest.approx(0.003)
+
+
+def test_what_observers_take_is_hook_whatever_phase_they_worked_in(time: Time, rows: list[dict[str, float]]) -> None:
+    hooked = Time()
+    clock = PhaseClock(rows.append, 0.0, clock=time, cpu_clock=time, hook_clock=hooked)
+    clock._last = clock._row_began = time.now
+    clock.boundary()
+    clock.enter("forward")
+    time.go(1)
+    hooked.go(0.25)
+    clock.leave("forward")
+    clock.count("forwards")
+    clock.close()
+    assert phases(rows[-1]) | {"other": 0} == {"forward": 0.75, "hook": 0.25, "other": 0}

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 group = typer.Typer(no_args_is_help=True, help="Where time and machine go while a job runs, and what to change.")
 
 Interval = Annotated[int, typer.Option("--interval-ms", help="Between two samples of the machine, 100 to 60,000.")]
-Out = Annotated[Path | None, typer.Option("--out", help="Folder of the job.", show_default="jobs/<script>-<time>")]
+Folder = Annotated[Path | None, typer.Option("--job", help="Folder for the job.", show_default="jobs/SCRIPT-TIME")]
 Price = Annotated[
     float | None, typer.Option("--price-per-hour", help="Of the machine; the report then shows the cost.")
 ]
@@ -26,7 +26,7 @@ Job = Annotated[Path, typer.Argument(help="Folder of a job.", metavar="JOB")]
 def run(
     script: Annotated[Path, typer.Argument(help="A Python script.", metavar="SCRIPT")],
     arguments: Annotated[list[str] | None, typer.Argument(help="Its arguments, after `--`.", metavar="-- ARGS")] = None,
-    out: Out = None,
+    job: Folder = None,
     interval_ms: Interval = 500,
     profile_steps: Annotated[
         int, typer.Option("--profile-steps", help="Steps under torch.profiler, after the warm-up; 0 for none.")
@@ -48,7 +48,7 @@ def run(
     from finepoint.profiler.finishing import finish
     from finepoint.profiler.running import new_job_folder, profile_script
 
-    folder = out or new_job_folder(script, Path("jobs"))
+    folder = job or new_job_folder(script, Path("jobs"))
     done = profile_script(
         [str(script), *(arguments or ())], folder, interval_ms=interval_ms, profile_steps=profile_steps, quiet=json
     )
@@ -61,7 +61,7 @@ def run(
 @group.command("pid")
 def pid(
     pid: Annotated[int, typer.Argument(help="A running process.", metavar="PID")],
-    out: Out = None,
+    job: Folder = None,
     interval_ms: Interval = 500,
     seconds: Annotated[float | None, typer.Option("--seconds", help="Stop after so long.")] = None,
     price_per_hour: Price = None,
@@ -79,7 +79,7 @@ def pid(
     from finepoint.profiler.finishing import finish
     from finepoint.profiler.watching import watch_process
 
-    folder = out or Path("jobs") / f"pid-{pid}"
+    folder = job or Path("jobs") / f"pid-{pid}"
     if not json:
         say(f"Watching process {pid}; Ctrl-C stops that.")
     watch_process(pid, folder, interval_ms=interval_ms, seconds=seconds)

@@ -176,16 +176,19 @@ class Recording:
 
     def steps(self, mode: ModeKeys = ModeKeys.TRAIN) -> list[int]:
         """Return the steps at which anything was saved in a mode; with GLOBAL the global steps of all modes."""
-        found: set[int] = set()
+        if mode is ModeKeys.GLOBAL:
+            return sorted({at for known in ModeKeys for at in self.global_steps(known).values()})
+        return sorted(self.global_steps(mode))
+
+    def global_steps(self, mode: ModeKeys) -> dict[int, int]:
+        """Return the steps at which anything was saved in a mode, each with its global step."""
+        found: dict[int, int] = {}
         for segment in self._segments:
             for frame in segment.frames:
-                if mode is ModeKeys.GLOBAL or frame.mode == mode.name:
-                    column = self._load(segment, frame)[0][:, 1 if mode is ModeKeys.GLOBAL else 0]
-                    found.update(column.tolist())
-        for place in self._tensors:
-            if mode is ModeKeys.GLOBAL or place.mode is mode:
-                found.add(place.global_step if mode is ModeKeys.GLOBAL else place.step)
-        return sorted(found)
+                if frame.mode == mode.name:
+                    found.update(self._load(segment, frame)[0].tolist())
+        found.update((place.step, place.global_step) for place in self._tensors if place.mode is mode)
+        return found
 
     def tensors(self, name: str | None = None, mode: ModeKeys | None = None) -> list[TensorPlace]:
         """Return where whole tensors were kept, by step."""

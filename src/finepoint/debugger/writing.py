@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ class RecordingWriter:
     Args:
         folder: the recording's, `debug-output`; this writer makes a directory of its own in it. None keeps the
             recording in memory, for tests of rules: `writer.recording()` reads it.
-        rank: this process's, in a job of several.
+        rank: this process's, in a job of several; a function where it is known only once something is written.
 
     >>> writer = RecordingWriter(None)
     >>> for step, loss in enumerate([2.3, 1.9, 1.7]):
@@ -43,15 +43,21 @@ class RecordingWriter:
     [2.3, 1.9, 1.7]
     """
 
-    def __init__(self, folder: Path | None, rank: int = 0) -> None:
-        self.rank = rank
+    def __init__(self, folder: Path | None, rank: int | Callable[[], int] = 0) -> None:
+        self._rank = rank
         self.started = time.time()
         self.closed = False
-        self._folder = None if folder is None else folder / f"rank{rank}-{int(self.started * 1000)}-{os.getpid()}"
+        self._parent = folder
+        self._folder: Path | None = None
         self._sealed: list[Segment] = []
         self._notes: set[str] = set()
         self._number = 0
         self._clear()
+
+    @property
+    def rank(self) -> int:
+        """The rank of this process."""
+        return self._rank() if callable(self._rank) else self._rank
 
     def values(
         self, step: int, mode: ModeKeys, values: Mapping[SeriesKey, float], global_step: int | None = None
@@ -101,10 +107,12 @@ class RecordingWriter:
         if not (self._frames or self._tensors or self._facts):
             return
         arrays, metadata = self._content()
-        if self._folder is None:
+        if self._parent is None:
             self._sealed.append(Segment.from_arrays(arrays, metadata, self.rank, self.started))
         else:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            if self._folder is None:
+                self._folder = self._parent / f"rank{self.rank}-{int(self.started * 1000)}-{os.getpid()}"
+                self._folder.mkdir(parents=True, exist_ok=True)
             path = self._folder / f"{self._number:06d}.safetensors"
             # Renamed, so that a reader sees it whole; not synchronised to the disk, which would cost the job
             # milliseconds and guards against a loss of power only.
@@ -125,6 +133,11 @@ class RecordingWriter:
             self.fact("end")
             self.seal()
             self.closed = True
+
+    def discard(self) -> None:
+        """Close without writing what has not been sealed."""
+        self._clear()
+        self.closed = True
 
     def recording(self) -> Any:
         """Return the recording that a writer without a folder has made so far."""

@@ -67,7 +67,12 @@ class StepRecorder:
         self._pid, self._thread = os.getpid(), threading.get_ident()
         self._labels = {"pid": float(self._pid), "rank": float(rank) if rank.isdigit() else 0.0}
         # Up to now Python and torch were imported.
-        self.clock = PhaseClock(lambda row: self._writer.append(row | self._labels), _process_start(), first="import")
+        self.clock = PhaseClock(
+            lambda row: self._writer.append(row | self._labels),
+            _process_start(),
+            hook_clock=lambda: moments.hook_time.seconds,
+            first="import",
+        )
         self.clock.leave("import")
         self._loading, self._window = loading, window
         self._loaders: dict[int, dict[str, Any]] = {}

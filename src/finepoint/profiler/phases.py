@@ -34,6 +34,7 @@ class PhaseClock:
         started_at: when the process started, in seconds since the epoch.
         clock: seconds that never go back.
         cpu_clock: processor seconds of this process.
+        hook_clock: seconds that observers have worked so far; they are `hook`, whatever phase they worked in.
         first: the phase that the time since the start belongs to, until it is left.
 
     `loader` is the number of the loader that batches come from, `window` whether torch.profiler runs; both are noted
@@ -47,9 +48,11 @@ class PhaseClock:
         *,
         clock: Callable[[], float] = time.perf_counter,
         cpu_clock: Callable[[], float] = time.process_time,
+        hook_clock: Callable[[], float] = lambda: 0.0,
         first: str = "other",
     ) -> None:
-        self._write, self._clock, self._cpu_clock = write, clock, cpu_clock
+        self._write, self._clock, self._cpu_clock, self._hook_clock = write, clock, cpu_clock, hook_clock
+        self._hooked = hook_clock()
         self._epoch = time.time() - clock()
         self._stack = ["other", first]
         self._seconds: dict[str, float] = {}
@@ -124,7 +127,13 @@ class PhaseClock:
     def _charge(self) -> None:
         now = self._clock()
         phase = self._stack[-1]
-        self._seconds[phase] = self._seconds.get(phase, 0.0) + now - self._last
+        spent = now - self._last
+        hooked = self._hook_clock() - self._hooked
+        if hooked:
+            self._hooked += hooked
+            hooked = min(hooked, spent)
+            self._seconds["hook"] = self._seconds.get("hook", 0.0) + hooked
+        self._seconds[phase] = self._seconds.get(phase, 0.0) + spent - hooked
         self._last = now
         self.transitions += 1
 

@@ -79,7 +79,7 @@ def profile_script(
     if not script.is_file():
         raise InputError(f"{script} is not a file; give the script that you would give to python")
     if (folder / PROFILER_OUTPUT).is_dir() and any((folder / PROFILER_OUTPUT).iterdir()):
-        mistakes.append(f"{folder} holds a job already; choose another --out")
+        mistakes.append(f"{folder} holds a job already; choose another --job")
     if profile_steps < 0:
         mistakes.append(f"profile-steps is {profile_steps}; it must be 0 (no window) or more")
     if mistakes:

@@ -30,7 +30,7 @@ def watch_process(pid: int, folder: Path, *, interval_ms: int, seconds: float | 
     check_interval(interval_ms)
     output = folder / OUTPUT
     if output.is_dir() and any(output.iterdir()):
-        raise ConfigurationError(f"{folder} holds a job already; choose another --out")
+        raise ConfigurationError(f"{folder} holds a job already; choose another --job")
     with devices_here() as devices:
         try:
             sampler = Sampler(output, pid, interval_ms, devices)

@@ -12,6 +12,8 @@ from finepoint.debugger.rules.base import Rule, rule
 from finepoint.debugger.rules.reading import EVAL, TRAIN, collections_of, loss, plot, series
 from finepoint.debugger.rules.result import RuleResult
 
+# Not what was computed of tensors (a bias that begins at zero has an infinite update ratio), nor what was logged.
+_TENSORS = "^(?!(scalar|update_ratio|zero_fraction|dead_fraction|saturated_fraction|learning_rate)/)"
 _REMEDY = (
     "lower the learning rate, clip gradients (torch.nn.utils.clip_grad_norm_), and look for log, sqrt or a division "
     "of something that may be zero; torch.autograd.set_detect_anomaly(True) names the operation"
@@ -40,7 +42,7 @@ class ExplodingTensor(Rule):
         if self.collection_names or self.tensor_regex:
             names = collections_of(recording, self.collection_names, self.tensor_regex)
         else:
-            names = recording.names("^(?!scalar/)")
+            names = recording.names(_TENSORS)
         names = [name.removeprefix("nonfinite/") for name in names]
         found = []
         for name in sorted(set(names)):

@@ -104,6 +104,8 @@ def epochs(recording: Recording, mode: ModeKeys = TRAIN) -> list[Span]:
     others = [loss(recording, other).global_steps for other in (TRAIN, EVAL) if other is not mode]
     between = np.sort(np.concatenate(others)) if others else np.zeros(0, np.int64)
     ends = [index for index in range(len(own)) if _is_last(own.global_steps, index, between)]
+    if recording.ended and len(own) and len(own) - 1 not in ends:
+        ends.append(len(own) - 1)
     starts = [0, *(end + 1 for end in ends[:-1])]
     return [Span(int(own.steps[a]), int(own.steps[b]), float(own.times[b])) for a, b in zip(starts, ends, strict=False)]
 
