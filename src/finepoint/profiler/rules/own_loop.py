@@ -35,6 +35,7 @@ class CheckpointTooOften(OwnRule):
             remedy=f"save every {every} steps instead of every {steps / saves:.0f}",
             share=share,
             speedup=loop_speedup(recording, recording.loop_seconds * share * (1 - steps / saves / every)),
+            change={"save_every": every},
             saves=int(saves),
             steps=int(steps),
         )
