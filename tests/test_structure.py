@@ -21,6 +21,7 @@ FLOORS = [
     {"evaluation", "debugger", "profiler"},
     {"models"},
     {"data"},
+    {"transfers"},
     {"attached"},
     {"attaching"},
     {"findings", "files", "events", "instrumentation", "results"},

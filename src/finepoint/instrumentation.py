@@ -21,9 +21,6 @@ LOADER_READY           loader: its iterator is made (and its workers are started
 WAIT                   loader: it is asked for a batch
 BATCH                  loader, batch, seconds waited for it
 LOADER_END             loader, whether it was exhausted
-COPY                   tensor, True before and False after: `Tensor.to` and `.cuda`
-SYNC                   tensor, True before and False after: `.item()`, `.cpu()`, `.tolist()`, `.numpy()`, `float()`
-SAVE_BEGIN / END       around `torch.save` and safetensors' writing
 COMPILE                what is given to `torch.compile`; a module that compiles itself gives its bound `_call_impl`
 =====================  ====================================================================================
 
@@ -44,7 +41,6 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, ParamSpec
 
-import safetensors
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -242,7 +238,7 @@ def _install_loss(event: Event[[str, tuple[Any, ...], dict[str, Any], Any]]) -> 
 
         return loss
 
-    return _replace_all([(functional, name, functools.partial(around, name)) for name in LOSS_FUNCTIONS])
+    return replace_all([(functional, name, functools.partial(around, name)) for name in LOSS_FUNCTIONS])
 
 
 def _install_backward(begin: bool) -> Callable[[Event[[Any]]], Remove]:
@@ -258,7 +254,7 @@ def _install_backward(begin: bool) -> Callable[[Event[[Any]]], Remove]:
 
             return backward
 
-        return _replace_all([(torch.autograd, "backward", around)])
+        return replace_all([(torch.autograd, "backward", around)])
 
     return install
 
@@ -272,14 +268,14 @@ def _install_step_end(event: Event[[torch.optim.Optimizer]]) -> Remove:
 
 
 def _install_zero_grad(event: Event[[Any]]) -> Remove:
-    return _replace_all([(kind, "zero_grad", _emitting_self(event)) for kind in (torch.optim.Optimizer, nn.Module)])
+    return replace_all([(kind, "zero_grad", _emitting_self(event)) for kind in (torch.optim.Optimizer, nn.Module)])
 
 
 def _install_schedule(event: Event[[Any]]) -> Remove:
     kinds = [torch.optim.lr_scheduler.LRScheduler]
     for kind in kinds:
         kinds += [below for below in kind.__subclasses__() if below not in kinds]
-    return _replace_all([(kind, "step", _emitting_self(event)) for kind in kinds if "step" in vars(kind)])
+    return replace_all([(kind, "step", _emitting_self(event)) for kind in kinds if "step" in vars(kind)])
 
 
 def _install_loader_begin(event: Event[[DataLoader[Any]]]) -> Remove:
@@ -290,7 +286,7 @@ def _install_loader_begin(event: Event[[DataLoader[Any]]]) -> Remove:
 
         return begin
 
-    return _replace_all([(DataLoader, "__iter__", around)])
+    return replace_all([(DataLoader, "__iter__", around)])
 
 
 def _install_loader_ready(event: Event[[DataLoader[Any]]]) -> Remove:
@@ -302,7 +298,7 @@ def _install_loader_ready(event: Event[[DataLoader[Any]]]) -> Remove:
 
         return ready
 
-    return _replace_all([(DataLoader, "__iter__", around)])
+    return replace_all([(DataLoader, "__iter__", around)])
 
 
 class _Batches:
@@ -355,7 +351,7 @@ def _install_wait(event: Event[[DataLoader[Any]]]) -> Remove:
 
         return batches
 
-    return _replace_all([(DataLoader, "__iter__", around)])
+    return replace_all([(DataLoader, "__iter__", around)])
 
 
 def _install_batch(event: Event[[DataLoader[Any], Any, float]]) -> Remove:
@@ -365,7 +361,7 @@ def _install_batch(event: Event[[DataLoader[Any], Any, float]]) -> Remove:
 
         return batches
 
-    return _replace_all([(DataLoader, "__iter__", around)])
+    return replace_all([(DataLoader, "__iter__", around)])
 
 
 def _install_loader_end(event: Event[[DataLoader[Any], bool]]) -> Remove:
@@ -375,59 +371,7 @@ def _install_loader_end(event: Event[[DataLoader[Any], bool]]) -> Remove:
 
         return batches
 
-    return _replace_all([(DataLoader, "__iter__", around)])
-
-
-def _install_save(begin: bool) -> Callable[[Event[[]]], Remove]:
-    def install(event: Event[[]]) -> Remove:
-        def around(original: Callable[..., Any]) -> Callable[..., Any]:
-            def save(*args: Any, **kwargs: Any) -> Any:
-                if begin:
-                    event.emit()
-                try:
-                    return original(*args, **kwargs)
-                finally:
-                    if not begin:
-                        event.emit()
-
-            return save
-
-        return _replace_all(
-            [(torch, "save", around), (safetensors, "serialize", around), (safetensors, "serialize_file", around)]
-        )
-
-    return install
-
-
-def _install_tensor_methods(*names: str) -> Callable[[Event[[Tensor, bool]]], Remove]:
-    """Watch methods that `Tensor` inherits from its C base: ours stand in `Tensor` itself, and are deleted again."""
-
-    def install(event: Event[[Tensor, bool]]) -> Remove:
-        def around(original: Callable[..., Any]) -> Callable[..., Any]:
-            @functools.wraps(original)
-            def method(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
-                event.emit(tensor, True)
-                try:
-                    return original(tensor, *args, **kwargs)
-                finally:
-                    event.emit(tensor, False)
-
-            return method
-
-        own = {name: vars(Tensor).get(name) for name in names}
-        for name in names:
-            setattr(Tensor, name, around(getattr(Tensor, name)))
-
-        def remove() -> None:
-            for name, former in own.items():
-                if former is None:
-                    delattr(Tensor, name)
-                else:
-                    setattr(Tensor, name, former)
-
-        return remove
-
-    return install
+    return replace_all([(DataLoader, "__iter__", around)])
 
 
 def _install_compile(event: Event[[Any]]) -> Remove:
@@ -439,7 +383,7 @@ def _install_compile(event: Event[[Any]]) -> Remove:
 
         return compile_
 
-    return _replace_all([(torch, "compile", around)])
+    return replace_all([(torch, "compile", around)])
 
 
 def _emitting_self(event: Event[[Any]]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -454,7 +398,7 @@ def _emitting_self(event: Event[[Any]]) -> Callable[[Callable[..., Any]], Callab
     return around
 
 
-def _replace_all(places: list[tuple[Any, str, Callable[[Callable[..., Any]], Callable[..., Any]]]]) -> Remove:
+def replace_all(places: list[tuple[Any, str, Callable[[Callable[..., Any]], Callable[..., Any]]]]) -> Remove:
     """Replace attributes by what wraps them; return what puts the former ones back.
 
     Where another has wrapped ours since, ours stays below it and does nothing any more.
@@ -498,8 +442,4 @@ LOADER_READY: Event[[DataLoader[Any]]] = Event(_install_loader_ready)
 WAIT: Event[[DataLoader[Any]]] = Event(_install_wait)
 BATCH: Event[[DataLoader[Any], Any, float]] = Event(_install_batch)
 LOADER_END: Event[[DataLoader[Any], bool]] = Event(_install_loader_end)
-COPY: Event[[Tensor, bool]] = Event(_install_tensor_methods("to", "cuda"))
-SYNC: Event[[Tensor, bool]] = Event(_install_tensor_methods("item", "cpu", "tolist", "numpy", "__float__", "__int__"))
-SAVE_BEGIN: Event[[]] = Event(_install_save(True))
-SAVE_END: Event[[]] = Event(_install_save(False))
 COMPILE: Event[[Any]] = Event(_install_compile)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,6 +33,9 @@ def run(
         int, typer.Option("--profile-steps", help="Steps under torch.profiler, after the warm-up; 0 for none.")
     ] = 0,
     price_per_hour: Price = None,
+    metrics_port: Annotated[
+        int | None, typer.Option("--metrics-port", help="Serve /metrics for Prometheus on loopback meanwhile.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Run a script, unchanged, under the profiler.
@@ -49,9 +53,10 @@ def run(
     from finepoint.profiler.running import new_job_folder, profile_script
 
     folder = job or new_job_folder(script, Path("jobs"))
-    done = profile_script(
-        [str(script), *(arguments or ())], folder, interval_ms=interval_ms, profile_steps=profile_steps, quiet=json
-    )
+    with _metrics(folder, metrics_port):
+        done = profile_script(
+            [str(script), *(arguments or ())], folder, interval_ms=interval_ms, profile_steps=profile_steps, quiet=json
+        )
     if done.not_attached:
         say(f"Steps were not seen: {done.not_attached}.")
     _show(finish(folder, price_per_hour=price_per_hour), json)
@@ -86,6 +91,99 @@ def pid(
     _show(finish(folder, price_per_hour=price_per_hour), json)
 
 
+@group.command("live")
+def live(
+    job: Job,
+    metrics_port: Annotated[
+        int | None, typer.Option("--metrics-port", help="Serve /metrics for Prometheus on loopback meanwhile.")
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Print one picture and end.")] = False,
+) -> None:
+    """Show a job as it runs: utilisation, phases, throughput, time left. Ctrl-C ends the showing, not the job.
+
+    Examples:
+
+        finepoint profile live jobs/train-20260101-120000
+    """
+    import time
+
+    from rich.live import Live
+
+    from finepoint.cli.dashboard import dashboard
+    from finepoint.cli.output import results
+    from finepoint.cli.output import show as print_results
+    from finepoint.profiler.recording import open_recording
+
+    recording = open_recording(job)
+    if once:
+        print_results(dashboard(recording))
+        return
+    with _metrics(job, metrics_port), contextlib.suppress(KeyboardInterrupt), Live(console=results()) as shown:
+        while True:
+            recording = open_recording(job)
+            shown.update(dashboard(recording))
+            if recording.ending is not None:
+                return
+            time.sleep(1.0)
+
+
+@group.command("export")
+def export(
+    job: Job,
+    to: Annotated[Path, typer.Option("--to", help="Folder for the files.")],
+    format: Annotated[str, typer.Option("--format", help="csv or parquet.")] = "csv",
+    json: Json = False,
+) -> None:
+    """Write a job's time lines as CSV or Parquet: a row for each sample, process, step.
+
+    Examples:
+
+        finepoint profile export jobs/train-20260101-120000 --to tables/ --format parquet
+    """
+    from finepoint.cli.output import plain, print_json
+    from finepoint.cli.output import show as print_results
+    from finepoint.profiler.exporting import export_tables
+
+    paths = export_tables(job, to, format)  # type: ignore[arg-type]  # it refuses other formats
+    if json:
+        print_json([str(path) for path in paths])
+    else:
+        print_results(*(plain(path) for path in paths))
+
+
+@group.command("try")
+def try_(
+    job: Job,
+    steps: Annotated[int, typer.Option("--steps", help="Training steps of each window.")] = 30,
+    json: Json = False,
+) -> None:
+    """Measure the advice: run the script again for a short window, once for each change that can be made from outside.
+
+    The script is ended when its window is full. It runs as it did, and so writes where it did.
+
+    Examples:
+
+        finepoint profile try jobs/train-20260101-120000 --steps 40
+    """
+    from finepoint.cli.output import plain, print_json
+    from finepoint.cli.output import show as print_results
+    from finepoint.profiler.trying import try_changes
+
+    rows = try_changes(job, steps=steps)
+    if json:
+        print_json([row.to_json() for row in rows])
+        return
+    from rich.table import Table
+
+    table = Table("change", "seconds a step", "predicted", "measured", "output", pad_edge=False)
+    for row in rows:
+        predicted = "–" if row.predicted is None else f"{row.predicted:.2f}"
+        seconds = "–" if row.seconds_per_step is None else f"{row.seconds_per_step:.4g}"
+        measured = "–" if row.measured is None else f"{row.measured:.2f}"
+        table.add_row(plain(row.name), seconds, predicted, measured, plain(row.output))
+    print_results(table)
+
+
 @group.command("show")
 def show(job: Job, price_per_hour: Price = None, json: Json = False) -> None:
     """Judge a job's recording anew, and write its report; also of a job that was killed.
@@ -97,6 +195,12 @@ def show(job: Job, price_per_hour: Price = None, json: Json = False) -> None:
     from finepoint.profiler.finishing import finish
 
     _show(finish(job, price_per_hour=price_per_hour), json)
+
+
+def _metrics(job: Path, port: int | None) -> contextlib.AbstractContextManager[Any]:
+    from finepoint.profiler.metrics import served_metrics
+
+    return contextlib.nullcontext() if port is None else served_metrics(job, port)
 
 
 def _show(judged: Judged, json: bool) -> None:

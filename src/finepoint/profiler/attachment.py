@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from finepoint import instrumentation as moments
+from finepoint import transfers
 from finepoint.profiler.loading import LoadingRecorder
 from finepoint.profiler.network import NetworkProbe
 from finepoint.profiler.phases import PhaseClock
@@ -42,7 +43,7 @@ def attach() -> None:
     folder = Path(os.environ[FOLDER_VARIABLE])
     loading = LoadingRecorder(folder)
     loading.install()
-    if _is_worker():
+    if is_worker():
         loading.watch_images()
         return
     steps = int(os.environ.get(WINDOW_VARIABLE, "0"))
@@ -101,11 +102,10 @@ class StepRecorder:
             (moments.BACKWARD_END, self._backward_ends),
             (moments.STEP_BEGIN, self._step_begins),
             (moments.STEP_END, self._step_ends),
-            (moments.SAVE_BEGIN, lambda: self._enter("checkpoint")),
-            (moments.SAVE_END, self._saved),
+            (transfers.SAVE, self._saves),
         ]
         if cuda:
-            pairs += [(moments.COPY, self._copies), (moments.SYNC, self._syncs)]
+            pairs += [(transfers.COPY, self._copies), (transfers.SYNC, self._syncs)]
         self._subscriptions = [event.subscribe(callback) for event, callback in pairs]
 
     def watch_startup(self) -> None:
@@ -218,9 +218,12 @@ class StepRecorder:
             self._after_row()
         self._waited = False
 
-    def _saved(self) -> None:
-        self._leave("checkpoint")
-        self.clock.count("saves")
+    def _saves(self, begins: bool) -> None:
+        if begins:
+            self._enter("checkpoint")
+        elif self.clock.phase == "checkpoint":
+            self._leave("checkpoint")
+            self.clock.count("saves")
 
     def _copies(self, tensor: Tensor, begins: bool) -> None:
         if begins:
@@ -247,7 +250,7 @@ class StepRecorder:
             self._window.step(self.clock, self._steps)
 
 
-def _is_worker() -> bool:
+def is_worker() -> bool:
     """Whether this process was made by multiprocessing's spawn or forkserver: a loader's worker, not the script."""
     return any("--multiprocessing-fork" in word or "multiprocessing.forkserver" in word for word in sys.orig_argv)
 

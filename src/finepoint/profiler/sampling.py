@@ -24,6 +24,11 @@ class SamplerHandle:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
 
+    @property
+    def pid(self) -> int:
+        """The sampler's process."""
+        return self._process.pid
+
     def ended(self, exit_code: int) -> None:
         """Tell the sampler how the job ended (negative for a signal), and wait until it has noted that."""
         assert self._process.stdin is not None
