@@ -119,7 +119,7 @@ def main() -> None:
 
 
 def no_workers(advised: bool, value: int, folder: Path, scale: float) -> None:
-    data = Files(sorted((folder / "photos").iterdir()), photo_transform(96), int(640 * scale))
+    data = Files(sorted((folder / "photos").iterdir()), photo_transform(224), int(480 * scale))
     train(convolutions(), DataLoader(data, 16, num_workers=value if advised else 0), 2)
 
 

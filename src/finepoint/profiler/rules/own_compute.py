@@ -231,7 +231,7 @@ class TinyBatch(OwnRule):
         if network is None or not network.get("flops") or not speed:
             named = sum(total(recording.training, f"phase/{name}") for name in ("optimizer", "other"))
             return min(named / steps, computing)
-        return max(computing - 3 * network["flops"] / (speed * 1e9), 0.0)
+        return max(computing - 3 * float(network["flops"]) / (speed * 1e9), 0.0)
 
 
 def _faster(
