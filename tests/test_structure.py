@@ -19,12 +19,18 @@ FLOORS = [
     {"training"},
     {"tuning"},
     {"serving"},
-    {"evaluation", "debugger"},
+    {"evaluation", "debugger", "profiler"},
     {"models"},
     {"data"},
+    {"transfers"},
     {"attached"},
+<<<<<<< HEAD
     {"attaching", "caching"},
     {"findings", "files", "events", "instrumentation"},
+=======
+    {"attaching"},
+    {"findings", "files", "events", "instrumentation", "results"},
+>>>>>>> profiler
     {"errors"},
 ]
 PEERS = ({"training", "tuning", "serving"},)

@@ -27,6 +27,7 @@ from finepoint.instrumentation import (
     ZERO_GRAD,
     Event,
     Subscription,
+    hook_time,
     watch_calls,
 )
 
@@ -345,6 +346,7 @@ class Recorder(Gatherer):
                 self._busy = False
                 spent = time.perf_counter() - began + CALL_SECONDS
                 self.budget.spent += spent
+                hook_time.seconds += spent
                 if self.step is not None:
                     # What ending the step before took has been counted as that one's.
                     self.step.spent += spent - self._credited
