@@ -9,7 +9,7 @@ COMMANDS = ["run", "tune", "train", "evaluate", "predict", "deploy", "query", "e
 COMMANDS += ["runs", "report", "demo", "doctor", "logs", "wait", "stop", "rm"]
 
 
-@pytest.mark.parametrize("command", [*([name] for name in COMMANDS), ["data", "check"]])
+@pytest.mark.parametrize("command", [*([name] for name in COMMANDS), ["data", "check"], ["data", "fetch"]])
 def test_every_command_has_help_with_examples_and_json(finepoint: Finepoint, command: list[str]) -> None:
     text = finepoint(*command, "--help").stdout
     assert "Examples" in text

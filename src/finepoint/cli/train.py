@@ -31,8 +31,8 @@ from finepoint.cli.scripts import (
 @with_flags(DATA, FEATURES, HYPERPARAMETERS)
 def command(
     path: Annotated[
-        Path | None,
-        typer.Argument(help="Folder of images, or a manifest; not with --entry-point.", metavar="PATH"),
+        str | None,
+        typer.Argument(help="Folder of images, manifest, archive or address; not with --entry-point.", metavar="PATH"),
     ] = None,
     run: RunName = None,
     entry_point: EntryPoint = None,
@@ -102,7 +102,7 @@ def command(
     _run_script(spec, runs_dir, detach, json)
 
 
-def _train(path: Path, run: str | None, runs_dir: Path | None, json: bool, settings: dict[str, Any]) -> None:
+def _train(path: str, run: str | None, runs_dir: Path | None, json: bool, settings: dict[str, Any]) -> None:
     from finepoint.cli.output import percent, print_json, say, show
     from finepoint.cli.progress import LiveListener
     from finepoint.runs.workflow import train
