@@ -108,7 +108,7 @@ def test_a_cut_off_archive_is_named_as_such(tmp_path: Path, write: Writer) -> No
     write(tmp_path / "archive", {f"{number}.txt": bytes(range(256)) * number for number in range(50)})
     content = (tmp_path / "archive").read_bytes()
     (tmp_path / "archive").write_bytes(content[: len(content) // 2])
-    with pytest.raises(DataError, match="damaged|neither"):
+    with pytest.raises(DataError, match=r"damaged|neither"):
         extract(tmp_path / "archive", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -163,7 +163,7 @@ def test_redirects_are_followed_but_not_in_a_circle_nor_to_files(
     assert fetch(f"{server.url}/redirect", tmp_path / "out", patience=QUICK).images == 12
     with pytest.raises(DataError, match="in a circle"):
         fetch(f"{server.url}/redirect-circle", tmp_path / "circle", patience=QUICK)
-    with pytest.raises(DataError, match="refused|cannot"):
+    with pytest.raises(DataError, match="less safe"):
         fetch(f"{server.url}/redirect-file", tmp_path / "file", patience=QUICK)
 
 
@@ -171,7 +171,7 @@ def test_a_server_that_stops_sending_is_given_up_on(server: Server, archive: byt
     server.content = archive
 
     def stall(handler: BaseHTTPRequestHandler, body: bytes) -> None:
-        send(handler, body, sent=10)
+        send(handler, body, sent=10 if len(body) == len(archive) else 0)
         server.over.wait()
 
     server.behave = stall

@@ -228,7 +228,7 @@ class _Download:
             self._check_space(total - have if total else 0)
             write_json(self._state, {"url": self._url, "validator": _validator(answer), "total": total})
             with self._part.open("ab" if have else "wb") as file:
-                for chunk in answer.iter_raw(1 << 16):
+                for chunk in answer.iter_raw():  # without a size: what has come before a break is kept
                     file.write(chunk)
                     have += len(chunk)
                     if self._progress is not None:
@@ -249,9 +249,9 @@ class _Download:
             raise DataError(f"{self._url} needs {wanted:,} bytes, and {free:,} are free in {self._part.parent}")
 
     def _check_redirect(self, answer: httpx.Response) -> None:
-        target = answer.next_request.url if answer.next_request is not None else None
-        if target is None:
+        if not answer.has_redirect_location:
             return
+        target = answer.url.join(answer.headers["location"])
         if target.scheme not in ("http", "https") or (self._url.startswith("https:") and target.scheme == "http"):
             raise DataError(f"{self._url} redirects to {target}, which is refused: it is less safe than the address")
 
