@@ -19,12 +19,13 @@ FLOORS = [
     {"training"},
     {"tuning"},
     {"serving"},
-    {"evaluation", "debugger"},
+    {"evaluation", "debugger", "profiler"},
     {"models"},
     {"data"},
+    {"transfers"},
     {"attached"},
     {"attaching"},
-    {"findings", "files", "events", "instrumentation"},
+    {"findings", "files", "events", "instrumentation", "results"},
     {"errors"},
 ]
 PEERS = ({"training", "tuning", "serving"},)
