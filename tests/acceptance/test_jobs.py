@@ -90,9 +90,7 @@ open(os.environ["SM_MODEL_DIR"] + "/rate", "w").write(str(args.rate))
 """
 
 
-def test_a_scripts_hyperparameters_are_tuned_and_the_best_is_trained_again(
-    finepoint: Finepoint, tmp_path: Path
-) -> None:
+def test_a_script_is_tuned_and_trained_with_the_best_hyperparameters(finepoint: Finepoint, tmp_path: Path) -> None:
     script = tmp_path / "train.py"
     script.write_text(TUNED)
     search = ["--range", "rate=0.1:0.9", "--max-jobs", 3, "--metric-definition", "loss=valid loss: ([0-9.]+)"]
