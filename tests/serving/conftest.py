@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar
 
 import httpx
@@ -20,6 +21,7 @@ from finepoint.serving.admission import Service
 from finepoint.serving.application import EndpointApplication
 from finepoint.serving.builtin import BuiltinModel
 from finepoint.serving.decoders import DecoderPool
+from finepoint.serving.handlers import HandlerModel
 from finepoint.serving.protocol import Limits
 from finepoint.serving.server import Server, listening_socket
 from finepoint.serving.tokens import Token
@@ -46,8 +48,8 @@ class Reddest:
 class Served:
     """A server that runs in a thread of its own, as tests see it."""
 
-    def __init__(self, port: int, model: BuiltinModel, decoders: DecoderPool, server: Server) -> None:
-        self.port, self.model, self.decoders, self.server = port, model, decoders, server
+    def __init__(self, port: int, model: Any, server: Server) -> None:
+        self.port, self.model, self.server = port, model, server
         self.loop = asyncio.get_running_loop()
         self.url = f"http://127.0.0.1:{port}"
         self.client = httpx.Client(base_url=self.url, trust_env=False, timeout=30)
@@ -58,29 +60,38 @@ class Served:
 
 @contextmanager
 def serving(
-    model: Any = None, *, limits: Limits | None = None, service: Service | None = None, token: Token | None = None
+    model: Any = None,
+    *,
+    limits: Limits | None = None,
+    service: Service | None = None,
+    token: Token | None = None,
+    folder: Path | None = None,
 ) -> Iterator[Served]:
-    """Serve a model on loopback while the block runs."""
+    """Serve a model, or a folder with a handler of its own, on loopback while the block runs."""
     model, limits, service = model or Reddest(), limits or Limits(), service or Service(decoders=2)
     started: list[Served] = []
     ready, stop = threading.Event(), asyncio.Event()
     loop = asyncio.new_event_loop()
 
     async def run() -> None:
-        decoders = DecoderPool(
-            model.preprocessings, processes=service.decoders, image_bytes=limits.body_bytes, seconds=5
-        )
-        builtin = BuiltinModel(model, decoders, service)
-        await builtin.open()
-        application = EndpointApplication(builtin, "reddest", request_seconds=service.request_seconds, token=token)
+        opened: Any
+        if folder is not None:
+            opened = HandlerModel(folder, service, "v1")
+        else:
+            decoders = DecoderPool(
+                model.preprocessings, processes=service.decoders, image_bytes=limits.body_bytes, seconds=5
+            )
+            opened = BuiltinModel(model, decoders, service)
+        await opened.open()
+        application = EndpointApplication(opened, "reddest", request_seconds=service.request_seconds, token=token)
         server = Server(application, limits)
         listener = listening_socket("127.0.0.1", 0)
         server.listen(listener)
-        started.append(Served(listener.getsockname()[1], builtin, decoders, server))
+        started.append(Served(listener.getsockname()[1], opened, server))
         ready.set()
         await stop.wait()
         await server.stop(grace_seconds=5)
-        await builtin.close()
+        await opened.close()
 
     thread = threading.Thread(target=lambda: loop.run_until_complete(run()))
     thread.start()

@@ -109,4 +109,4 @@ def test_a_body_that_kills_its_decoder_is_answered_and_the_others_go_on(
             assert answer.status_code == 400
             assert "died of it" in answer.json()["error"]["message"]
             assert served.ask(picture((255, 0, 0)), "image/png").json()["label"] == "red"
-        assert served.decoders.deaths == 6
+        assert served.model._decoders.deaths == 6

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import ipaddress
+import os
 import signal
 import socket
 import ssl
@@ -15,6 +16,7 @@ from finepoint.errors import ConfigurationError, FinepointError
 from finepoint.models.package import open_package
 from finepoint.serving.admission import Service
 from finepoint.serving.application import EndpointApplication
+from finepoint.serving.lifetime import die_with_parent
 from finepoint.serving.loading import open_model
 from finepoint.serving.protocol import Limits
 from finepoint.serving.server import Server, listening_socket
@@ -28,6 +30,8 @@ _HANDOVER_IDLE_SECONDS = 5.0
 def main(arguments: list[str] | None = None) -> int:
     """Serve until SIGTERM, finish what was begun, and return the exit code."""
     given = _parser().parse_args(arguments)
+    if given.ready_fd is not None:
+        die_with_parent()
     try:
         token = Token(read_token(given.token_file)) if given.token_file else None
         check_host(given.host, allowed=token is not None or given.no_auth)
@@ -71,11 +75,16 @@ async def _serve(given: argparse.Namespace, token: Token | None, tls: ssl.SSLCon
     loop.add_signal_handler(signal.SIGUSR1, stop, _HANDOVER_IDLE_SECONDS)  # another process has taken over
     service = Service(queue_images=given.queue_images, request_seconds=given.request_seconds)
     # Loaded before a connection is accepted: clients wait in the socket's queue rather than being refused.
-    model = await open_model(open_package(given.model), service, body_bytes=given.max_body_bytes)
+    model = await open_model(
+        open_package(given.model, foreign=True), service, body_bytes=given.max_body_bytes, allow_code=given.allow_code
+    )
     try:
         application = EndpointApplication(model, given.name, request_seconds=given.request_seconds, token=token)
         server = Server(application, Limits(body_bytes=given.max_body_bytes))
         server.listen(_listener(given), tls)
+        if given.ready_fd is not None:
+            os.write(given.ready_fd, b"1")
+            os.close(given.ready_fd)
         await stopping.wait()
         await server.stop(grace_seconds=_GRACE_SECONDS, idle_seconds=idle_seconds)
     finally:
@@ -114,8 +123,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--host", default="127.0.0.1", help="address to bind to")
     parser.add_argument("--port", type=int, default=8080, help="port to bind to")
     parser.add_argument("--listen-fd", type=int, help="a socket that listens already, instead of host and port")
+    parser.add_argument("--ready-fd", type=int, help="a pipe to write to when ready; this process ends with its parent")
     parser.add_argument("--token-file", type=Path, help="file with the token that clients must show")
     parser.add_argument("--no-auth", action="store_true", help="let everybody ask who can reach the address")
+    parser.add_argument("--allow-code", action="store_true", help="run the package's own code/inference.py")
     parser.add_argument("--tls-certificate", type=Path, help="PEM file")
     parser.add_argument("--tls-key", type=Path, help="PEM file")
     parser.add_argument("--max-body-bytes", type=int, default=Limits().body_bytes, help="largest request body")

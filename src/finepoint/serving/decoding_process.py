@@ -9,7 +9,6 @@ Messages on a slot's socket: `!QI` (number of the job, bytes) there; `!QB` and a
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import mmap
 import os
@@ -26,13 +25,13 @@ import numpy as np
 
 from finepoint.data.preprocessing import Preprocessing, preprocess
 from finepoint.errors import DecodeError
+from finepoint.serving.lifetime import die_with_parent
 
 JOB, REPLY, SLOT = struct.Struct("!QI"), struct.Struct("!QB"), struct.Struct("!B")
 DECODED, REFUSED = 0, 1
 MAX_REASON = 2000
 # A decoded photograph of 100 million pixels with transparency takes 1.6 GB on its way; more is an attack.
 _MEMORY_BYTES = 3 * 2**30
-_PR_SET_PDEATHSIG = 1
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -46,8 +45,8 @@ def main(arguments: Sequence[str]) -> None:
     _warm_up(descriptions)
     children = [_fork(channel, memory, descriptions) for channel, memory in slots]
     while True:
-        ready, _, _ = select.select([control, *(alive for _, alive in children)], [], [])
-        if control in ready:
+        ready, _, _ = select.select([control.fileno(), *(alive for _, alive in children)], [], [])
+        if control.fileno() in ready:
             message = control.recv(SLOT.size)
             if not message:
                 break
@@ -77,12 +76,6 @@ def crops_in(memory: memoryview, descriptions: Sequence[Preprocessing]) -> list[
         crops.append(part.reshape(description.height, description.width, 3))
         start += size
     return crops
-
-
-def die_with_parent() -> None:
-    """Have the system kill this process when its parent dies (on Linux)."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _fork(channel: socket.socket, memory: int, descriptions: Sequence[Preprocessing]) -> tuple[int, int]:

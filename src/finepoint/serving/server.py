@@ -49,7 +49,8 @@ class Server:
             idle_seconds: that an idle connection is kept, in case its client is just sending; its next answer
                 tells it to close.
         """
-        for listener in self._listeners:
+        while self._listeners:
+            listener = self._listeners.pop()
             self._loop.remove_reader(listener)
             listener.close()
         # What was accepted a moment ago is a connection first; asyncio's own server would drop it.
