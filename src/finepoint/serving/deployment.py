@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -101,14 +100,14 @@ def deploy(
         try:
             version = _wait_until_healthy(process, name, url, timeout_seconds)
         except BaseException:
-            _end(psutil.Process(process.pid) if process.poll() is None else None)
+            _end(process)
             raise
         registry.write(
             EndpointRecord(
                 name=name,
                 url=url,
                 pid=process.pid,
-                process_started=psutil.Process(process.pid).create_time(),
+                process_started=process.create_time(),
                 model=str(model.resolve()),
                 model_version=version,
                 started_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -195,24 +194,28 @@ def _update(taken: EndpointRecord, running: psutil.Process, model: Path, timeout
     raise EndpointError(f"endpoint {taken.name!r} was not updated in time; {_log_end(taken.name)}")
 
 
-def _start(model: Path, name: str, host: str, port: int, access: Access) -> subprocess.Popen[bytes]:
+def _start(model: Path, name: str, host: str, port: int, access: Access) -> psutil.Process:
     command = [sys.executable, "-m", "finepoint.serving.supervisor", "--model", str(model.resolve()), "--name", name]
     command += ["--host", host, "--port", str(port), *access.options()]
-    with registry.log_path(name).open("wb") as log:
-        return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-        )
+    log = (os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    files = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 1, str(registry.log_path(name)), *log),
+        (os.POSIX_SPAWN_DUP2, 1, 2),
+    ]
+    # Not `subprocess`: it wants its children to end before it does, and this one is to stay.
+    return psutil.Process(os.posix_spawn(command[0], command, os.environ, file_actions=files, setsid=True))
 
 
-def _wait_until_healthy(process: subprocess.Popen[bytes], name: str, url: str, timeout_seconds: float) -> str:
+def _wait_until_healthy(process: psutil.Process, name: str, url: str, timeout_seconds: float) -> str:
     """Return the model's version once the server is healthy."""
     import httpx
 
     deadline = time.monotonic() + timeout_seconds
     while time.monotonic() < deadline:
-        if process.poll() is not None:
+        if (code := _exit_code(process)) is not None:
             words = _log_end(name)
-            kind = ConfigurationError if process.returncode == 2 else EndpointError
+            kind = ConfigurationError if code == 2 else EndpointError
             raise kind(f"the server of endpoint {name!r} could not start: {words}")
         try:
             answer = httpx.get(f"{url}/ping", timeout=2, trust_env=False, verify=not url.startswith("https"))
@@ -222,6 +225,14 @@ def _wait_until_healthy(process: subprocess.Popen[bytes], name: str, url: str, t
             pass  # not there yet
         time.sleep(_POLL_SECONDS)
     raise EndpointError(f"endpoint {name!r} was not healthy after {timeout_seconds:.0f} s: {_log_end(name)}")
+
+
+def _exit_code(process: psutil.Process) -> int | None:
+    try:
+        code = process.wait(timeout=0)
+        return 1 if code is None else int(code)
+    except psutil.TimeoutExpired:
+        return None
 
 
 def _log_end(name: str) -> str:
@@ -250,7 +261,7 @@ def _end(process: psutil.Process | None) -> None:
         return
     try:
         os.kill(process.pid, signal.SIGTERM)
-        process.wait(timeout=_GRACE_SECONDS)
+        process.wait(timeout=_GRACE_SECONDS + 5)  # the supervisor gives its worker the grace
     except psutil.TimeoutExpired:
         process.kill()
     except (psutil.NoSuchProcess, ProcessLookupError):
