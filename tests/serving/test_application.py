@@ -95,6 +95,11 @@ def test_a_batch_answers_each_image_for_itself(served: Served) -> None:
     assert [row.get("error", {}).get("code") for row in rows] == [None, 400, 400, None]
 
 
+def test_a_name_that_cannot_be_sent_back_is_replaced(served: Served) -> None:
+    body = b'{"name": "\\ud800", "image": "' + coded(RED).encode() + b'"}'
+    assert served.ask(body, "application/jsonlines", "/invocations/batch").json()["name"] == "?"
+
+
 def test_a_batch_as_multipart(served: Served) -> None:
     files = [("x", ("red.png", RED, "image/png")), ("x", ("blue.png", BLUE, "image/png"))]
     answer = served.client.post("/invocations/batch", files=files, headers={"Accept": "application/json"}).json()

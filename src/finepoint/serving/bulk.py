@@ -51,7 +51,8 @@ def _from_line(line: bytes, number: int) -> NamedImage:
         value = json.loads(line)
         if not isinstance(value, dict) or not isinstance(value.get("image"), str):
             return NamedImage(name, b"", 'the line is not {"image": BASE64}')
-        name = str(value.get("name", name))
+        # Half a surrogate pair is valid in JSON, and cannot be sent back.
+        name = str(value.get("name", name)).encode(errors="replace").decode()
         return NamedImage(name, base64.b64decode(value["image"], validate=True))
     except (binascii.Error, RecursionError, ValueError):
         return NamedImage(name, b"", "the line is not valid JSON with a valid base64 image")

@@ -24,6 +24,14 @@ from finepoint.data.preprocessing import Preprocessing
 from finepoint.errors import RequestError
 from finepoint.serving.decoding_process import DECODED, JOB, MAX_REASON, REPLY, SLOT, crops_in, output_bytes
 
+_ENVIRONMENT = {
+    "OPENBLAS_NUM_THREADS": "1",  # the nursery is about to fork, and multiplies no matrices
+    # What a large image took goes back to the system; what an ordinary one takes is kept (bytes; glibc's defaults
+    # grow with the largest image ever freed).
+    "MALLOC_MMAP_THRESHOLD_": str(4 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(8 * 2**20),
+}
+
 
 class DecoderPool:
     """Processes that turn image files into crops.
@@ -184,7 +192,7 @@ class DecoderPool:
         self._nursery = subprocess.Popen(
             [*command, str(theirs.fileno()), pairs, description],
             stdin=subprocess.DEVNULL,
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # it is about to fork, and multiplies no matrices
+            env={**os.environ, **_ENVIRONMENT},
             pass_fds=[
                 theirs.fileno(),
                 *shared,
