@@ -14,6 +14,7 @@ import io
 import json
 import random
 import re
+import statistics
 import struct
 import threading
 import zlib
@@ -30,6 +31,7 @@ from reporting import Goal, parser, report
 from serving_processes import serve, tiny_package
 
 _CLIENTS = 4
+_PARTS = 10
 
 
 @dataclass
@@ -53,18 +55,23 @@ def main() -> None:
     count = given.bodies or (2_000 if given.quick else 100_000)
     with tiny_package() as model, serve(model) as (url, process):
         fuzz(url, max(1_000, count // 20), given.seed + 1_000_000)  # allocators and caches reach their size first
-        before = memory(process)
-        outcome = fuzz(url, count, given.seed)
-        after = memory(process)
+        outcome, sizes = Outcome(), []
+        for part in range(_PARTS):
+            found = fuzz(url, count // _PARTS, given.seed + part)
+            outcome.statuses += found.statuses
+            outcome.failures += found.failures
+            sizes.append(memory(process))
         alive = httpx.get(f"{url}/ping", trust_env=False).status_code == 200
         deaths = re.search(r"finepoint_decoder_deaths (\d+)", httpx.get(f"{url}/metrics", trust_env=False).text)
+    # A single look finds an allocator's ups and downs; a leak shows in the second half against the first.
+    before, after = (statistics.median(half) for half in (sizes[: _PARTS // 2], sizes[_PARTS // 2 :]))
     server_errors = sum(number for status, number in outcome.statuses.items() if status >= 500 and status != 503)
     rows = [{"status": status, "answers": number} for status, number in sorted(outcome.statuses.items())]
     goals = [
-        Goal("bodies answered", sum(outcome.statuses.values()), count),
+        Goal("bodies answered", sum(outcome.statuses.values()), count // _PARTS * _PARTS),
         Goal("share without a 5xx other than overload", 1 - server_errors / count, 1.0),
         Goal("share without a hang or a cut connection", 1 - len(outcome.failures) / count, 1.0),
-        Goal("memory before over memory after", before / after, 0.95),
+        Goal("memory in the first half over memory in the second", before / after, 0.95),
         Goal("healthy afterwards", float(alive), 1),
     ]
     notes = (

@@ -1,4 +1,4 @@
-"""Load at a rate that does not wait for answers; a request's time runs from when it was due, not from when it was sent."""
+"""Load at a rate that does not wait for answers; a request is timed from when it was due, not from when it was sent."""
 
 from __future__ import annotations
 

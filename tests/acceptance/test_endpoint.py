@@ -112,6 +112,9 @@ def deployed(package: Path) -> Iterator[Endpoint]:
 def test_each_process_that_is_killed_comes_back(deployed: Endpoint) -> None:
     image = picture((200, 10, 10), "JPEG", size=(300, 200))
     before = deployed.predict(image)
+    maps = Path(f"/proc/{worker_of('lasting').pid}/maps").read_text()
+    assert "libopenvino" in maps
+    assert "libtorch" not in maps  # the fast path needs no torch
     (nursery,) = worker_of("lasting").children()
     assert eventually(lambda: len(nursery.children()) >= 1)
     for victim in (nursery.children()[0], nursery):
