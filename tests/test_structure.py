@@ -24,13 +24,8 @@ FLOORS = [
     {"data"},
     {"transfers"},
     {"attached"},
-<<<<<<< HEAD
     {"attaching", "caching"},
-    {"findings", "files", "events", "instrumentation"},
-=======
-    {"attaching"},
     {"findings", "files", "events", "instrumentation", "results"},
->>>>>>> profiler
     {"errors"},
 ]
 PEERS = ({"training", "tuning", "serving"},)
@@ -56,7 +51,7 @@ def test_imports_point_one_way() -> None:
             continue
         for other in _imports(path) - {room}:
             if other == "report":
-                allowed = room in ("cli", "runs")
+                allowed = room in ("cli", "notebook", "runs")
             else:
                 peers = any({room, other} <= group for group in PEERS)
                 allowed = _floor(other) > _floor(room) and not peers

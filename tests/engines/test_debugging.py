@@ -8,8 +8,10 @@ import pytest
 from finepoint.debugger import create_trial, modes
 from finepoint.engines.debugging import debugger_configuration
 from finepoint.engines.local import Watcher, execute, run_job
+from finepoint.engines.profiling import profiler_configuration
 from finepoint.engines.spec import Channel, JobSpec
 from finepoint.errors import ConfigurationError
+from finepoint.profiler.recording import open_recording
 
 pytestmark = pytest.mark.slow
 
@@ -26,11 +28,14 @@ def test_a_script_with_smdebugs_hook_runs_unchanged_is_recorded_and_judged(
         channels={"train": Channel(str(colours / "train")), "valid": Channel(str(colours / "test"))},
         environment={"TORCH_HOME": str(torch_home)},
         debugger=debugger_configuration(hook=hook, rules={"VanishingGradient": {}, "Overfit": {}}),
+        profiler=profiler_configuration(interval_ms=200),
     )
     said: list[str] = []
     run_job(tmp_path / "job", spec, Watcher(say=said.append))
     record = json.loads((tmp_path / "job" / "job.json").read_text())
     assert set(record["rules"]) == {"VanishingGradient", "Overfit"}
+    assert record["profiler_rules"]
+    assert sum(open_recording(tmp_path / "job").phases().values()) > 0
     trial = create_trial(tmp_path / "job" / "debug-output" / "tensors")
     loss = trial.tensor("CrossEntropyLoss_output_0")
     # 72 training images in batches of 8, twice; 24 test images likewise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,27 +15,55 @@ def command(
     name: Annotated[str | None, typer.Option("--name", help="Name of the endpoint.", show_default="the run's")] = None,
     host: Annotated[str, typer.Option("--host", help="Address to bind to.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", help="Port to bind to; 0 takes a free one.", min=0, max=65535)] = 0,
-    allow_remote: Annotated[
-        bool,
-        typer.Option(
-            "--allow-remote", help="Bind to an address that other machines can reach; nobody is asked who they are."
-        ),
+    token_file: Annotated[
+        Path | None, typer.Option("--token-file", help="File with the token that clients must show.")
+    ] = None,
+    no_auth: Annotated[
+        bool, typer.Option("--no-auth", help="Let everybody ask who can reach the address (needed beyond loopback).")
     ] = False,
+    tls_certificate: Annotated[Path | None, typer.Option("--tls-certificate", help="PEM file; answers HTTPS.")] = None,
+    tls_key: Annotated[Path | None, typer.Option("--tls-key", help="PEM file with the certificate's key.")] = None,
+    allow_code: Annotated[
+        bool, typer.Option("--allow-code", help="Run the package's own code/inference.py, with your rights.")
+    ] = False,
+    entry_point: Annotated[
+        str | None,
+        typer.Option("--entry-point", help="Your script with model_fn, for a model that a script of yours trained."),
+    ] = None,
+    source_dir: Annotated[
+        Path | None, typer.Option("--source-dir", help="Folder that holds it; without it the script comes alone.")
+    ] = None,
     runs_dir: RunsDir = None,
     json: Json = False,
 ) -> None:
     """Put a model behind an endpoint on this machine; it goes on when this command has ended.
+
+    Over a running endpoint of the same name the new model is loaded beside the old one and takes over without failing
+    a request.
 
     Examples:
 
         finepoint deploy first
 
         finepoint deploy model.tar.gz --name clothes --port 8080
+
+        finepoint deploy train-2026-11-24-11-24-05-458 --entry-point inference.py --source-dir code/
     """
     from finepoint.cli.output import plain, print_json, show
     from finepoint.runs.deploying import deploy
+    from finepoint.serving.deployment import Access
 
-    endpoint = deploy(model, name=name, host=host, port=port, allow_remote=allow_remote, directory=runs_dir)
+    access = Access(token_file, no_auth, tls_certificate, tls_key, allow_code)
+    endpoint = deploy(
+        model,
+        name=name,
+        host=host,
+        port=port,
+        access=access,
+        directory=runs_dir,
+        entry_point=entry_point,
+        source_dir=source_dir,
+    )
     if json:
         print_json({"name": endpoint.name, "url": endpoint.url, "model_version": endpoint.model_version})
         return

@@ -57,6 +57,7 @@ StopOn = Annotated[
     list[str] | None,
     option("--stop-on", text="Rule that ends the job when it fires, with --debug.", metavar="RULE"),
 ]
+Profile = Annotated[bool, option("--profile", text="Record where its time goes, and write a report of that.")]
 BestOf = Annotated[
     str | None, option("--best-of", text="Take the hyperparameters of a study's best trial.", metavar="STUDY")
 ]
@@ -80,6 +81,7 @@ def script_spec(
     best_of: Path | None = None,
     debug: bool | None = False,
     stop_on: Sequence[str] | None = None,
+    profile: bool = False,
 ) -> JobSpec:
     """Return the spec that the flags of a script job describe.
 
@@ -94,6 +96,7 @@ def script_spec(
     from finepoint.engines.debugging import debugger_configuration
     from finepoint.engines.encoding import parse_hyperparameter
     from finepoint.engines.metrics import MetricDefinition
+    from finepoint.engines.profiling import profiler_configuration
     from finepoint.engines.spec import Channel, JobSpec, Limits, Resources
     from finepoint.errors import ConfigurationError
 
@@ -122,6 +125,7 @@ def script_spec(
             checkpoint_location=str(checkpoint_dir.resolve()) if checkpoint_dir else "",
             environment=environment,
             debugger=debugger,
+            profiler=profiler_configuration() if profile else None,
         )
     except ConfigurationError as error:
         raise ConfigurationError([*mistakes, *error.mistakes]) from None
@@ -172,6 +176,7 @@ def job_row(record: dict[str, Any], path: Path) -> dict[str, Any]:
         "failure": record.get("failure", ""),
         "metrics": record.get("metrics", {}),
         "rules": record.get("rules", {}),
+        "profiler_rules": record.get("profiler_rules", {}),
         "seconds": record.get("seconds"),
         "model": str(model) if model.is_file() else None,
         "started_at": record["started_at"],

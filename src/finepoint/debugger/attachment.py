@@ -7,6 +7,7 @@ import multiprocessing.util
 import os
 from pathlib import Path
 
+from finepoint.debugger.agreement import BUDGET_VARIABLE, FOLDER_VARIABLE
 from finepoint.debugger.budget import BUDGET, Budget
 from finepoint.debugger.collection import CollectionManager
 from finepoint.debugger.observers import observe
@@ -15,10 +16,6 @@ from finepoint.debugger.observers.processes import rank
 from finepoint.debugger.recorder import Recorder
 from finepoint.debugger.selection import Selection
 from finepoint.debugger.writing import RecordingWriter
-
-NAME = "finepoint.debugger.attachment:attach"
-FOLDER_VARIABLE = "FINEPOINT_DEBUG_DIR"
-BUDGET_VARIABLE = "FINEPOINT_DEBUG_BUDGET"
 
 
 def attach() -> None:

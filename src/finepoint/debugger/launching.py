@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from finepoint.attaching import environment_for, why_not_attached
-from finepoint.debugger.attachment import BUDGET_VARIABLE, FOLDER_VARIABLE, NAME
+from finepoint.debugger.agreement import BUDGET_VARIABLE, FOLDER_VARIABLE, NAME
 from finepoint.debugger.budget import BUDGET
 from finepoint.debugger.hook_file import VARIABLE
 from finepoint.debugger.recording import Recording

@@ -9,16 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from finepoint.attaching import environment_for, why_not_attached
-from finepoint.debugger.attachment import BUDGET_VARIABLE, FOLDER_VARIABLE, NAME
 from finepoint.debugger.budget import BUDGET
 from finepoint.debugger.hook_file import VARIABLE, parse_hook_file
 from finepoint.debugger.recording import Recording
 from finepoint.debugger.rules.base import Rule, find_rule
 from finepoint.debugger.rules.checking import check_recording, choose_rules
-from finepoint.debugger.rules.live import LiveJudge
-from finepoint.debugger.rules.result import RuleResult
 from finepoint.errors import ConfigurationError, NotFoundError
 from finepoint.files import read_json, write_json
+from finepoint.results import RuleResult
 
 HOOK_FILE = Path("input/config/debughookconfig.json")
 RESULTS = Path("rule-output/debugger.json")
@@ -67,9 +65,13 @@ def debug_environment(base: Mapping[str, str], folder: Path, configuration: Mapp
     # SageMaker writes this file too; what the script's own hook saves lies beside what is recorded from outside.
     write_json(folder / HOOK_FILE, {**(given.get("hook") or {}), "LocalPath": str(output / "tensors")})
     settings = {VARIABLE: str(folder / HOOK_FILE)}
+    attachments = []
     if given.get("attach"):
+        from finepoint.debugger.agreement import BUDGET_VARIABLE, FOLDER_VARIABLE, NAME  # here, as it imports torch
+
+        attachments.append(NAME)
         settings |= {FOLDER_VARIABLE: str(output), BUDGET_VARIABLE: str(given["budget"])}
-    return environment_for([NAME] if given.get("attach") else [], output / "attached", settings, base)
+    return environment_for(attachments, output / "attached", settings, base)
 
 
 @contextmanager
@@ -90,6 +92,8 @@ def judged_live(
     if not configuration or not configuration["attach"]:
         yield
         return
+    from finepoint.debugger.rules.live import LiveJudge  # here, as it takes long to import
+
     stopping = {find_rule(name).__name__ for name in configuration["stop_on"]}
 
     def note(result: RuleResult) -> None:

@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import sys
-import tarfile
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -22,12 +21,14 @@ from finepoint.engines.container import Host, gather, hosts_of, lay_out, script_
 from finepoint.engines.debugging import debug_environment, judge_job, judged_live
 from finepoint.engines.environments import python_for
 from finepoint.engines.metrics import explain_missing
+from finepoint.engines.profiling import Sampling, judge_profile, profiled_environment
 from finepoint.engines.records import JobFolder
 from finepoint.engines.spec import JobResult, JobSpec, JobStatus
 from finepoint.engines.supervisor import HostProcess, Outcome, Supervisor
 from finepoint.errors import ConfigurationError, InputError, JobError
 from finepoint.events import parse
-from finepoint.files import atomic_path, write_bytes
+from finepoint.files import write_bytes
+from finepoint.models.package import pack
 
 _TAIL_LINES = 40
 _LOG_LINES = 2000
@@ -153,16 +154,19 @@ class _Run:
         with (
             folder.logs.open("a", encoding="utf-8") as self.log,
             folder.metrics.open("w", encoding="utf-8") as self.readings,
+            Sampling(folder.path, spec.profiler) as sampling,
         ):
             self.supervisor = Supervisor(
                 processes,
                 max_run_seconds=spec.limits.max_run_seconds,
                 grace_seconds=spec.limits.stop_grace_seconds,
                 on_line=self._take_line,
+                on_started=sampling.begin,
             )
             self.watcher.on_start(self.supervisor)
             with judged_live(folder.path, spec.debugger, self.watcher.say, self.supervisor.stop):
                 outcome = self.supervisor.run()
+            sampling.end(outcome.exit_codes[hosts[0].name])
         return self._finish(hosts, outcome, time.perf_counter() - begin)
 
     def _prepare(self, hosts: list[Host], binds: bool) -> list[HostProcess]:
@@ -183,6 +187,7 @@ class _Run:
             bound = {"folder": str(host.folder), "hosts": str(names)} if binds else {}
             command = launch(script_command(host, spec, python), supervisor=str(os.getpid()), **bound)
             environment = debug_environment(variables(host, spec), host.folder, spec.debugger)
+            environment = profiled_environment(environment, host.folder, spec.profiler)
             processes.append(HostProcess(host.name, command, host.code, environment))
         return processes
 
@@ -222,7 +227,8 @@ class _Run:
         elif self.spec.is_script:
             if status == "Completed":
                 write_bytes(self.folder.path / "output" / "success", b"")
-            _pack(self.folder)
+            if any((self.folder.path / "model").iterdir()):
+                pack(self.folder.path / "model", self.folder.model)
         missing = [metric for metric in self.spec.metric_definitions if metric.name not in self.latest]
         for metric in missing if status == "Completed" else ():
             self.watcher.say(f"warning: {explain_missing(metric, self.lines)}")
@@ -230,6 +236,7 @@ class _Run:
         self.folder.finish(
             status,
             rules={result.rule: result.status for result in judged},
+            profiler_rules=judge_profile(self.folder.path, self.spec.profiler, self.watcher.say),
             exit_code=code,
             exit_codes=dict(outcome.exit_codes),
             failure=failure,
@@ -243,16 +250,6 @@ class _Run:
         if not self.spec.is_script:
             return words
         return f'ExecuteUserScriptError:\nExitCode {code}\nErrorMessage "{words}"\nCommand "{self.spec.entry_point}"'
-
-
-def _pack(folder: JobFolder) -> None:
-    """Pack what lies in `model/` into model.tar.gz, as SageMaker does; nothing where there is nothing."""
-    entries = sorted((folder.path / "model").iterdir())
-    if not entries:
-        return
-    with atomic_path(folder.model) as temporary, tarfile.open(temporary, "w:gz", compresslevel=1) as archive:
-        for entry in entries:
-            archive.add(entry, entry.name)
 
 
 def _last_words(tail: deque[str], folder: JobFolder) -> str:

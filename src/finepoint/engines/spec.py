@@ -214,6 +214,13 @@ class JobSpec:
             )
 
             mistakes += configuration_mistakes(self.debugger)
+        if self.profiler is not None:
+            from finepoint.engines.profiling import profiler_configuration  # here, for the same reason
+
+            try:
+                profiler_configuration(**self.profiler)
+            except (TypeError, ConfigurationError) as error:
+                mistakes.append(f"the profiler's configuration is wrong: {error}")
         names = [metric.name for metric in self.metric_definitions]
         mistakes += [f"metric {name} is defined twice" for name in sorted({n for n in names if names.count(n) > 1})]
         for metric in self.metric_definitions:

@@ -8,7 +8,6 @@ from typing import Any
 
 from finepoint.debugger.rules.base import find_rule
 from finepoint.errors import ConfigurationError
-from finepoint.notebook.arguments import tell
 
 
 @dataclass(frozen=True)
@@ -165,9 +164,6 @@ def debugger_of(rules: Sequence[Any], hook: Any) -> dict[str, Any] | None:
     from finepoint.engines.debugging import debugger_configuration
 
     judged = [rule for rule in rules if isinstance(rule, Rule)]
-    profiled = [rule.name for rule in rules if isinstance(rule, ProfilerRule)]
-    if profiled:
-        tell(f"Not run: {', '.join(profiled)}. Jobs are not profiled from a notebook yet")
     if not judged and not isinstance(hook, DebuggerHookConfig):
         return None
     more = [collection for rule in judged for collection in rule.collections]
@@ -176,4 +172,23 @@ def debugger_of(rules: Sequence[Any], hook: Any) -> dict[str, Any] | None:
         attach=bool(judged),
         hook=configuration.to_json(more),
         rules={rule.rule: dict(rule.parameters) for rule in judged},
+    )
+
+
+def profiler_of(rules: Sequence[Any], config: ProfilerConfig | None) -> dict[str, Any] | None:
+    """Return a job's `profiler` configuration: there is one where a profiler's rule or a configuration is given.
+
+    Raises:
+        ConfigurationError: the interval is out of its range.
+    """
+    from finepoint.engines.profiling import profiler_configuration
+
+    if config is None and not any(isinstance(rule, ProfilerRule) for rule in rules):
+        return None
+    settings = config or ProfilerConfig()
+    framework = settings.framework_profile_params
+    given = {"interval_ms": settings.system_monitor_interval_millis}
+    return profiler_configuration(
+        **{name: value for name, value in given.items() if value is not None},
+        profile_steps=(framework.num_steps or 0) if framework else 0,
     )

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finepoint.debugger.rules.result import RuleResult
 from finepoint.engines.debugging import read_results
 from finepoint.engines.jobs import find_job, job_name, read_log, start, state_of, stop, wait
 from finepoint.engines.metrics import MetricDefinition
@@ -15,9 +14,11 @@ from finepoint.engines.records import JobFolder
 from finepoint.engines.spec import TORCH_DISTRIBUTED, JobSpec, Limits, Resources
 from finepoint.errors import ConfigurationError, JobError
 from finepoint.notebook.arguments import take, tell
-from finepoint.notebook.debugging import debugger_of
+from finepoint.notebook.debugging import debugger_of, profiler_of
 from finepoint.notebook.model import PyTorchModel
 from finepoint.notebook.session import channels_of, local_path
+from finepoint.report.profiling import write_profiler_report
+from finepoint.results import RuleResult
 from finepoint.runs.folder import runs_dir
 
 _CHECKPOINTS = "/opt/ml/checkpoints"
@@ -66,6 +67,8 @@ class TrainingJob:
         except KeyboardInterrupt:
             tell(f"Job {self.job_name} goes on; .stop() ends it, .logs() shows it")
             raise
+        if record.get("profiler_rules"):
+            tell(f"Profile: {write_profiler_report(self.folder.path)}")
         if record["status"] == "Failed":
             raise JobError(f"job {self.job_name} failed. {record['failure']}")
         tell(f"Job {self.job_name}: {record['status']}. {record['failure']}".rstrip())
@@ -123,8 +126,6 @@ class PyTorch:
             mistakes += error.mistakes
         if mistakes:
             raise ConfigurationError(mistakes)
-        if profiler_config is not None:
-            tell("Not used: profiler_config. Jobs are not profiled from a notebook yet")
         self.entry_point, self.source_dir = entry_point, source_dir
         self.base_job_name = base_job_name or Path(entry_point).stem
         self.metric_definitions = tuple(
@@ -138,6 +139,7 @@ class PyTorch:
         self._environment = dict(environment or {})
         self._tags = kept
         self._debugger = debugger_of(rules or (), debugger_hook_config)
+        self._profiler = profiler_of(rules or (), profiler_config)
 
     @classmethod
     def attach(cls, training_job_name: str, sagemaker_session: Any = None) -> PyTorch:
@@ -206,6 +208,7 @@ class PyTorch:
             distribution=self._distribution,
             checkpoint_location=local_path(self.checkpoint_s3_uri) if self.checkpoint_s3_uri else "",
             debugger=self._debugger,
+            profiler=self._profiler,
             environment=self._environment,
             tags=self._tags,
         )
@@ -225,6 +228,10 @@ class PyTorch:
         output = self._job().folder.path / "debug-output"
         own = output / "tensors"
         return str(own if own.is_dir() else output)
+
+    def latest_job_profiler_artifacts_path(self) -> str:
+        """Return the folder of the job's profile."""
+        return str(self._job().folder.path / "profiler-output")
 
     def rule_job_summary(self) -> list[dict[str, Any]]:
         """Return what the rules say of the job; `Error` and `NotApplicable` are no pass."""

@@ -14,6 +14,7 @@ from finepoint.engines.trials import OUTPUT, study_job
 from finepoint.errors import ConfigurationError, NotFoundError
 from finepoint.files import read_json
 from finepoint.notebook.arguments import take, tell
+from finepoint.notebook.display import html_table
 from finepoint.notebook.estimator import PyTorch, TrainingJob
 from finepoint.notebook.session import channels_of
 from finepoint.runs.folder import runs_dir
@@ -155,6 +156,9 @@ class TunedJob:
         except ImportError as error:
             raise ConfigurationError("dataframe() needs pandas; pip install 'finepoint[pandas]'") from error
         return pandas.DataFrame(self.rows())
+
+    def _repr_html_(self) -> str:
+        return html_table(self.rows())
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the rows of the table as dictionaries."""

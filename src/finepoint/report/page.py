@@ -31,16 +31,12 @@ def write_report(run: Path) -> Path:
         InputError: there is no readable summary.
     """
     summary = read_json(run / "summary.json")
-<<<<<<< HEAD
     try:
-        page = _environment().get_template("report.html").render(**_content(run, summary))
+        page = environment().get_template("report.html").render(**_content(run, summary))
     except (KeyError, TypeError, AttributeError, jinja2.UndefinedError) as error:
         raise InputError(
             f"{run / 'summary.json'} is damaged ({error}); delete it and repeat the run's command"
         ) from error
-=======
-    page = environment().get_template("report.html").render(**_content(run, summary))
->>>>>>> profiler
     target = run / "report.html"
     write_bytes(target, page.encode())
     return target

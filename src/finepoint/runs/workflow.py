@@ -15,8 +15,11 @@ from filelock import FileLock, Timeout
 
 from finepoint.data.checking import check_images
 from finepoint.data.dataset import DataSet
+from finepoint.data.fetching import local_data
 from finepoint.data.finding import find_images
 from finepoint.data.loading import load_batches
+from finepoint.engines.records import RECORD as JOB
+from finepoint.engines.records import JobFolder
 from finepoint.errors import ConfigurationError, DataError, NotFoundError
 from finepoint.evaluation.calibration import softmax
 from finepoint.evaluation.labels import find_label_issues
@@ -72,7 +75,7 @@ def run(path: str | Path, *, name: str | None = None, directory: Path | None = N
     """Check, split, tune, train the best, evaluate, package and report, in one go.
 
     Args:
-        path: a folder of images or a manifest.
+        path: a folder of images, a manifest, an archive, or the address of one.
         name: of the run; one that exists is resumed.
         directory: that holds runs.
         settings: fields of `RunOptions`, and `listener`, `command`.
@@ -99,7 +102,7 @@ def train(path: str | Path, *, name: str | None = None, directory: Path | None =
 
 def check(path: str | Path, **settings: Any) -> DataSet:
     """Find, check and split the images at a path, leaving nothing behind; settings are those of `check_images`."""
-    return check_images(find_images(Path(path)), workers=cores(), **settings)
+    return check_images(find_images(local_data(str(path))), workers=cores(), **settings)
 
 
 def evaluate(
@@ -177,7 +180,7 @@ def load_model(model: Run | str | Path, directory: Path | None = None, *, throug
 
 
 def model_path(model: Run | str | Path, directory: Path | None = None) -> Path:
-    """Return the package that a run's name, a run's folder, or a package's path means.
+    """Return the package that a run's or a job's name, its folder, or a package's path means.
 
     Raises:
         NotFoundError: there is none.
@@ -185,6 +188,12 @@ def model_path(model: Run | str | Path, directory: Path | None = None) -> Path:
     path = model = model.folder.path if isinstance(model, Run) else Path(model)
     if path.is_file() or (path / "finepoint.json").is_file():
         return path
+    for job in (path, runs_dir(directory) / str(model)):
+        if (job / JOB).is_file():
+            packed = JobFolder(job).model
+            if not packed.is_file():
+                raise NotFoundError(f"job {job.name} left no model; its script puts one into SM_MODEL_DIR")
+            return packed
     folder = find_run(model, directory)
     if not folder.model.is_file():
         raise NotFoundError(f"run {folder.name} has no model yet; `finepoint train PATH --run {folder.name}` makes one")
@@ -223,7 +232,8 @@ def _do(kind: str, path: str | Path, name: str | None, directory: Path | None, s
             f"{', '.join(strange)}: no such setting; there are {', '.join(known)}, "
             "and hyperparameters are given as hyperparameters={'epochs': 4}"
         )
-    options = RunOptions(path=str(Path(path).resolve()), **settings)
+    data = local_data(str(path), lambda what, done, total: listener.progress(what, done, total))
+    options = RunOptions(path=str(data.resolve()), **settings)
     folder = create_or_open(runs_dir(directory), name, str(path))
     with _alone(folder):
         if folder.exists():
