@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from finepoint.attaching import environment_for, why_not_attached
+from finepoint.debugger.agreement import BUDGET_VARIABLE, FOLDER_VARIABLE, NAME
 from finepoint.debugger.budget import BUDGET
 from finepoint.debugger.hook_file import VARIABLE, parse_hook_file
 from finepoint.debugger.recording import Recording
@@ -67,8 +68,6 @@ def debug_environment(base: Mapping[str, str], folder: Path, configuration: Mapp
     settings = {VARIABLE: str(folder / HOOK_FILE)}
     attachments = []
     if given.get("attach"):
-        from finepoint.debugger.agreement import BUDGET_VARIABLE, FOLDER_VARIABLE, NAME  # here, as it imports torch
-
         attachments.append(NAME)
         settings |= {FOLDER_VARIABLE: str(output), BUDGET_VARIABLE: str(given["budget"])}
     return environment_for(attachments, output / "attached", settings, base)
