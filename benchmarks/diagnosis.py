@@ -10,6 +10,7 @@ were set on one half of the catalogue (by a hash of the run's name); the figures
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import multiprocessing
 import os
@@ -109,7 +110,8 @@ def main() -> None:
     if not runs:
         raise SystemExit("no run of that name is in this half of the catalogue; --half both looks in both")
     if any(run.script == "frozen_resnet" for run in runs):
-        pretrained()  # before the workers are forked, which inherit it
+        with contextlib.redirect_stdout(sys.stderr):
+            pretrained()  # before the workers are forked, which inherit it
     outcomes = _run_all(runs)
     if given.verbose:
         _list(outcomes)

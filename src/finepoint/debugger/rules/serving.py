@@ -54,7 +54,8 @@ class TrainServeSkew(Rule):
         except (SyntaxError, ValueError) as error:
             return self.not_applicable(f"{self.inference_script} is no Python: {error}")
         constants = _constants(tree)
-        differences, compared = [], []
+        differences: list[str] = []
+        compared: list[str] = []
         for name, served in _assigned_layers(tree, constants):
             trained = _recorded_layers(recording, name)
             if trained:
