@@ -64,8 +64,8 @@ class TrainServeSkew(Rule):
         transforms, recorded = list(_served_transforms(tree, constants)), _recorded_transform(recording)
         if transforms and recorded:
             compared.append("transform")
-            each = [_differences("transform", recorded, served) for served in transforms]
-            differences += min(each, key=len)
+            each = [_differences("transform", recorded, steps) for steps in transforms]
+            differences += sorted(each, key=len)[0]
         if not compared:
             return self.not_applicable("the script writes down neither a recorded module nor a recorded transform")
         if not differences:
