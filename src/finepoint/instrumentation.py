@@ -10,15 +10,12 @@ event                  callback is called with
 =====================  ====================================================================================
 FORWARD_BEGIN          module, args
 FORWARD_END            module, args, kwargs, output
-OUTER                  module, True before and False after: the outermost module called, also where it raises
 LOSS                   function name, args, kwargs, output: a loss of `torch.nn.functional` was computed
 BACKWARD_BEGIN / END   the tensors that `backward` starts from
 STEP_BEGIN / END       optimizer: around `Optimizer.step`
 ZERO_GRAD              optimizer or module whose gradients were just cleared
 SCHEDULE               scheduler, after its step
 LOADER_BEGIN           loader: an iteration over a DataLoader begins
-LOADER_READY           loader: its iterator is made (and its workers are started)
-WAIT                   loader: it is asked for a batch
 BATCH                  loader, batch, seconds waited for it
 LOADER_END             loader, whether it was exhausted
 COMPILE                what is given to `torch.compile`; a module that compiles itself gives its bound `_call_impl`
@@ -74,15 +71,6 @@ LOSS_FUNCTIONS = (
     "soft_margin_loss",
     "triplet_margin_loss",
 )
-
-
-class HookTime:
-    """How long observers that record tensors have worked in this process; they add to it, the profiler reads it."""
-
-    seconds = 0.0
-
-
-hook_time = HookTime()
 # Tracebacks of callbacks that raised and were dropped.
 failures: list[str] = []
 
@@ -227,33 +215,6 @@ def _install_forward_end(event: Event[[nn.Module, tuple[Any, ...], dict[str, Any
     return remove
 
 
-def _install_outer(event: Event[[nn.Module, bool]]) -> Remove:
-    """Watch only the outermost module; global hooks would slow every module in it down four times as much."""
-    original = nn.Module.__call__
-    inside = False
-
-    def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        nonlocal inside
-        if inside:
-            return original(module, *args, **kwargs)
-        inside = True
-        event.emit(module, True)
-        try:
-            return original(module, *args, **kwargs)
-        finally:
-            inside = False
-            event.emit(module, False)
-
-    def remove() -> None:
-        nonlocal inside
-        inside = True  # where another has wrapped ours since, ours does nothing any more
-        if vars(nn.Module)["__call__"] is call:
-            nn.Module.__call__ = original  # type: ignore[method-assign]
-
-    nn.Module.__call__ = call  # type: ignore[method-assign]
-    return remove
-
-
 def _install_loss(event: Event[[str, tuple[Any, ...], dict[str, Any], Any]]) -> Remove:
     def around(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
         def loss(*args: Any, **kwargs: Any) -> Any:
@@ -263,7 +224,7 @@ def _install_loss(event: Event[[str, tuple[Any, ...], dict[str, Any], Any]]) -> 
 
         return loss
 
-    return replace_all(
+    return _replace_all(
         [(owner, name, functools.partial(around, name)) for owner, name in _loss_places(len(sys.modules))]
     )
 
@@ -312,7 +273,7 @@ def _put_backward() -> Remove:
 
         return backward
 
-    return replace_all([(torch.autograd, "backward", around)])
+    return _replace_all([(torch.autograd, "backward", around)])
 
 
 def _install_step_begin(event: Event[[torch.optim.Optimizer]]) -> Remove:
@@ -324,14 +285,14 @@ def _install_step_end(event: Event[[torch.optim.Optimizer]]) -> Remove:
 
 
 def _install_zero_grad(event: Event[[Any]]) -> Remove:
-    return replace_all([(kind, "zero_grad", _emitting_self(event)) for kind in (torch.optim.Optimizer, nn.Module)])
+    return _replace_all([(kind, "zero_grad", _emitting_self(event)) for kind in (torch.optim.Optimizer, nn.Module)])
 
 
 def _install_schedule(event: Event[[Any]]) -> Remove:
     kinds = [torch.optim.lr_scheduler.LRScheduler]
     for kind in kinds:
         kinds += [below for below in kind.__subclasses__() if below not in kinds]
-    return replace_all([(kind, "step", _emitting_self(event)) for kind in kinds if "step" in vars(kind)])
+    return _replace_all([(kind, "step", _emitting_self(event)) for kind in kinds if "step" in vars(kind)])
 
 
 class _Batches:
@@ -344,7 +305,6 @@ class _Batches:
         return self
 
     def __next__(self) -> Any:
-        WAIT.emit(self._loader)
         began = time.perf_counter()
         try:
             batch = next(self._batches)
@@ -373,13 +333,11 @@ def _put_loader() -> Remove:
     def around(original: Callable[..., Any]) -> Callable[..., Any]:
         def batches(loader: DataLoader[Any]) -> _Batches:
             LOADER_BEGIN.emit(loader)
-            iterator = original(loader)
-            LOADER_READY.emit(loader)
-            return _Batches(loader, iterator)
+            return _Batches(loader, original(loader))
 
         return batches
 
-    return replace_all([(DataLoader, "__iter__", around)])
+    return _replace_all([(DataLoader, "__iter__", around)])
 
 
 def _install_compile(event: Event[[Any]]) -> Remove:
@@ -391,7 +349,7 @@ def _install_compile(event: Event[[Any]]) -> Remove:
 
         return compile_
 
-    return replace_all([(torch, "compile", around)])
+    return _replace_all([(torch, "compile", around)])
 
 
 def _emitting_self(event: Event[[Any]]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -406,7 +364,7 @@ def _emitting_self(event: Event[[Any]]) -> Callable[[Callable[..., Any]], Callab
     return around
 
 
-def replace_all(places: list[tuple[Any, str, Callable[[Callable[..., Any]], Callable[..., Any]]]]) -> Remove:
+def _replace_all(places: list[tuple[Any, str, Callable[[Callable[..., Any]], Callable[..., Any]]]]) -> Remove:
     """Replace attributes by what wraps them; return what puts the former ones back.
 
     Where another has wrapped ours since, ours stays below it and does nothing any more.
@@ -437,7 +395,6 @@ def _gated(original: Callable[..., Any], wrapped: Callable[..., Any], removed: l
 
 FORWARD_BEGIN: Event[[nn.Module, tuple[Any, ...]]] = Event(_install_forward_begin)
 FORWARD_END: Event[[nn.Module, tuple[Any, ...], dict[str, Any], Any]] = Event(_install_forward_end)
-OUTER: Event[[nn.Module, bool]] = Event(_install_outer)
 LOSS: Event[[str, tuple[Any, ...], dict[str, Any], Any]] = Event(_install_loss)
 _backward, _loader = _Shared(_put_backward), _Shared(_put_loader)
 BACKWARD_BEGIN: Event[[Tensor | Any]] = Event(_backward)
@@ -447,8 +404,9 @@ STEP_END: Event[[torch.optim.Optimizer]] = Event(_install_step_end)
 ZERO_GRAD: Event[[Any]] = Event(_install_zero_grad)
 SCHEDULE: Event[[Any]] = Event(_install_schedule)
 LOADER_BEGIN: Event[[DataLoader[Any]]] = Event(_loader)
-LOADER_READY: Event[[DataLoader[Any]]] = Event(_loader)
-WAIT: Event[[DataLoader[Any]]] = Event(_loader)
 BATCH: Event[[DataLoader[Any], Any, float]] = Event(_loader)
 LOADER_END: Event[[DataLoader[Any], bool]] = Event(_loader)
 COMPILE: Event[[Any]] = Event(_install_compile)
+
+# For modules that watch other moments.
+replace_all = _replace_all

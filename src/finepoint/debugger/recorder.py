@@ -27,9 +27,9 @@ from finepoint.instrumentation import (
     ZERO_GRAD,
     Event,
     Subscription,
-    hook_time,
     watch_calls,
 )
+from finepoint.loops import hook_time
 
 P = ParamSpec("P")
 # Of a compiled function torch would trace what stands around these calls.
