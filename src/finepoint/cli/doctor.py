@@ -13,6 +13,10 @@ def command(
     backbone: Annotated[
         str, typer.Option("--backbone", help="Backbone to choose a runtime for.")
     ] = "efficientnet_lite0",
+    gpu: Annotated[
+        bool,
+        typer.Option("--gpu", help="Check an NVIDIA GPU under load, and record its answers in nvml-session.jsonl."),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Show versions, what this machine has, and which runtime computes features here, and why.
@@ -24,7 +28,11 @@ def command(
         finepoint doctor
 
         finepoint doctor --backbone resnet50 --json
+
+        finepoint doctor --gpu
     """
+    if gpu:
+        raise typer.Exit(_check_gpu(json))
     from finepoint.cli.output import plain, print_json, show
     from finepoint.models.building import versions
     from finepoint.runs.folder import runs_dir
@@ -57,6 +65,22 @@ def command(
         table.add_row(f"[dim]{plain(name)}[/]", "\n".join(map(plain, value.splitlines())))
     show(table, "[green]Ready.[/]" if healthy else "[red]Not ready; see above.[/]")
     raise typer.Exit(0 if healthy else 1)
+
+
+def _check_gpu(json: bool) -> int:
+    from dataclasses import asdict
+    from pathlib import Path
+
+    from finepoint.cli.output import plain, print_json, show
+    from finepoint.profiler.gpu_check import check_gpu
+
+    checks = check_gpu(Path.cwd())
+    if json:
+        print_json([asdict(check) for check in checks])
+    else:
+        for check in checks:
+            show(f"{'[green]yes[/]' if check.passed else '[red]no[/]'}  {plain(check.name)}: {plain(check.detail)}")
+    return 0 if all(check.passed for check in checks) else 1
 
 
 def _folders(runs: str) -> dict[str, str]:
