@@ -38,9 +38,15 @@ local names = {}
 for name in io.lines(os.getenv("IMAGES")) do names[#names + 1] = name end
 local bodies, turn = {}, 0
 for i, name in ipairs(names) do local f = io.open(name, "rb"); bodies[i] = f:read("*a"); f:close() end
+local kind = "image/jpeg"
+if os.getenv("FORM") then
+  kind = "multipart/form-data; boundary=bbbb"
+  local head = '--bbbb\\r\\nContent-Disposition: form-data; name="file"; filename="a.jpg"\\r\\n\\r\\n'
+  for i, body in ipairs(bodies) do bodies[i] = head .. body .. "\\r\\n--bbbb--\\r\\n" end
+end
 request = function()
   turn = turn % #bodies + 1
-  return wrk.format("POST", nil, {["Content-Type"] = "image/jpeg"}, bodies[turn])
+  return wrk.format("POST", nil, {["Content-Type"] = kind}, bodies[turn])
 end
 """
 
@@ -62,7 +68,7 @@ def main() -> None:
     given = arguments.parse_args()
     if shutil.which("wrk") is None:
         raise SystemExit("wrk is not installed; `apt install wrk`")
-    seconds = 3 if given.quick else 8
+    seconds = 3 if given.quick else 6
     with tempfile.TemporaryDirectory() as name, package() as model, ExitStack() as stack:
         folder = Path(name)
         images = photographs(given.data, folder, 64)
@@ -102,13 +108,13 @@ def bare(model: Path, images: list[Path]) -> tuple[float, float]:
     return 1000 * (decode + alone), 1 / (decode_all + min(alone, together))
 
 
-def closed(url: str, images: list[Path], folder: Path, clients: int, seconds: int) -> Closed:
-    """Measure with wrk."""
+def closed(url: str, images: list[Path], folder: Path, clients: int, seconds: int, *, form: bool = False) -> Closed:
+    """Measure with wrk; `form` sends each image as a form."""
     script, names = folder / "images.lua", folder / "images.txt"
     script.write_text(_SCRIPT)
     names.write_text("\n".join(map(str, images)) + "\n")
     command = ["wrk", "-t1", f"-c{clients}", f"-d{seconds}s", "--timeout", "20s", "--latency", "-s", str(script), url]
-    environment = {**os.environ, "IMAGES": str(names)}
+    environment = {**os.environ, "IMAGES": str(names), **({"FORM": "1"} if form else {})}
     text = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
     bad = re.search(r"Non-2xx or 3xx responses: (\d+)", text)
     latency = [_milliseconds(re.search(rf"{share}%\s+(\S+)", text)) for share in (50, 99)]
@@ -141,11 +147,12 @@ def rival(
 ) -> tuple[dict[str, str], float]:
     """Measure another server; return its row and its answers a second."""
     port = free_port()
-    command = [str(python), str(Path(__file__).with_name("rival_servers.py")), kind, str(model), str(port)]
+    command = [str(python), str(Path(__file__).with_name(f"rival_{kind}.py")), str(port)]
     source = Path(__file__).resolve().parents[1] / "src"
-    environment = {"PYTHONPATH": f"{source}:{sysconfig.get_path('purelib')}"}
+    environment = {"PACKAGE": str(model), "PYTHONPATH": f"{source}:{sysconfig.get_path('purelib')}"}
     with running_server(command, f"http://127.0.0.1:{port}", "/health", environment) as (url, process):
-        found = [closed(f"{url}/invocations", images, folder, clients, seconds) for clients in (1, 12)]
+        form = kind == "litserve"
+        found = [closed(f"{url}/invocations", images, folder, clients, seconds, form=form) for clients in (1, 12)]
         return _row(kind, *found, process), found[1].rate
 
 

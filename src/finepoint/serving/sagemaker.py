@@ -1,0 +1,52 @@
+"""The entry point of a SageMaker hosting container: `python -m finepoint.serving.sagemaker serve`.
+
+The platform puts the extracted model under `/opt/ml/model`, asks at port 8080, and is the only one who can: no
+token is demanded, and a handler in the model's `code/` runs, because who made the container made the model too.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+
+from finepoint.serving.__main__ import main as serve
+
+_MEGABYTE = 2**20
+
+
+def options(environment: Mapping[str, str]) -> list[str]:
+    """Return the server's flags for a container's environment.
+
+    Args:
+        environment: `SAGEMAKER_BASE_DIR` moves `/opt/ml`, `SAGEMAKER_BIND_TO_PORT` the port,
+            `SAGEMAKER_MODEL_SERVER_TIMEOUT_SECONDS` (or `SAGEMAKER_MODEL_SERVER_TIMEOUT`) bounds a request,
+            `SAGEMAKER_MAX_PAYLOAD_IN_MB` its body, as in the official inference toolkit.
+
+    >>> options({"SAGEMAKER_BIND_TO_PORT": "9000"})[:4]
+    ['--model', '/opt/ml/model', '--port', '9000']
+    """
+    given = ["--model", f"{environment.get('SAGEMAKER_BASE_DIR', '/opt/ml')}/model"]
+    given += ["--port", environment.get("SAGEMAKER_BIND_TO_PORT", "8080")]
+    # The platform alone reaches the container.
+    given += ["--name", "model", "--host", "0.0.0.0", "--no-auth", "--allow-code"]  # noqa: S104
+    seconds = environment.get("SAGEMAKER_MODEL_SERVER_TIMEOUT_SECONDS") or environment.get(
+        "SAGEMAKER_MODEL_SERVER_TIMEOUT"
+    )
+    if seconds:
+        given += ["--request-seconds", seconds]
+    if megabytes := environment.get("SAGEMAKER_MAX_PAYLOAD_IN_MB"):
+        given += ["--max-body-bytes", str(int(megabytes) * _MEGABYTE)]
+    return given
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Serve, when the platform says so."""
+    if list(arguments) != ["serve"]:
+        sys.stderr.write(f"this container only serves; it was asked to {' '.join(arguments) or 'do nothing'}\n")
+        return 2
+    return serve(options(os.environ))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
