@@ -126,7 +126,7 @@ class Loaders:
             shuffle=not isinstance(loader.sampler, SequentialSampler),
             drop_last=loader.drop_last,
             sampler=sampler,
-            transform=None if transform is None else repr(transform)[:2000],
+            transform=None if transform is None else " ".join(repr(transform).split())[:2000],
         )
 
 
