@@ -136,7 +136,7 @@ def recording_megabytes(folder: Path, steps: int) -> float:
     train(model, optimizer, torch.randn(2, 3, 32, 32), torch.randint(0, 10, (2,)), measured)
     recorder.close()
     saved = len(Recording.open(folder).series("input").steps)
-    return sum(path.stat().st_size for path in folder.rglob("*.safetensors")) / 1e6 * steps / saved
+    return sum(path.stat().st_size for path in folder.rglob("rank*/*")) / 1e6 * steps / saved
 
 
 def main() -> None:

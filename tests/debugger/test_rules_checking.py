@@ -6,7 +6,7 @@ import json
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -71,7 +71,7 @@ def test_rules_are_documented() -> None:
     missing = []
     for name, kind in all_rules().items():
         missing += [name] if f"### {name}\n" not in page else []
-        missing += [f"{name}.{field}" for field in kind.__dataclass_fields__ if f"`{field}" not in page]  # type: ignore[attr-defined]
+        missing += [f"{name}.{item.name}" for item in fields(kind) if f"`{item.name}`" not in page]  # type: ignore[arg-type]
     assert missing == []
 
 

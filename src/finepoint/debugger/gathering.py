@@ -66,6 +66,8 @@ class Gatherer:
         self._pending = Pending()
         self._arriving: list[tuple[Step, Arriving]] = []
         self._nonfinite = False
+        # By collection: all members, and those that the recording has not been told of yet.
+        self._members: dict[str, set[str]] = {}
         self._named: dict[str, set[str]] = {}
 
     def put(self, name: str, value: Tensor | float, reduction: str = "value") -> None:
@@ -122,7 +124,10 @@ class Gatherer:
 
     def member(self, collection: str, name: str) -> None:
         """Note that a name belongs to a collection."""
-        self._named.setdefault(collection, set()).add(name)
+        known = self._members.setdefault(collection, set())
+        if name not in known:
+            known.add(name)
+            self._named.setdefault(collection, set()).add(name)
 
     def flush(self) -> None:
         """Send what has been gathered of the current step to the writer."""

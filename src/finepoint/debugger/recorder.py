@@ -267,7 +267,11 @@ class Recorder(Gatherer):
     def _mode_of(self, module: nn.Module) -> ModeKeys:
         if self.mode is not None:
             return self.mode
-        return ModeKeys.TRAIN if module.training and torch.is_grad_enabled() else ModeKeys.EVAL
+        if not torch.is_grad_enabled():
+            return ModeKeys.EVAL
+        # Who keeps a frozen backbone in eval mode often says model.eval() and then model.head.train().
+        training = module.training or any(part.training for part in module.modules())
+        return ModeKeys.TRAIN if training else ModeKeys.EVAL
 
     def _module_called(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         self._depth += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -57,7 +58,7 @@ class Segment:
         cls, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str], rank: int, started: float
     ) -> Segment:
         """Return the segment of a writer that keeps it in memory."""
-        return _parse(metadata, rank, started, arrays.__getitem__)
+        return _parse(metadata, rank, started, arrays.__getitem__, None)
 
 
 def read_segment(path: Path) -> Segment | None:
@@ -68,7 +69,7 @@ def read_segment(path: Path) -> Segment | None:
             metadata = file.metadata() or {}
         if metadata.get("format") != FORMAT or int(metadata["version"]) > VERSION:
             return None
-        return _parse(metadata, int(rank), int(started) / 1000, _loader(path))
+        return _parse(metadata, int(rank), int(started) / 1000, _loader(path), path.parent)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -82,10 +83,21 @@ def _loader(path: Path) -> Load:
     return load
 
 
-def _parse(metadata: Mapping[str, str], rank: int, started: float, load: Load) -> Segment:
+def _parse(metadata: Mapping[str, str], rank: int, started: float, load: Load, folder: Path | None) -> Segment:
     frames = tuple(
-        Frame(frame["mode"], tuple((name, reduction) for name, reduction in frame["keys"]), f"frame{number}")
+        Frame(frame["mode"], _keys(frame, folder), f"frame{number}")
         for number, frame in enumerate(json.loads(metadata["frames"]))
     )
     tensors = tuple((name, mode, step, at) for name, mode, step, at in json.loads(metadata["tensors"]))
     return Segment(rank, started, frames, tensors, tuple(json.loads(metadata["facts"])), load)
+
+
+def _keys(frame: Mapping[str, Any], folder: Path | None) -> tuple[tuple[str, str], ...]:
+    if folder is not None and "names" in frame:
+        return _names(folder / f"names-{frame['names']}.json")
+    return tuple((name, reduction) for name, reduction in frame["keys"])
+
+
+@functools.lru_cache(maxsize=256)
+def _names(path: Path) -> tuple[tuple[str, str], ...]:
+    return tuple((name, reduction) for name, reduction in json.loads(path.read_bytes()))

@@ -5,6 +5,7 @@ docs/recording.md has the format and the catalogue of names and facts.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
@@ -52,6 +53,7 @@ class RecordingWriter:
         self._sealed: list[Segment] = []
         self._notes: set[str] = set()
         self._number = 0
+        self._names: dict[tuple[SeriesKey, ...], str] = {}
         self._clear()
 
     @property
@@ -106,19 +108,14 @@ class RecordingWriter:
         """Make what has been added readable, now."""
         if not (self._frames or self._tensors or self._facts):
             return
+        if self._parent is not None and self._folder is None:
+            self._folder = self._parent / f"rank{self.rank}-{int(self.started * 1000)}-{os.getpid()}"
+            self._folder.mkdir(parents=True, exist_ok=True)
         arrays, metadata = self._content()
-        if self._parent is None:
+        if self._folder is None:
             self._sealed.append(Segment.from_arrays(arrays, metadata, self.rank, self.started))
         else:
-            if self._folder is None:
-                self._folder = self._parent / f"rank{self.rank}-{int(self.started * 1000)}-{os.getpid()}"
-                self._folder.mkdir(parents=True, exist_ok=True)
-            path = self._folder / f"{self._number:06d}.safetensors"
-            # Renamed, so that a reader sees it whole; not synchronised to the disk, which would cost the job
-            # milliseconds and guards against a loss of power only.
-            part = path.with_suffix(".part")
-            part.write_bytes(save(arrays, metadata))
-            part.replace(path)
+            _publish(self._folder / f"{self._number:06d}.safetensors", save(arrays, metadata))
         self._number += 1
         self._clear()
 
@@ -157,10 +154,20 @@ class RecordingWriter:
         if self._bytes >= SEGMENT_BYTES:
             self.seal()
 
+    def _names_of(self, keys: tuple[SeriesKey, ...]) -> dict[str, Any]:
+        """Return a frame's keys, or the name of a file that has them: most segments repeat the same hundreds."""
+        if self._folder is None:
+            return {"keys": keys}
+        if keys not in self._names:
+            text = json.dumps(keys).encode()
+            self._names[keys] = hashlib.blake2b(text, digest_size=8).hexdigest()
+            _publish(self._folder / f"names-{self._names[keys]}.json", text)
+        return {"names": self._names[keys]}
+
     def _content(self) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         arrays, frames = {}, []
         for number, ((mode, keys, _), rows) in enumerate(self._frames.items()):
-            frames.append({"mode": mode.name, "keys": keys})
+            frames.append({"mode": mode.name, **self._names_of(keys)})
             arrays[f"frame{number}.steps"] = np.array([row[:2] for row in rows], np.int64)
             arrays[f"frame{number}.times"] = np.array([row[2] for row in rows], np.float64)
             arrays[f"frame{number}.values"] = np.stack([row[3] for row in rows])
@@ -174,6 +181,16 @@ class RecordingWriter:
             "facts": json.dumps(self._facts, allow_nan=False),
         }
         return arrays, metadata
+
+
+def _publish(path: Path, content: bytes) -> None:
+    """Write a file and rename it into place: a reader sees it whole.
+
+    It is not synchronised to the disk, which would cost the job milliseconds and guards against a loss of power only.
+    """
+    part = path.with_suffix(".part")
+    part.write_bytes(content)
+    part.replace(path)
 
 
 def _strict(value: Any) -> Any:
