@@ -167,6 +167,7 @@ def _phase(frames: list[str]) -> str:
     # From outside: what a data loader calls is loading, whatever it is.
     for frame in frames:
         function, _, place = frame.partition(" (")
+        function = function.rpartition(".")[2]  # py-spy names the class too
         for name, file, phase in FRAMES:
             if function == name and file in place:
                 return phase
