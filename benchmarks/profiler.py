@@ -130,7 +130,7 @@ def against_py_spy(plant: str, folder: Path, py_spy: str, scale: float) -> dict[
         output, stacks = Path(job) / "profiler-output", Path(job) / "stacks.txt"
         command = [sys.executable, str(SCRIPT), plant, "--folder", str(folder), "--scale", str(scale)]
         subprocess.run(
-            [py_spy, "record", "--format", "raw", "--rate", "100", "--output", str(stacks), "--", *command],
+            [py_spy, "record", "--idle", "--format", "raw", "--rate", "100", "--output", str(stacks), "--", *command],
             env=profiler_environment(output),
             check=True,
             capture_output=True,
