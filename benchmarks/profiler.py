@@ -130,7 +130,7 @@ def against_py_spy(plant: str, folder: Path, py_spy: str, scale: float) -> dict[
         output, stacks = Path(job) / "profiler-output", Path(job) / "stacks.txt"
         command = [sys.executable, str(SCRIPT), plant, "--folder", str(folder), "--scale", str(scale)]
         subprocess.run(
-            [py_spy, "record", "--format", "raw", "--rate", "100", "--output", str(stacks), "--", *command],
+            [py_spy, "record", "--idle", "--format", "raw", "--rate", "100", "--output", str(stacks), "--", *command],
             env=profiler_environment(output),
             check=True,
             capture_output=True,
@@ -167,6 +167,7 @@ def _phase(frames: list[str]) -> str:
     # From outside: what a data loader calls is loading, whatever it is.
     for frame in frames:
         function, _, place = frame.partition(" (")
+        function = function.rpartition(".")[2]  # py-spy names the class too
         for name, file, phase in FRAMES:
             if function == name and file in place:
                 return phase

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ from pathlib import Path
 from finepoint.attaching import environment_for, why_not_attached
 from finepoint.errors import ConfigurationError, InputError
 from finepoint.files import write_json
+from finepoint.profiler.ending import judge_ending
 from finepoint.profiler.sampling import DEFAULT_INTERVAL_MS, check_interval, sampled
 
 PROFILER_OUTPUT = "profiler-output"
@@ -100,6 +102,9 @@ def profile_script(
         with sampled(output, process.pid, interval_ms=interval_ms) as sampler:
             code = _wait(process)
             sampler.ended(code)
+    if not (output / "sampler.json").is_file():  # the script was over before the sampler could look at it
+        write_json(output / "sampler.json", {"interval_ms": interval_ms, "started_at": time.time(), "gpus": []})
+        write_json(output / "ending.json", {**judge_ending(code).to_json(), "at": time.time()})
     status = "Completed" if code == 0 else "Failed"
     write_json(folder / "job.json", {**record, "status": status, "exit_code": code, "finished_at": _now()})
     return ProfiledRun(folder, code, why_not_attached(output / "attached"))

@@ -49,7 +49,7 @@ def summary_of(recording: ProfilerRecording, aws: list[RuleResult], own: list[Ru
         "startup_seconds": {name: round(value, 3) for name, value in recording.startup().items()},
         "loop_seconds": round(recording.loop_seconds, 3),
         "phases": {name: round(value, 4) for name, value in recording.phases().items()},
-        "steps": int(total(recording.loop, "steps")),
+        "steps": int(total(recording.steps, "steps")),
         "samples_per_second": _throughput(recording),
         "step_seconds": {
             "p50": _quantile(durations, 0.5),

@@ -80,7 +80,9 @@ def time_marks(seconds: float) -> list[dict[str, Any]]:
     >>> time_marks(10)[1]
     {'percent': 25.0, 'text': '2.5 s'}
     """
-    return [{"percent": 100 * value / seconds, "text": f"{number(value)} s"} for value in ticks(0, max(seconds, 1e-9))]
+    if seconds <= 0:
+        return []
+    return [{"percent": 100 * value / seconds, "text": f"{number(value)} s"} for value in ticks(0, seconds)]
 
 
 def durations_chart(steps: Mapping[str, Any]) -> Markup:
