@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from finepoint.debugger.modes import ModeKeys
-from finepoint.debugger.recording import Recording
+from finepoint.debugger.recording import Recording, Series
 from finepoint.debugger.rules.base import Rule, rule
 from finepoint.debugger.rules.learning_rate import median_ratio
-from finepoint.debugger.rules.reading import EVAL, TRAIN, Series, Span, epoch_means, epochs, loss, plot, series
+from finepoint.debugger.rules.reading import EVAL, TRAIN, Span, epoch_means, epochs, loss, plot, series
 from finepoint.debugger.rules.result import RuleResult
 
 # A loss below this share of its beginning has decreased, whatever it does now.

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from finepoint.debugger.recording import Recording, Series
+from finepoint.debugger.recording import Recording, Series, TensorPlace
 from finepoint.debugger.rules.base import Rule, rule
 from finepoint.debugger.rules.reading import TRAIN, collections_of, first_run, plot, series, trained_weights
 from finepoint.debugger.rules.result import RuleResult
@@ -283,7 +283,7 @@ def _variance(recording: Recording, name: str) -> Series:
     return Series(name, TRAIN, "variance", std.steps, std.values**2, *_rest(std))
 
 
-def _made(name: str, places: list, values: list[float]) -> Series:  # type: ignore[type-arg]
+def _made(name: str, places: list[TensorPlace], values: list[float]) -> Series:
     steps = np.array([place.step for place in places], np.int64)
     at = np.array([place.global_step for place in places], np.int64)
     ranks = np.array([place.rank for place in places], np.int64)
