@@ -17,7 +17,7 @@ _MOST_CLASSES = 512
 
 
 class Confusions:
-    """Counts (label, prediction) pairs while evaluating, and tells them when training goes on or the recorder closes."""
+    """Counts (label, prediction) pairs while evaluating; tells them when training goes on or the recorder closes."""
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
