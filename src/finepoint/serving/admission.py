@@ -21,7 +21,7 @@ class Service:
         decoders: processes that decode; 0 takes one for each core.
     """
 
-    queue_images: int = 24
+    queue_images: int = 16
     queue_seconds: float = 5.0
     request_seconds: float = 60.0
     window: int = 8

@@ -72,6 +72,7 @@ class Supervisor:
             sys.stderr.write(f"the worker ended with {worker.returncode}; another one starts\n")
             await _first(asyncio.sleep(pause), self._stopping.wait())
             worker, started = await self._start(model), time.monotonic()
+            await self._ready(worker)  # if it is not, it has ended, and the next round starts another one
 
     async def _update(self, old: asyncio.subprocess.Process, model: str) -> tuple[asyncio.subprocess.Process, str]:
         """Return the worker and the model that serve after an update."""
