@@ -18,10 +18,12 @@ FLOORS = [
     {"training"},
     {"tuning"},
     {"serving"},
-    {"evaluation"},
+    {"evaluation", "debugger"},
     {"models"},
     {"data"},
-    {"findings", "files", "events"},
+    {"attached"},
+    {"attaching"},
+    {"findings", "files", "events", "instrumentation"},
     {"errors"},
 ]
 PEERS = ({"training", "tuning", "serving"},)

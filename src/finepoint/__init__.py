@@ -17,6 +17,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from finepoint.debugger.compatibility.finder import provide_smdebug
+
 __version__ = "0.1.0"
 
 # Public name to the module that has it, and its name there.
@@ -66,6 +68,8 @@ if TYPE_CHECKING:
     from finepoint.tuning.parameters import IntegerParameter as IntegerParameter
 
 __all__ = sorted(_PUBLIC)
+
+provide_smdebug()
 
 
 def __getattr__(name: str) -> Any:

@@ -8,6 +8,7 @@ import typer
 
 from finepoint.cli import (
     data,
+    debug,
     demo,
     deploy,
     doctor,
@@ -36,6 +37,7 @@ application = typer.Typer(
     pretty_exceptions_enable=False,
 )
 application.add_typer(data.group, name="data", rich_help_panel="Make a classifier")
+application.add_typer(debug.group, name="debug", rich_help_panel="Look at it")
 for _panel, _commands in {
     "Make a classifier": {"run": run, "tune": tune, "train": train},
     "Look at it": {"evaluate": evaluate, "predict": predict, "runs": runs, "report": report},

@@ -16,38 +16,40 @@ if TYPE_CHECKING:
 _PANEL = "A script of yours"
 
 
-def _option(*names: str, text: str, metavar: str | None = None) -> Any:
+def option(*names: str, text: str, metavar: str | None = None) -> Any:
+    """Return a flag of the panel for scripts."""
     return typer.Option(*names, help=text, metavar=metavar, rich_help_panel=_PANEL)
 
 
 EntryPoint = Annotated[
-    str | None, _option("--entry-point", text="Script to run instead of finepoint's trainer.", metavar="FILE")
+    str | None, option("--entry-point", text="Script to run instead of finepoint's trainer.", metavar="FILE")
 ]
 SourceDir = Annotated[
-    Path | None, _option("--source-dir", text="Folder that holds it; without it the script comes alone.", metavar="DIR")
+    Path | None, option("--source-dir", text="Folder that holds it; without it the script comes alone.", metavar="DIR")
 ]
 Hyperparameter = Annotated[
-    list[str] | None, _option("--hp", text="Hyperparameter, handed over as `--KEY VALUE`.", metavar="KEY=VALUE")
+    list[str] | None, option("--hp", text="Hyperparameter, handed over as `--KEY VALUE`.", metavar="KEY=VALUE")
 ]
 ChannelPath = Annotated[
-    list[str] | None, _option("--channel", text="Input, found at SM_CHANNEL_NAME.", metavar="NAME=PATH")
+    list[str] | None, option("--channel", text="Input, found at SM_CHANNEL_NAME.", metavar="NAME=PATH")
 ]
 MetricText = Annotated[
-    list[str] | None, _option("--metric-definition", text="Metric to read from the log.", metavar="NAME=REGEX")
+    list[str] | None, option("--metric-definition", text="Metric to read from the log.", metavar="NAME=REGEX")
 ]
-Variable = Annotated[list[str] | None, _option("--env", text="Variable of the environment.", metavar="NAME=VALUE")]
-InstanceCount = Annotated[int, _option("--instance-count", text="Hosts; here each is a process.")]
-Distribution = Annotated[
-    str, _option("--distribution", text="torch_distributed (torchrun) or nothing.", metavar="NAME")
-]
+Variable = Annotated[list[str] | None, option("--env", text="Variable of the environment.", metavar="NAME=VALUE")]
+InstanceCount = Annotated[int, option("--instance-count", text="Hosts; here each is a process.")]
+Distribution = Annotated[str, option("--distribution", text="torch_distributed (torchrun) or nothing.", metavar="NAME")]
 MaxRun = Annotated[
-    float | None, _option("--max-run", text="Stop after so many seconds; SIGKILL 120 s later.", metavar="SECONDS")
+    float | None, option("--max-run", text="Stop after so many seconds; SIGKILL 120 s later.", metavar="SECONDS")
 ]
 CheckpointDir = Annotated[
-    Path | None, _option("--checkpoint-dir", text="Keep checkpoints there, not in the job.", metavar="DIR")
+    Path | None, option("--checkpoint-dir", text="Keep checkpoints there, not in the job.", metavar="DIR")
 ]
-Offline = Annotated[bool, _option("--offline", text="Download nothing: requirements.txt must be met already.")]
-Detach = Annotated[bool, _option("--detach", text="Go on in the background; see `finepoint logs`, `wait`, `stop`.")]
+Offline = Annotated[bool, option("--offline", text="Download nothing: requirements.txt must be met already.")]
+BestOf = Annotated[
+    str | None, option("--best-of", text="Take the hyperparameters of a study's best trial.", metavar="STUDY")
+]
+Detach = Annotated[bool, option("--detach", text="Go on in the background; see `finepoint logs`, `wait`, `stop`.")]
 
 
 def script_spec(
@@ -64,8 +66,14 @@ def script_spec(
     max_run: float | None,
     checkpoint_dir: Path | None,
     offline: bool,
+    best_of: Path | None = None,
 ) -> JobSpec:
     """Return the spec that the flags of a script job describe.
+
+    Args:
+        name: of the job.
+        best_of: folder of a study, whose best hyperparameters are taken where no flag says otherwise.
+        entry_point: and all others: the flags.
 
     Raises:
         ConfigurationError: flags are wrong; all are listed.
@@ -76,7 +84,8 @@ def script_spec(
     from finepoint.errors import ConfigurationError
 
     mistakes: list[str] = []
-    hyperparameters = {key: parse_hyperparameter(value) for key, value in _pairs("--hp", hp, mistakes)}
+    best = best_hyperparameters(best_of) if best_of else {}
+    hyperparameters = best | {key: parse_hyperparameter(value) for key, value in _pairs("--hp", hp, mistakes)}
     channels = {key: Channel(_absolute(value)) for key, value in _pairs("--channel", channel, mistakes)}
     metrics = tuple(MetricDefinition(*pair) for pair in _pairs("--metric-definition", metric_definition, mistakes))
     environment = dict(_pairs("--env", env, mistakes))
@@ -117,6 +126,21 @@ def live_watcher(*, quiet: bool) -> Watcher:
         sys.stderr.flush()
 
     return Watcher(say=say) if quiet else Watcher(say=say, on_line=on_line)
+
+
+def best_hyperparameters(study: Path) -> dict[str, Any]:
+    """Return the hyperparameters of a study's best trial.
+
+    Raises:
+        NotFoundError: the study has not ended, or the folder has none.
+    """
+    from finepoint.engines.trials import OUTPUT
+    from finepoint.errors import NotFoundError
+    from finepoint.files import read_json
+
+    if not (study / OUTPUT).is_file():
+        raise NotFoundError(f"{study.name} is no study that has ended; `finepoint tune --entry-point ...` makes one")
+    return dict(read_json(study / OUTPUT)["best_hyperparameters"])
 
 
 def job_row(record: dict[str, Any], path: Path) -> dict[str, Any]:

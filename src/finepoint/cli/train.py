@@ -10,6 +10,7 @@ import typer
 
 from finepoint.cli.arguments import DATA, FEATURES, HYPERPARAMETERS, Json, RunName, RunsDir, with_flags
 from finepoint.cli.scripts import (
+    BestOf,
     ChannelPath,
     CheckpointDir,
     Detach,
@@ -43,6 +44,7 @@ def command(
     max_run: MaxRun = None,
     checkpoint_dir: CheckpointDir = None,
     offline: Offline = False,
+    best_of: BestOf = None,
     detach: Detach = False,
     runs_dir: RunsDir = None,
     json: Json = False,
@@ -72,7 +74,8 @@ def command(
         named = ", ".join(settings["hyperparameters"])
         raise ConfigurationError(f"{named}: this is for finepoint's trainer; give a script --hp KEY=VALUE")
     from finepoint.cli.scripts import script_spec
-    from finepoint.engines.jobs import job_name
+    from finepoint.engines.jobs import find_job, job_name
+    from finepoint.runs.folder import runs_dir as default_dir
 
     assert entry_point is not None
     spec = script_spec(
@@ -88,6 +91,7 @@ def command(
         max_run=max_run,
         checkpoint_dir=checkpoint_dir,
         offline=offline,
+        best_of=find_job(best_of, default_dir(runs_dir)).path if best_of else None,
     )
     _run_script(spec, runs_dir, detach, json)
 

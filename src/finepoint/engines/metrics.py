@@ -30,16 +30,16 @@ class MetricDefinition:
         """Return what is wrong with it, in words."""
         mistakes = []
         if not self.name.strip():
-            mistakes.append(f"a metric with the regex {self.regex!r} has no name")
+            mistakes.append(f"a metric with the regex '{self.regex}' has no name")
         try:
             groups = re.compile(self.regex).groups
         except re.error as error:
             place = f" at character {error.pos + 1}" if error.pos is not None else ""
-            mistakes.append(f"metric {self.name}: {self.regex!r} is no regular expression: {error.msg}{place}")
+            mistakes.append(f"metric {self.name}: '{self.regex}' is no regular expression: {error.msg}{place}")
         else:
             if groups == 0:
                 mistakes.append(
-                    f"metric {self.name}: {self.regex!r} has no group; put parentheses around the number: "
+                    f"metric {self.name}: '{self.regex}' has no group; put parentheses around the number: "
                     f"'{self.name}: ([0-9.]+)'"
                 )
         return mistakes
@@ -79,7 +79,7 @@ def explain_missing(metric: MetricDefinition, lines: Iterable[str]) -> str:
         metric: that was looked for.
         lines: of the log.
     """
-    words = f"metric {metric.name}: no line of the log matches {metric.regex!r}"
+    words = f"metric {metric.name}: no line of the log matches '{metric.regex}'"
     kept = [line.strip() for line in lines if line.strip()]
     if not kept:
         return f"{words}; the log is empty"

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from finepoint.engines.telling import Told
 from finepoint.errors import FinepointError
 from finepoint.events import emit
 from finepoint.files import write_json
@@ -24,7 +25,6 @@ from finepoint.tuning.parameters import check_space, space_from_json
 from finepoint.tuning.state import StudyState
 from finepoint.tuning.strategies import trial_seed
 from finepoint.tuning.study import StudySpec, Trial, run_study
-from finepoint.tuning.table import trial_line
 
 # Settings of a study, as hyperparameters of its job.
 STUDY_KEYS = ("space", "strategy", "objective", "max_jobs", "max_parallel_jobs", "early_stopping", "warm_start")
@@ -68,23 +68,9 @@ def tune(environment: Environment) -> None:
         environment.checkpoint_dir,
         spec,
         lambda trial: _run_trial(trial, prepared),
-        _Told(),
+        Told(),
     )
     write_json(environment.output_data_dir / "tuning.json", _record(state, prepared))
-
-
-class _Told:
-    """Passes a study's state on as events, and puts a line into the log when a trial ends."""
-
-    def __init__(self) -> None:
-        self._logged: set[tuple[int, int]] = set()
-
-    def __call__(self, state: StudyState) -> None:
-        emit("study", state=state.to_json())
-        for trial in state.trials:
-            if trial.status != "running" and (trial.number, trial.attempts) not in self._logged:
-                self._logged.add((trial.number, trial.attempts))
-                sys.stdout.write(trial_line(state, trial) + "\n")
 
 
 def _run_trial(trial: Trial, prepared: Prepared) -> Mapping[str, float]:

@@ -47,7 +47,7 @@ def read_environment(variables: Mapping[str, str] = os.environ) -> Environment:
     Raises:
         ConfigurationError: variables or channels are missing; all are listed.
     """
-    base = Path(variables.get("SAGEMAKER_BASE_DIR", "/opt/ml"))
+    base = base_dir(variables)
     channels = {
         name.removeprefix("SM_CHANNEL_").lower(): Path(value)
         for name, value in variables.items()
@@ -63,13 +63,11 @@ def read_environment(variables: Mapping[str, str] = os.environ) -> Environment:
     ]
     if len(given) > 1:
         mistakes.append(f"channels {' and '.join(given)} mean the same; give one of them")
+    hyperparameters: dict[str, Any] = {}
     try:
-        hyperparameters = json.loads(variables.get("SM_HPS", "{}"))
-    except ValueError:
-        hyperparameters = None
-    if not isinstance(hyperparameters, dict):
-        mistakes.append("SM_HPS is not a JSON object")
-        hyperparameters = {}
+        hyperparameters = read_hyperparameters(variables)
+    except ConfigurationError as error:
+        mistakes += error.mistakes
     if mistakes:
         raise ConfigurationError(mistakes)
     return Environment(
@@ -79,3 +77,23 @@ def read_environment(variables: Mapping[str, str] = os.environ) -> Environment:
         channels=channels,
         hyperparameters=hyperparameters,
     )
+
+
+def base_dir(variables: Mapping[str, str] = os.environ) -> Path:
+    """Return the job's folder: `/opt/ml`, or where `SAGEMAKER_BASE_DIR` says."""
+    return Path(variables.get("SAGEMAKER_BASE_DIR", "/opt/ml"))
+
+
+def read_hyperparameters(variables: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """Return the hyperparameters in `SM_HPS`.
+
+    Raises:
+        ConfigurationError: it is not a JSON object.
+    """
+    try:
+        value = json.loads(variables.get("SM_HPS", "{}"))
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise ConfigurationError("SM_HPS is not a JSON object")
+    return value

@@ -1,4 +1,4 @@
-"""What a job uploads of code: the script's folder, or finepoint itself as a wheel with a script that starts a module."""
+"""What a job uploads of code: the folder of a script, or finepoint itself as a wheel and a line that starts it."""
 
 from __future__ import annotations
 

@@ -1,0 +1,70 @@
+"""The budget: how much of a job's time recording may take, and which steps are saved so that it does not take more."""
+
+from __future__ import annotations
+
+import time
+
+from finepoint.debugger.modes import ModeKeys
+
+# Of the job's time, by default.
+BUDGET = 0.03
+# What is recorded at every step may take so much of it; the rest is for saved steps.
+_LIGHT_SHARE = 0.3
+# Steps after which the cost of what is recorded at every step is judged.
+_JUDGED_EVERY = 50
+
+
+class Budget:
+    """Decides which steps are saved, from what saving has cost so far.
+
+    Args:
+        share: of the job's time that may be spent.
+    """
+
+    def __init__(self, share: float = BUDGET) -> None:
+        self.share = share
+        self.spent = 0.0
+        # Every so many steps the loss, the learning rate and the like are recorded.
+        self.stride = 1
+        self._began = time.perf_counter()
+        self._heavy: dict[ModeKeys, float] = {}
+        self._light_steps, self._light_spent, self._judged_at = 0, 0.0, 0.0
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the job, as far as it can be seen from here, began."""
+        return time.perf_counter() - self._began
+
+    @property
+    def fraction(self) -> float:
+        """What has been spent, as a share of the job's time without it."""
+        without = self.elapsed - self.spent
+        return self.spent / without if without > 0 else 0.0
+
+    def affords(self, mode: ModeKeys, step: int) -> bool:
+        """Return whether a step can be saved now.
+
+        A mode's first step always is, and while training so are steps 1, 2, 4, 8, ...: rules need several to judge,
+        and their number hardly grows with the job.
+        """
+        if mode not in self._heavy or (mode is ModeKeys.TRAIN and step & (step - 1) == 0):
+            return True
+        return self.spent + self._heavy[mode] <= self.share * self.elapsed
+
+    def step_ended(self, mode: ModeKeys, heavy: bool, seconds: float) -> bool:
+        """Take note of what a step has cost; return whether `stride` has changed."""
+        if heavy:
+            known = self._heavy.get(mode)
+            self._heavy[mode] = seconds if known is None else 0.5 * (known + seconds)
+            return False
+        self._light_steps += 1
+        self._light_spent += seconds
+        if self._light_steps < _JUDGED_EVERY:
+            return False
+        passed = self.elapsed - self._judged_at
+        load = self._light_spent / max(passed, 1e-9) / (self.share * _LIGHT_SHARE)
+        self._light_steps, self._light_spent, self._judged_at = 0, 0.0, self.elapsed
+        before = self.stride
+        if load > 1:
+            self.stride = min(1024, max(self.stride + 1, round(self.stride * load)))
+        return self.stride != before

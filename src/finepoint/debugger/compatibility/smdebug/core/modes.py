@@ -1,0 +1,5 @@
+"""Modes."""
+
+from finepoint.debugger.modes import ModeKeys
+
+__all__ = ["ModeKeys"]

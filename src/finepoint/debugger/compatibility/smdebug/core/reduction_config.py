@@ -1,0 +1,5 @@
+"""What to save."""
+
+from finepoint.debugger.configuration import ReductionConfig
+
+__all__ = ["ReductionConfig"]

@@ -1,0 +1,108 @@
+"""The first layer: what it is given, and whether pretrained weights expect that."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from finepoint.debugger.modes import ModeKeys
+from finepoint.debugger.recorder import Recorder, Step
+from finepoint.debugger.reductions import measurable, reduce
+from finepoint.debugger.selection import DEFAULT_REDUCTIONS
+
+# What nearly all pretrained networks for photographs were trained with.
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# Saved steps that are looked at: later ones tell nothing new.
+_STEPS = 2
+_IMAGES = 32
+_WEIGHTED = (nn.Linear, nn.modules.conv._ConvNd)
+# Channels that hardly varied in pretraining are dead; their divergence says nothing.
+_DEAD = 1e-4
+
+
+class FirstLayer:
+    """Tells, at the first saved training steps, what the first weighted layer is given.
+
+    Where a batch norm follows it that remembers another training, what that sees is compared with what it remembers;
+    so is what it would see if the images were corrected in one of several ways. The layer is computed again for that,
+    on at most 32 images, without gradients; nothing random is drawn.
+    """
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+        self._told = 0
+        self._remembered: dict[str, tuple[Tensor, Tensor]] | None = None
+        self._first: tuple[str, nn.Module, Tensor] | None = None
+        self._fit: dict[str, float] | None = None
+        recorder.on_step_begin.append(self._step_begins)
+        recorder.on_module_end.append(self._module_ends)
+        recorder.on_step_end.append(self._step_ends)
+
+    def _step_begins(self, step: Step) -> None:
+        self._first = None
+        if self._remembered is not None or step.mode is not ModeKeys.TRAIN or not step.heavy:
+            return
+        # Before the first training step, so that it is what the weights came with.
+        self._remembered = {
+            name: (module.running_mean.detach().clone(), module.running_var.detach().clone())
+            for name, module in self._recorder.names.modules()
+            if isinstance(module, nn.modules.batchnorm._BatchNorm)
+            and module.running_mean is not None
+            and module.running_var is not None
+            and not (bool((module.running_mean == 0).all()) and bool((module.running_var == 1).all()))
+        }
+
+    def _module_ends(self, name: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        step = self._recorder.step
+        if step is None or step.mode is not ModeKeys.TRAIN or self._told >= _STEPS:
+            return
+        if self._first is None:
+            if isinstance(module, _WEIGHTED) and args and measurable(args[0]) is not None:
+                self._first = (name, module, args[0].detach())
+        elif self._fit is None and self._told == 0 and name in (self._remembered or {}):
+            layer, images = self._first[1], self._first[2]
+            if isinstance(layer, nn.Conv2d) and images.dim() == 4 and images.shape[1] == 3:
+                assert self._remembered is not None
+                mean, var = self._remembered[name]
+                if len(mean) == layer.out_channels:
+                    self._fit = _fits(layer, images[:_IMAGES], mean, var)
+
+    def _step_ends(self, step: Step) -> None:
+        if self._first is None or self._told >= _STEPS:
+            return
+        self._told += 1
+        name, _, given = self._first
+        tensor = measurable(given)
+        assert tensor is not None
+        found = {reduction: float(value) for reduction, value in reduce(tensor, DEFAULT_REDUCTIONS["input"])}
+        self._recorder.writer.fact(
+            "first_layer_input", step.number, step.mode, module=name, shape=list(given.shape), fit=self._fit, **found
+        )
+
+
+@torch.no_grad()
+def _fits(layer: nn.Conv2d, images: Tensor, mean: Tensor, var: Tensor) -> dict[str, float]:
+    """Return how far what the layer makes of the images is from what was remembered, as given and corrected.
+
+    That is the Kullback-Leibler divergence of Gaussians, in nats, averaged over channels.
+    """
+    centre, spread = (images.new_tensor(values)[:, None, None] for values in (_MEAN, _STD))
+    corrected = {
+        "given": images,
+        "scaled": images / 255,
+        "normalised": (images - centre) / spread,
+        "scaled_normalised": (images / 255 - centre) / spread,
+        "undone": images * spread + centre,
+        "reversed": images.flip(1),
+    }
+    alive = var > _DEAD * var.median()
+    return {name: _divergence(layer.forward(given), mean, var, alive) for name, given in corrected.items()}
+
+
+def _divergence(output: Tensor, mean: Tensor, var: Tensor, alive: Tensor) -> float:
+    channels = output.float().transpose(0, 1).flatten(1)
+    seen_mean, seen_var = channels.mean(1), channels.var(1).clamp(min=1e-12)
+    nats = 0.5 * (torch.log(var / seen_var) + (seen_var + (seen_mean - mean) ** 2) / var - 1)
+    return float(nats[alive].mean())

@@ -1,0 +1,142 @@
+"""Data loaders: what they are, their passes, and how long the program waits for them."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch.utils.data import DataLoader, SequentialSampler
+
+from finepoint.debugger.modes import ModeKeys
+from finepoint.debugger.observers.losses import PassLabels
+from finepoint.debugger.recorder import Recorder, Step
+from finepoint.instrumentation import BATCH, LOADER_BEGIN, LOADER_END
+
+
+@dataclass
+class Pass:
+    """An iteration over a loader."""
+
+    loader: int
+    number: int
+    batches: int = 0
+    modes: Counter[ModeKeys] = field(default_factory=Counter)
+    steps: dict[ModeKeys, tuple[int, int]] = field(default_factory=dict)
+
+
+class Loaders:
+    """Describes loaders once, records waiting at every step and each pass when it ends."""
+
+    def __init__(self, recorder: Recorder, labels: PassLabels) -> None:
+        self._recorder, self._labels = recorder, labels
+        self._numbers: dict[int, tuple[int, DataLoader[Any]]] = {}
+        self._passes: dict[int, Pass] = {}
+        self._counts: Counter[int] = Counter()
+        self._waited = 0.0
+        self._last: tuple[float, ModeKeys] | None = None
+        # The pass whose batch came last, and that batch's number: what a step is most likely about.
+        self.current: Pass | None = None
+        recorder.watch(LOADER_BEGIN, self._begins)
+        recorder.watch(BATCH, self._batch)
+        recorder.watch(LOADER_END, self._ends)
+        recorder.on_step_begin.append(self._step_begins)
+
+    def loader(self, number: int) -> DataLoader[Any]:
+        """Return the loader of a number."""
+        return next(loader for known, loader in self._numbers.values() if known == number)
+
+    def _begins(self, loader: DataLoader[Any]) -> None:
+        if id(loader) not in self._numbers:
+            # A loader that is made anew for each pass over the same data set is the same loader.
+            alike = next(
+                (number for number, known in self._numbers.values() if _alike(known, loader)), len(set(self._counts))
+            )
+            known_already = any(number == alike for number, _ in self._numbers.values())
+            self._numbers[id(loader)] = (alike, loader)
+            if not known_already:
+                self._describe(alike, loader)
+        number = self._numbers[id(loader)][0]
+        self._passes[id(loader)] = Pass(number, self._counts[number])
+        self._counts[number] += 1
+
+    def _batch(self, loader: DataLoader[Any], batch: Any, waited: float) -> None:
+        self._waited += waited
+        if (current := self._passes.get(id(loader))) is not None:
+            current.batches += 1
+            self.current = current
+
+    def _step_begins(self, step: Step) -> None:
+        now = time.perf_counter()
+        if step.light and self._last is not None and self._last[1] is step.mode:
+            self._recorder.put("step_seconds", now - self._last[0])
+            self._recorder.put("data_seconds", self._waited)
+        self._last, self._waited = (now, step.mode), 0.0
+        if self.current is not None:
+            self.current.modes[step.mode] += 1
+            first, _ = self.current.steps.get(step.mode, (step.number, step.number))
+            self.current.steps[step.mode] = (first, step.number)
+
+    def _ends(self, loader: DataLoader[Any], exhausted: bool) -> None:
+        ended = self._passes.pop(id(loader), None)
+        if ended is None or not ended.modes:
+            return
+        mode = ended.modes.most_common(1)[0][0]
+        first, last = ended.steps[mode]
+        self._recorder.writer.fact(
+            "pass",
+            last,
+            mode,
+            loader=ended.loader,
+            number=ended.number,
+            batches=ended.batches,
+            first_step=first,
+            last_step=last,
+            exhausted=exhausted,
+        )
+        histogram = self._labels.take()
+        if histogram:
+            self._recorder.writer.fact(
+                "pass_labels", last, mode, loader=ended.loader, number=ended.number, histogram=histogram
+            )
+        if self.current is ended:
+            self.current = None
+
+    def _describe(self, number: int, loader: DataLoader[Any]) -> None:
+        dataset = loader.dataset
+        inner = _innermost(dataset)
+        transform = getattr(dataset, "transform", None) or getattr(inner, "transform", None)
+        sampler = type(loader.sampler).__name__ if loader.sampler is not None else None
+        self._recorder.writer.fact(
+            "loader",
+            number=number,
+            dataset=type(inner).__name__,
+            length=_length(dataset),
+            batch_size=loader.batch_size,
+            workers=loader.num_workers,
+            shuffle=not isinstance(loader.sampler, SequentialSampler),
+            drop_last=loader.drop_last,
+            sampler=sampler,
+            transform=None if transform is None else repr(transform)[:2000],
+        )
+
+
+def _innermost(dataset: Any) -> Any:
+    for _ in range(10):
+        inner = getattr(dataset, "dataset", None)
+        if inner is None:
+            return dataset
+        dataset = inner
+    return dataset
+
+
+def _length(dataset: Any) -> int | None:
+    try:
+        return len(dataset)
+    except TypeError:
+        return None
+
+
+def _alike(one: DataLoader[Any], other: DataLoader[Any]) -> bool:
+    return one.dataset is other.dataset and type(one.sampler) is type(other.sampler)

@@ -1,0 +1,110 @@
+"""Outputs: what comes out of modules, and what ReLU-like and saturating ones make of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from finepoint.debugger.recorder import Recorder, Step
+from finepoint.debugger.reductions import measurable
+
+_RELU_LIKE = (nn.ReLU, nn.ReLU6)
+# Where a sigmoid's slope is below 0.01, a tanh's below 0.04.
+_SIGMOID_ENDS = (0.01, 0.99)
+_TANH_END = 0.98
+
+
+class Outputs:
+    """Saves outputs and, where asked for, inputs.
+
+    Args:
+        leaves_only: whether modules that have children are left out.
+        beyond: whether dead, zero and saturated fractions are recorded as well.
+    """
+
+    def __init__(self, recorder: Recorder, *, leaves_only: bool = True, beyond: bool = True) -> None:
+        self._recorder, self._leaves_only, self._beyond = recorder, leaves_only, beyond
+        recorder.on_module_end.append(self._module_ends)
+
+    def register(self, module: nn.Module) -> None:
+        """Save what a module that is in no model (a loss) takes and returns, under its class's name."""
+        given: list[tuple[Any, ...]] = []
+
+        def begins(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            given[:] = [args]
+
+        def ends(module: nn.Module, output: Any) -> None:
+            if self._recorder.step is not None and self._recorder.step.heavy:
+                self._module_ends(type(module).__name__, module, given[0], output)
+
+        self._recorder.watch_module(module, begins, ends)
+
+    def _module_ends(self, name: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        step = self._recorder.step
+        assert step is not None
+        for number, tensor in self._numbered(step, f"{name}_input_", args):
+            self._recorder.save(f"{name}_input_{number}", tensor, "input")
+        inner = next(module.children(), None) is not None
+        if self._leaves_only and inner:
+            return
+        for number, tensor in self._numbered(step, f"{name}_output_", output):
+            full = f"{name}_output_{number}"
+            self._recorder.save(full, tensor, "output")
+            if self._beyond and self._recorder.plan(full, "output"):
+                self._look_closer(full, module, tensor)
+
+    def _numbered(self, step: Step, prefix: str, value: Any) -> Iterator[tuple[int, Tensor]]:
+        for tensor in _tensors(value):
+            number = step.calls.get(prefix, 0)
+            step.calls[prefix] = number + 1
+            yield number, tensor
+
+    def _look_closer(self, name: str, module: nn.Module, output: Tensor) -> None:
+        tensor = measurable(output)
+        if tensor is None:
+            return
+        if isinstance(module, _RELU_LIKE):
+            self._recorder.put(f"zero_fraction/{name}", 1 - torch.count_nonzero(tensor) / tensor.numel())
+            if tensor.dim() > 1:
+                # All but the units: images have them in dimension 1, everything else in the last.
+                others = [d for d in range(tensor.dim()) if d != (1 if tensor.dim() == 4 else tensor.dim() - 1)]
+                alive = torch.count_nonzero(tensor.sum(dim=others))
+                units = tensor.shape[1] if tensor.dim() == 4 else tensor.shape[-1]
+                self._recorder.put(f"dead_fraction/{name}", 1 - alive / units)
+        elif isinstance(module, nn.Sigmoid):
+            low, high = _SIGMOID_ENDS
+            self._recorder.put(f"saturated_fraction/{name}", ((tensor < low) | (tensor > high)).float().mean())
+        elif isinstance(module, nn.Tanh):
+            self._recorder.put(f"saturated_fraction/{name}", (tensor.abs() > _TANH_END).float().mean())
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors in a value: one, or those in tuples and lists, as smdebug takes them."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from _tensors(item)
+
+
+class BatchNorms:
+    """Saves the running statistics of batch norms."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+        recorder.on_step_begin.append(self._step_begins)
+
+    def _step_begins(self, step: Step) -> None:
+        if not step.heavy:
+            return
+        for name, module in self._recorder.names.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
+                for buffer in ("running_mean", "running_var"):
+                    values = getattr(module, buffer).detach()
+                    series = f"batch_norm/{name}.{buffer}"
+                    self._recorder.put(series, values.mean(), "mean")
+                    self._recorder.put(series, values.std(correction=min(1, values.numel() - 1)), "std")
+                    self._recorder.put(series, torch.linalg.vector_norm(values), "l2")

@@ -1,0 +1,157 @@
+"""Reductions of tensors: computed where the tensors are, brought over in one transfer, without waiting for a device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from finepoint.debugger.writing import SeriesKey
+
+_NAMED: dict[str, Callable[[Tensor], Tensor]] = {
+    "min": lambda tensor: torch.aminmax(tensor)[0],
+    "max": lambda tensor: torch.aminmax(tensor)[1],
+    "mean": torch.mean,
+    "std": lambda tensor: torch.std(tensor, correction=min(1, tensor.numel() - 1)),
+    "variance": lambda tensor: torch.var(tensor, correction=min(1, tensor.numel() - 1)),
+    "sum": torch.sum,
+    "prod": torch.prod,
+    "l1": lambda tensor: torch.linalg.vector_norm(tensor, 1),
+    "l2": lambda tensor: torch.linalg.vector_norm(tensor, 2),
+}
+# Of these one pass over many tensors does what a call for each would.
+_NORMS = {"l2": 2.0, "l1": 1.0, "abs_l1": 1.0, "abs_l2": 2.0}
+
+
+# Tensors without values of their own here: of a tracer, or spread over processes.
+_UNREADABLE = ("FakeTensor", "FunctionalTensor", "DTensor")
+
+
+def measurable(value: object) -> Tensor | None:
+    """Return a tensor as it can be reduced (detached, at least float32), or None where it cannot."""
+    if not isinstance(value, Tensor) or value.layout is not torch.strided or value.is_quantized or value.is_meta:
+        return None
+    if type(value).__name__ in _UNREADABLE:
+        return None
+    tensor = value.detach().as_subclass(Tensor)
+    if tensor.numel() == 0 or tensor.is_complex():
+        return None
+    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
+
+
+def reduce(tensor: Tensor, names: Iterable[str]) -> list[tuple[str, Tensor]]:
+    """Return reductions of a tensor as tensors of no dimensions on its device.
+
+    >>> [(name, value.item()) for name, value in reduce(torch.tensor([-3.0, 1.0]), ["abs_max", "mean"])]
+    [('abs_max', 3.0), ('mean', -1.0)]
+    """
+    found, extremes, absolute = [], None, None
+    for name in names:
+        bare = name.removeprefix("abs_")
+        if bare in ("min", "max") and name != "abs_min":
+            # Two reductions from one pass; the largest absolute value is one of the ends.
+            extremes = torch.aminmax(tensor) if extremes is None else extremes
+            low, high = extremes
+            value = torch.maximum(low.abs(), high.abs()) if name == "abs_max" else low if name == "min" else high
+        elif name == "abs_mean":
+            value = torch.linalg.vector_norm(tensor, 1) / tensor.numel()
+        elif name.startswith("abs_") and bare not in ("l1", "l2"):
+            absolute = tensor.abs() if absolute is None else absolute
+            value = _NAMED[bare](absolute)
+        else:
+            value = _NAMED[bare](tensor)
+        found.append((name, value))
+    return found
+
+
+def reduce_all(tensors: Sequence[Tensor], names: Sequence[str]) -> list[list[tuple[str, Tensor]]]:
+    """Return the reductions of several tensors; norms of all are computed in one call for each device and type."""
+    rows: list[dict[str, Tensor]] = [{} for _ in tensors]
+    groups: dict[tuple[torch.device, torch.dtype], list[int]] = {}
+    for place, tensor in enumerate(tensors):
+        groups.setdefault((tensor.device, tensor.dtype), []).append(place)
+    for places in groups.values():
+        members = [tensors[place] for place in places]
+        for name in names:
+            if name in _NORMS or name == "abs_mean":
+                norms = torch._foreach_norm(members, _NORMS.get(name, 1.0))
+                for place, norm in zip(places, norms, strict=True):
+                    rows[place][name] = norm / tensors[place].numel() if name == "abs_mean" else norm
+    rest = [name for name in names if name not in _NORMS and name != "abs_mean"]
+    for tensor, row in zip(tensors, rows, strict=True):
+        row.update(reduce(tensor, rest))
+    return [[(name, row[name]) for name in names] for row in rows]
+
+
+class Pending:
+    """Values of one step, some of them still on their devices."""
+
+    def __init__(self) -> None:
+        self._values: dict[SeriesKey, Tensor | float] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._values)
+
+    def __contains__(self, key: SeriesKey) -> bool:
+        return key in self._values
+
+    def add(self, key: SeriesKey, value: Tensor | float) -> None:
+        """Add a number, or a tensor of no dimensions."""
+        self._values[key] = value
+
+    def depart(self) -> Arriving:
+        """Send the values on their way to this side, and be empty again."""
+        groups: dict[torch.device, list[SeriesKey]] = {}
+        for key, value in self._values.items():
+            if isinstance(value, Tensor):
+                groups.setdefault(value.device, []).append(key)
+        parts = []
+        for device, keys in groups.items():
+            wide = torch.float32 if device.type == "mps" else torch.float64
+            stacked = torch.stack([self._values[key].to(wide) for key in keys])  # type: ignore[union-attr]
+            event = None
+            if device.type == "cuda":
+                there = torch.empty(len(keys), dtype=wide, pin_memory=True)
+                there.copy_(stacked, non_blocking=True)
+                event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+                event.record(torch.cuda.current_stream(device))
+                stacked = there
+            parts.append((keys, stacked, event))
+        arriving = Arriving(self._values, parts)
+        self._values = {}
+        return arriving
+
+
+class Arriving:
+    """Values of one step on their way from their devices."""
+
+    def __init__(
+        self,
+        values: dict[SeriesKey, Tensor | float],
+        parts: list[tuple[list[SeriesKey], Tensor, torch.cuda.Event | None]],
+    ) -> None:
+        self._values, self._parts = values, parts
+
+    @property
+    def here(self) -> bool:
+        """Whether they can be read without waiting."""
+        return all(event is None or event.query() for *_, event in self._parts)  # type: ignore[no-untyped-call]
+
+    def read(self) -> dict[SeriesKey, float]:
+        """Return the values in the order in which they were added; waits for them if need be."""
+        for keys, values, event in self._parts:
+            if event is not None:
+                event.synchronize()
+            self._values.update(zip(keys, values.tolist(), strict=True))
+        return cast(dict[SeriesKey, float], self._values)
+
+
+def as_array(tensor: Tensor) -> np.ndarray:
+    """Return a whole tensor as an array of its own; bfloat16, which NumPy lacks, as float32."""
+    tensor = tensor.detach()
+    if tensor.dtype is torch.bfloat16:
+        tensor = tensor.float()
+    return np.array(tensor.cpu().numpy(), copy=True)
