@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from finepoint.cli.arguments import DATA, FEATURES, HYPERPARAMETERS, Json, RunName, RunsDir, with_flags
+from finepoint.cli.cloud import CloudSetting, Engine, MaxPrice
 from finepoint.cli.scripts import (
     BestOf,
     ChannelPath,
@@ -46,6 +47,9 @@ def command(
     offline: Offline = False,
     best_of: BestOf = None,
     detach: Detach = False,
+    engine: Engine = "local",
+    cloud: CloudSetting = None,
+    max_price: MaxPrice = None,
     runs_dir: RunsDir = None,
     json: Json = False,
     *,
@@ -63,11 +67,13 @@ def command(
 
         finepoint train --entry-point train.py --source-dir code/ --hp lr=0.01 --channel train=photos/train
     """
+    from finepoint.cli.cloud import engine_settings
     from finepoint.errors import ConfigurationError
 
     if (path is None) == (entry_point is None):
         raise ConfigurationError("give either a folder of images, or --entry-point SCRIPT")
     if path is not None:
+        settings |= engine_settings(engine, cloud, max_price)
         _train(path, run, runs_dir, json, settings)
         return
     if settings["hyperparameters"]:

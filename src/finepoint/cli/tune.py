@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from finepoint.cli.arguments import DATA, FEATURES, HYPERPARAMETERS, TUNING, Json, RunName, RunsDir, with_flags
+from finepoint.cli.cloud import CloudSetting, Engine, MaxPrice
 from finepoint.cli.scripts import (
     ChannelPath,
     Detach,
@@ -49,6 +50,9 @@ def command(
     max_run: MaxRun = None,
     offline: Offline = False,
     detach: Detach = False,
+    engine: Engine = "local",
+    cloud: CloudSetting = None,
+    max_price: MaxPrice = None,
     runs_dir: RunsDir = None,
     json: Json = False,
     *,
@@ -69,11 +73,13 @@ def command(
         finepoint tune --entry-point train.py --channel train=photos/train --minimize loss
         --metric-definition 'loss=valid loss: ([0-9.]+)' --range lr=0.001:0.1:log --max-jobs 4 --max-parallel-jobs 2
     """
+    from finepoint.cli.cloud import engine_settings
     from finepoint.errors import ConfigurationError
 
     if (path is None) == (entry_point is None):
         raise ConfigurationError("give either a folder of images, or --entry-point SCRIPT")
     if path is not None:
+        settings |= engine_settings(engine, cloud, max_price)
         _tune(path, run, runs_dir, json, settings)
         return
     if (minimize is None) == (maximize is None):

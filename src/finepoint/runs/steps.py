@@ -16,7 +16,7 @@ from finepoint.data.finding import find_images
 from finepoint.data.manifests import write_manifest
 from finepoint.engines.local import Watcher, run_job
 from finepoint.engines.spec import Channel as JobChannel
-from finepoint.engines.spec import JobSpec
+from finepoint.engines.spec import JobResult, JobSpec
 from finepoint.errors import JobError, TestPartError
 from finepoint.evaluation.calibration import softmax
 from finepoint.evaluation.labels import find_label_issues
@@ -40,6 +40,8 @@ from finepoint.tuning.study import DATABASE
 
 # Images on which the exported graph is compared with what was evaluated.
 _PARITY_IMAGES = 16
+# Runs a job in a folder; every engine has one.
+RunJob = Callable[[Path, JobSpec, Watcher], JobResult]
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,13 @@ class Context:
         folder: the run's.
         options: what was asked for.
         listener: is told how it goes.
+        run_job: runs the jobs; by default on this machine.
     """
 
     folder: RunFolder
     options: RunOptions
     listener: Listener
+    run_job: RunJob = run_job
 
 
 def check(context: Context) -> None:
@@ -91,7 +95,7 @@ def tune(context: Context) -> None:
         "warm_start": warm_start,
         "seed": options.seed,
     }
-    run_job(context.folder.tuning, _job(context, "tuning", "finepoint.engines.study", settings), _told(context))
+    context.run_job(context.folder.tuning, _job(context, "tuning", "finepoint.engines.study", settings), _told(context))
 
 
 def train(context: Context) -> None:
@@ -102,7 +106,7 @@ def train(context: Context) -> None:
     if record.is_file():
         values = read_json(record)["best_hyperparameters"]
     settings = {**options.feature_settings(), **values}
-    run_job(context.folder.training, _job(context, "training", "finepoint.training", settings), _told(context))
+    context.run_job(context.folder.training, _job(context, "training", "finepoint.training", settings), _told(context))
 
 
 def evaluate(context: Context) -> None:

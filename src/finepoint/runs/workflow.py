@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from finepoint.models.runtimes import cores
 from finepoint.runs.folder import RunFolder, create_or_open, find_run, now, runs_dir
 from finepoint.runs.listener import Listener
 from finepoint.runs.options import RunOptions
-from finepoint.runs.steps import Context, run_steps
+from finepoint.runs.steps import Context, RunJob, run_steps
 
 KINDS: dict[str, list[str]] = {
     "run": ["check", "tune", "train", "evaluate", "package", "report"],
@@ -78,7 +78,8 @@ def run(path: str | Path, *, name: str | None = None, directory: Path | None = N
         path: a folder of images or a manifest.
         name: of the run; one that exists is resumed.
         directory: that holds runs.
-        settings: fields of `RunOptions`, and `listener`, `command`.
+        settings: fields of `RunOptions`, and `listener`, `command`, and `engine`: given the run's name it returns
+            what runs the jobs, by default on this machine.
 
     Raises:
         InputError: what was given cannot be used.
@@ -204,6 +205,7 @@ def _evaluate_run(folder: RunFolder, listener: Listener) -> dict[str, Any]:
 def _do(kind: str, path: str | Path, name: str | None, directory: Path | None, settings: dict[str, Any]) -> Run:
     listener: Listener = settings.pop("listener", None) or Listener()
     command: Sequence[str] = settings.pop("command", None) or sys.argv
+    engine: Callable[[str], RunJob] | None = settings.pop("engine", None)
     options = RunOptions(path=str(Path(path).resolve()), **settings)
     folder, exists = create_or_open(runs_dir(directory), name, str(path))
     lock = FileLock(folder.path / ".lock")
@@ -228,19 +230,20 @@ def _do(kind: str, path: str | Path, name: str | None, directory: Path | None, s
                     "steps": {},
                 }
             )
-        _run_or_note(folder, kind, options, listener)
+        context = Context(folder, options, listener)
+        _run_or_note(context if engine is None else replace(context, run_job=engine(folder.name)), kind)
     return Run(folder)
 
 
-def _run_or_note(folder: RunFolder, kind: str, options: RunOptions, listener: Listener) -> None:
+def _run_or_note(context: Context, kind: str) -> None:
     """Run the steps of a kind; where one fails, note that in `run.json` before passing the error on."""
     try:
-        run_steps(Context(folder, options, listener), KINDS[kind])
+        run_steps(context, KINDS[kind])
     except BaseException as error:
-        record = folder.read()
+        record = context.folder.read()
         record["status"] = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
         record["failure"] = str(error)
-        folder.write(record)
+        context.folder.write(record)
         raise
 
 
