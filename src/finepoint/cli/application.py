@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from finepoint.cli import (
+    cleanup,
     data,
     debug,
     demo,
@@ -17,6 +18,7 @@ from finepoint.cli import (
     logs,
     predict,
     query,
+    rehearse,
     report,
     rm,
     run,
@@ -43,6 +45,7 @@ for _panel, _commands in {
     "Look at it": {"evaluate": evaluate, "predict": predict, "runs": runs, "report": report},
     "Jobs": {"logs": logs, "wait": wait, "stop": stop, "rm": rm},
     "Put it to use": {"deploy": deploy, "query": query, "endpoints": endpoints, "undeploy": undeploy},
+    "In AWS": {"cleanup": cleanup, "rehearse": rehearse},
     "Find your way": {"demo": demo, "doctor": doctor},
 }.items():
     for _name, _module in _commands.items():

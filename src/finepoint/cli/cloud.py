@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -10,6 +12,7 @@ if TYPE_CHECKING:
     from finepoint.engines.sagemaker.cloud import Cloud
     from finepoint.engines.sagemaker.settings import SageMakerSettings
     from finepoint.engines.sagemaker.training import SageMakerEngine
+    from finepoint.engines.spec import JobSpec
 
 _PANEL = "In AWS"
 LOCAL, SAGEMAKER = "local", "sagemaker"
@@ -69,3 +72,79 @@ def account(cloud: list[str] | None) -> tuple[SageMakerSettings, Cloud]:
 
     settings = settings_of(cloud)
     return settings, Cloud(settings.region)
+
+
+def in_cloud(folder: Path) -> bool:
+    """Return whether the job of a folder was submitted to SageMaker."""
+    return (folder / "sagemaker.json").is_file()
+
+
+def run_script_in_cloud(
+    spec: JobSpec, folder: Path, cloud: list[str] | None, max_price: float | None, detach: bool, json: bool
+) -> None:
+    """Run a script's job on SageMaker and show what became of it; with `detach`, only submit it."""
+    from finepoint.cli.output import plain, print_json, say, show
+    from finepoint.cli.scripts import job_row, live_watcher
+    from finepoint.engines.records import JobFolder
+
+    engine = sagemaker_engine(cloud, max_price)
+    watcher = live_watcher(quiet=False)
+    if detach:
+        name = engine.submit(folder, spec, watcher)
+        if json:
+            print_json(job_row(JobFolder(folder).read(), folder))
+        else:
+            show(f"Job {plain(name)} runs in AWS; `finepoint wait {plain(spec.name)}` brings its results home")
+        return
+    result = engine.run_job(folder, spec, watcher)
+    row = job_row(JobFolder(folder).read(), folder)
+    if json:
+        print_json(row)
+    else:
+        values = ", ".join(f"{plain(name)} {value:g}" for name, value in result.metrics.items())
+        show(f"Job [bold]{plain(spec.name)}[/]: {result.status} after {result.seconds:.1f} s. {values}")
+        show(f"Model: {plain(row['model'])}" if row["model"] else "It left nothing in SM_MODEL_DIR.")
+    if result.status != "Completed":
+        say(result.failure)
+        raise typer.Exit(1)
+
+
+def refresh(folder: Path, *, follow: bool = False) -> None:
+    """Bring the log of a job in AWS up to date in its folder; with `follow`, wait for its end."""
+    from finepoint.engines.sagemaker.cloud import Cloud
+    from finepoint.engines.sagemaker.logs import JobLog
+    from finepoint.files import read_json
+
+    record = read_json(folder / "sagemaker.json")
+    if follow:
+        wait_in_cloud(folder)
+    elif "status" not in record:
+        JobLog(Cloud(record["region"]), record["training_job"], folder / "logs.txt").new_lines()
+
+
+def wait_in_cloud(folder: Path) -> dict[str, Any]:
+    """Wait for a job in AWS, bring its results home, and return its record."""
+    from finepoint.cli.scripts import live_watcher
+    from finepoint.engines.records import JobFolder
+    from finepoint.engines.sagemaker.training import SageMakerEngine
+    from finepoint.engines.spec import JobSpec
+    from finepoint.errors import JobError
+    from finepoint.files import read_json
+
+    record = JobFolder(folder).read()
+    if "status" in read_json(folder / "sagemaker.json"):
+        return record
+    engine = SageMakerEngine.of(folder)
+    with contextlib.suppress(JobError):  # the record says so
+        engine.collect(folder, JobSpec.from_json(record["spec"]), live_watcher(quiet=False))
+    return JobFolder(folder).read()
+
+
+def stop_in_cloud(folder: Path) -> dict[str, Any]:
+    """Stop a job in AWS, and return its record."""
+    from finepoint.engines.sagemaker.cloud import Cloud
+    from finepoint.engines.sagemaker.training import stop
+    from finepoint.files import read_json
+
+    stop(Cloud(read_json(folder / "sagemaker.json")["region"]), folder)
+    return wait_in_cloud(folder)

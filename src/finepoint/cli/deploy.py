@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from finepoint.cli.arguments import Json, ModelArgument, RunsDir
+from finepoint.cli.cloud import CloudSetting, Engine, MaxPrice
 
 
 def command(
@@ -20,6 +21,12 @@ def command(
             "--allow-remote", help="Bind to an address that other machines can reach; nobody is asked who they are."
         ),
     ] = False,
+    mode: Annotated[
+        Literal["realtime", "serverless", "async"], typer.Option("--mode", help="In AWS: the kind of endpoint.")
+    ] = "realtime",
+    engine: Engine = "local",
+    cloud: CloudSetting = None,
+    max_price: MaxPrice = None,
     runs_dir: RunsDir = None,
     json: Json = False,
 ) -> None:
@@ -34,6 +41,11 @@ def command(
     from finepoint.cli.output import plain, print_json, show
     from finepoint.runs.deploying import deploy
 
+    if engine == "sagemaker":
+        from finepoint.cli.endpoints import deploy_in_cloud
+
+        deploy_in_cloud(model, name, mode, cloud, max_price, runs_dir, json)
+        return
     endpoint = deploy(model, name=name, host=host, port=port, allow_remote=allow_remote, directory=runs_dir)
     if json:
         print_json({"name": endpoint.name, "url": endpoint.url, "model_version": endpoint.model_version})

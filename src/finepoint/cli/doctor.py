@@ -7,12 +7,15 @@ from typing import Annotated, Any
 import typer
 
 from finepoint.cli.arguments import Json
+from finepoint.cli.cloud import CloudSetting, Engine
 
 
 def command(
     backbone: Annotated[
         str, typer.Option("--backbone", help="Backbone to choose a runtime for.")
     ] = "efficientnet_lite0",
+    engine: Engine = "local",
+    cloud: CloudSetting = None,
     json: Json = False,
 ) -> None:
     """Show versions, what this machine has, and which runtime computes features here, and why.
@@ -24,7 +27,12 @@ def command(
         finepoint doctor
 
         finepoint doctor --backbone resnet50 --json
+
+        finepoint doctor --engine sagemaker
     """
+    if engine == "sagemaker":
+        _doctor_in_cloud(cloud, json)
+        return
     from finepoint.cli.output import plain, print_json, show
     from finepoint.models.building import versions
     from finepoint.runs.folder import runs_dir
@@ -57,6 +65,21 @@ def command(
         table.add_row(f"[dim]{plain(name)}[/]", "\n".join(map(plain, value.splitlines())))
     show(table, "[green]Ready.[/]" if healthy else "[red]Not ready; see above.[/]")
     raise typer.Exit(0 if healthy else 1)
+
+
+def _doctor_in_cloud(cloud: list[str] | None, json: bool) -> None:
+    from finepoint.cli.cloud import account
+    from finepoint.cli.output import print_json, show
+    from finepoint.cli.verdicts import finding_lines
+    from finepoint.engines.sagemaker.diagnosis import diagnose, healthy
+
+    found = diagnose(*account(cloud))
+    rows = [finding.to_json() for finding in found]
+    if json:
+        print_json(rows)
+    else:
+        show(*finding_lines(rows), "[green]Ready.[/]" if healthy(found) else "[red]Not ready; see above.[/]")
+    raise typer.Exit(0 if healthy(found) else 1)
 
 
 def _folders(runs: str) -> dict[str, str]:

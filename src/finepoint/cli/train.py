@@ -99,6 +99,11 @@ def command(
         offline=offline,
         best_of=find_job(best_of, default_dir(runs_dir)).path if best_of else None,
     )
+    if engine == "sagemaker":
+        from finepoint.cli.cloud import run_script_in_cloud
+
+        run_script_in_cloud(spec, default_dir(runs_dir) / spec.name, cloud, max_price, detach, json)
+        return
     _run_script(spec, runs_dir, detach, json)
 
 

@@ -23,7 +23,7 @@ from finepoint.evaluation.labels import find_label_issues
 from finepoint.evaluation.metrics import evaluate_logits
 from finepoint.evaluation.writing import EvaluatedImage, write_evaluation
 from finepoint.files import read_json, write_json
-from finepoint.models.backbones import Backbone
+from finepoint.models.backbones import Backbone, resolve_backbones
 from finepoint.models.building import add_test_metrics, read_head
 from finepoint.models.choice import Choice
 from finepoint.models.classifier import load_classifier
@@ -115,6 +115,8 @@ def evaluate(context: Context) -> None:
     data = DataSet.load(folder.data)
     channel = read_test_part(folder, data, "evaluation of the trained model")
     description = read_description(folder.package)
+    if context.run_job is not run_job:
+        _bring_weights(context)
     backbones = [Backbone.from_json(_plain(value)) for value in description["backbones"]]
     choices = [Choice(value["runtime"], value["precision"], "", {}) for value in description["backbones"]]
     count = FeatureCount()
@@ -241,6 +243,14 @@ def _told(context: Context) -> Watcher:
             listener.epoch(event)
 
     return Watcher(on_event=on_event)
+
+
+def _bring_weights(context: Context) -> None:
+    """Put the backbones' weights into this machine's cache; the job's machine had its own."""
+    options = context.options
+    names = [name.strip() for name in options.backbone.split(",") if name.strip()]
+    weights = [weight.strip() for weight in options.weights.split(",")] if options.weights else []
+    resolve_backbones(names, weights * len(names) if weights == ["random"] else weights, seed=options.seed)
 
 
 def _check_parity(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tarfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +26,26 @@ class Objects:
         config = Config(retries={"mode": "standard", "max_attempts": 3}, s3={"addressing_style": "path"})
         self._s3 = session.client("s3", endpoint_url=endpoint, config=config)
         self._logs = session.client("logs", endpoint_url=endpoint, config=config)
+        self._iam = session.client("iam", endpoint_url=endpoint, config=config)
+        self._region = region
+
+    def make_bucket(self, bucket: str) -> None:
+        """Make a bucket that nobody else can read."""
+        place = {} if self._region == "us-east-1" else {"LocationConstraint": self._region}
+        self._s3.create_bucket(Bucket=bucket, **({"CreateBucketConfiguration": place} if place else {}))
+        names = ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets")
+        self._s3.put_public_access_block(Bucket=bucket, PublicAccessBlockConfiguration=dict.fromkeys(names, True))
+
+    def make_role(self, name: str) -> str:
+        """Make a role that SageMaker may assume, and return its ARN."""
+        statement = {
+            "Effect": "Allow",
+            "Principal": {"Service": "sagemaker.amazonaws.com"},
+            "Action": "sts:AssumeRole",
+        }
+        trust = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+        answer = self._iam.create_role(RoleName=name, AssumeRolePolicyDocument=trust)
+        return str(answer["Role"]["Arn"])
 
     def keys(self, uri: str) -> list[str]:
         """Return the keys that begin with an address's prefix; none where there is no such bucket."""

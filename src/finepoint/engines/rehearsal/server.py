@@ -79,6 +79,11 @@ class Rehearsal:
             "AWS_DEFAULT_REGION": self.region,
         }
 
+    def prepare(self, bucket: str) -> str:
+        """Make a bucket and a role that SageMaker may assume, and return the role's ARN."""
+        self.platform.objects.make_bucket(bucket)
+        return self.platform.objects.make_role("finepoint")
+
     def _answer(self, environ: dict[str, Any], start: StartResponse) -> Iterable[bytes]:
         target = environ.get("HTTP_X_AMZ_TARGET", "")
         invoked = _INVOKE.fullmatch(unquote(environ.get("PATH_INFO", "")))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import tarfile
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from finepoint.engines.sagemaker.ledger import Ledger, cloud_name, forget_name
 from finepoint.engines.sagemaker.logs import JobLog
 from finepoint.engines.sagemaker.rates import price, refuse_above
 from finepoint.engines.sagemaker.requests import Places, instance_count, instance_type, training_request
-from finepoint.engines.sagemaker.settings import SageMakerSettings
+from finepoint.engines.sagemaker.settings import SageMakerSettings, load_settings
 from finepoint.engines.sagemaker.source import source_archive
 from finepoint.engines.sagemaker.transfer import encryption, fetch
 from finepoint.engines.spec import JobResult, JobSpec, JobStatus
@@ -56,6 +56,12 @@ class SageMakerEngine:
         self.cloud = cloud or Cloud(settings.region)
         self._run, self._sleep = run, sleep
 
+    @classmethod
+    def of(cls, folder: Path) -> SageMakerEngine:
+        """Return the engine that a job was submitted by."""
+        record = read_json(folder / RECORD)
+        return cls(load_settings(**record["settings"]), Cloud(record["region"]), run=record["run"])
+
     def run_job(self, folder: Path, spec: JobSpec, watcher: Watcher | None = None) -> JobResult:
         """Run a job to its end and return what became of it; errors are as of the local engine.
 
@@ -69,8 +75,15 @@ class SageMakerEngine:
             KeyboardInterrupt: it was interrupted; the job was told to stop.
         """
         watcher = watcher or Watcher()
-        begin = time.monotonic()
         self.submit(folder, spec, watcher)
+        return self.collect(folder, spec, watcher)
+
+    def collect(self, folder: Path, spec: JobSpec, watcher: Watcher) -> JobResult:
+        """Follow a submitted job to its end, bring its results home, and return what became of it.
+
+        Errors are as of `run_job`.
+        """
+        begin = time.monotonic()
         try:
             described = self.follow(folder, spec, watcher)
         except KeyboardInterrupt:
@@ -95,7 +108,16 @@ class SageMakerEngine:
         watcher.say(refuse_above(f"Job {spec.name}", kind, hours, count, self.settings.max_price))
         request = self.request(folder, name, spec, watcher)
         JobFolder(folder).begin(spec)
-        self._note(folder, {"training_job": name, "region": self.cloud.region, "request": _without_tags(request)})
+        self._note(
+            folder,
+            {
+                "training_job": name,
+                "region": self.cloud.region,
+                "run": self._run,
+                "settings": asdict(self.settings),
+                "request": {key: value for key, value in request.items() if key != "Environment"},
+            },
+        )
         self.ledger(spec).record("training-job", name, self.cloud.region, kind)
         try:
             self.cloud.call("sagemaker", "CreateTrainingJob", **request)
@@ -247,10 +269,6 @@ def _stable(folder: Path, name: str) -> str:
         kept = name
         write_json(path, {**(read_json(path) if path.is_file() else {}), "checkpoints": kept, "training_job": name})
     return str(kept)
-
-
-def _without_tags(request: Mapping[str, Any]) -> dict[str, Any]:
-    return json.loads(json.dumps({key: value for key, value in request.items() if key != "Environment"}))  # type: ignore[no-any-return]
 
 
 def _reason(described: Mapping[str, Any]) -> str:
