@@ -45,10 +45,10 @@ def command(
         return
     removed = cleanup(name, Cloud)
     if json:
-        print_json([{**asdict(one.resource), "was_there": one.was_there} for one in removed])
+        print_json([{**asdict(entry.resource), "was_there": entry.was_there} for entry in removed])
         return
-    for one in removed:
-        state = "stopped or deleted" if one.was_there else "was gone already, or was never made"
-        show(f"{one.resource.kind} {plain(one.resource.name)}: {state}")
+    for entry in removed:
+        state = "stopped or deleted" if entry.was_there else "was gone already, or was never made"
+        show(f"{entry.resource.kind} {plain(entry.resource.name)}: {state}")
     if not removed:
         show(f"Nothing of {plain(name)} is left in AWS.")

@@ -148,3 +148,43 @@ def stop_in_cloud(folder: Path) -> dict[str, Any]:
 
     stop(Cloud(read_json(folder / "sagemaker.json")["region"]), folder)
     return wait_in_cloud(folder)
+
+
+def tune_script_in_cloud(
+    trial: JobSpec,
+    folder: Path,
+    minimize: str | None,
+    maximize: str | None,
+    settings: dict[str, Any],
+    cloud: list[str] | None,
+    max_price: float | None,
+    json: bool,
+) -> None:
+    """Tune a script by SageMaker's automatic model tuning, and show the trials."""
+    from rich.table import Table
+
+    from finepoint.cli.output import plain, print_json, show
+    from finepoint.cli.scripts import live_watcher
+    from finepoint.engines.sagemaker.tuning import AmtStudy, tune
+
+    study = AmtStudy(
+        settings["space"],
+        minimize or "",
+        maximize or "",
+        strategy=settings["strategy"],
+        max_jobs=settings["max_jobs"],
+        max_parallel_jobs=settings["max_parallel_jobs"],
+        early_stopping=settings["early_stopping"],
+        seed=settings["seed"],
+        warm_start=settings["warm_start"],
+    )
+    record = tune(sagemaker_engine(cloud, max_price), folder, trial, study, live_watcher(quiet=True))
+    if json:
+        print_json(record)
+        return
+    table = Table("training job", "status", study.objective[1], "hyperparameters", pad_edge=False)
+    for row in record["trials"]:
+        values = ", ".join(f"{name}={value}" for name, value in row["hyperparameters"].items())
+        table.add_row(plain(row["training_job"]), row["status"], str(row["objective"]), plain(values))
+    best = ", ".join(f"{name}={value}" for name, value in record["best"]["hyperparameters"].items())
+    show(table, f"Best: {plain(best)} with {study.objective[1]} {record['best']['objective']}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -71,15 +72,16 @@ def _doctor_in_cloud(cloud: list[str] | None, json: bool) -> None:
     from finepoint.cli.cloud import account
     from finepoint.cli.output import print_json, show
     from finepoint.cli.verdicts import finding_lines
-    from finepoint.engines.sagemaker.diagnosis import diagnose, healthy
+    from finepoint.engines.sagemaker.diagnosis import diagnose
 
     found = diagnose(*account(cloud))
-    rows = [finding.to_json() for finding in found]
+    rows: list[Mapping[str, Any]] = [finding.to_json() for finding in found]
+    healthy = all(finding.severity != "error" for finding in found)
     if json:
         print_json(rows)
     else:
-        show(*finding_lines(rows), "[green]Ready.[/]" if healthy(found) else "[red]Not ready; see above.[/]")
-    raise typer.Exit(0 if healthy(found) else 1)
+        show(*finding_lines(rows), "[green]Ready.[/]" if healthy else "[red]Not ready; see above.[/]")
+    raise typer.Exit(0 if healthy else 1)
 
 
 def _folders(runs: str) -> dict[str, str]:

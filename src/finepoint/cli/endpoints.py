@@ -55,7 +55,7 @@ def _list_in_cloud(cloud: list[str] | None, json: bool) -> None:
     from finepoint.cli.output import plain, print_json, show
     from finepoint.engines.sagemaker.endpoints import list_endpoints
 
-    settings, where = account(cloud)
+    _, where = account(cloud)
     found = list_endpoints(where)
     if json:
         print_json([asdict(item) for item in found])
@@ -109,6 +109,6 @@ def undeploy_in_cloud(endpoint: str | None, cloud: list[str] | None) -> list[str
     """Delete an endpoint in AWS with its configuration and model; without a name all that finepoint made."""
     from finepoint.engines.sagemaker.endpoints import list_endpoints, undeploy
 
-    settings, where = account(cloud)
+    _, where = account(cloud)
     wanted = [item.name for item in list_endpoints(where) if item.run] if endpoint is None else [endpoint]
     return [line for name in wanted for line in undeploy(where, name)]

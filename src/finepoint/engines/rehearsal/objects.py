@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlparse
 
 import boto3
+import httpx
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
@@ -27,7 +28,11 @@ class Objects:
         self._s3 = session.client("s3", endpoint_url=endpoint, config=config)
         self._logs = session.client("logs", endpoint_url=endpoint, config=config)
         self._iam = session.client("iam", endpoint_url=endpoint, config=config)
-        self._region = region
+        self._region, self._endpoint = region, endpoint
+
+    def reset(self) -> None:
+        """Forget everything that moto holds; it is one for the whole process."""
+        httpx.post(f"{self._endpoint}/moto-api/reset", trust_env=False).raise_for_status()
 
     def make_bucket(self, bucket: str) -> None:
         """Make a bucket that nobody else can read."""

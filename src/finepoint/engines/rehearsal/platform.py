@@ -88,13 +88,19 @@ class Platform:
 
     def close(self) -> None:
         """End everything that runs."""
-        for job in [*self.jobs.values(), *self.tuning_jobs.values(), *self.transforms.values()]:
+        running: list[Any] = [*self.tuning_jobs.values(), *self.jobs.values(), *self.transforms.values()]
+        for job in running:
             if job.status == "InProgress":
                 job.stop()
         for job in self.jobs.values():
             job.join(30)
         for endpoint in self.endpoints.values():
             endpoint.take_down()
+
+    def forget(self) -> None:
+        """Forget every resource."""
+        for held in (self.jobs, self.tuning_jobs, self.transforms, self.models, self.endpoint_configs, self.endpoints):
+            held.clear()  # type: ignore[attr-defined]
 
     def _create(self, held: Mapping[str, Any], kind: str, name: str, request: Mapping[str, Any]) -> str:
         if name in held:

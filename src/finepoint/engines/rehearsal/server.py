@@ -21,7 +21,7 @@ from finepoint.engines.rehearsal.platform import Platform, ServiceError, request
 
 _CONTROL = "SageMaker."
 _INVOKE = re.compile(r"/endpoints/([^/]+)/(invocations|async-invocations)")
-_S3_QUERIES = {
+_S3_QUERIES: Mapping[str, Mapping[str, str]] = {
     "uploads": {"GET": "ListMultipartUploads", "POST": "CreateMultipartUpload"},
     "uploadId": {
         "PUT": "UploadPart",
@@ -100,7 +100,7 @@ class Rehearsal:
             raise ConnectionAbortedError
         if kind in ANSWERS:
             # S3 speaks XML; what it says of throttling is another word.
-            return _refuse(service, kind, start)
+            return _refuse(service, kind or "", start)
         answer = self._serve(service, operation, invoked, environ, start, kind or "")
         if kind == "timeout":
             b"".join(answer)
@@ -144,7 +144,7 @@ class Rehearsal:
             return [json.dumps({"InferenceId": request_id()}).encode()]
         status, body, kind = endpoint.invoke(_body(environ), content_type, environ.get("HTTP_ACCEPT", "*/*"))
         if status != 200:
-            value = {"OriginalMessage": body.decode(errors="replace"), "OriginalStatusCode": status}
+            value: dict[str, Any] = {"OriginalMessage": body.decode(errors="replace"), "OriginalStatusCode": status}
             message = f'Received server error ({status}) from primary with message "{value["OriginalMessage"][:500]}"'
             return _json(start, 424, {**value, "Message": message}, "ModelError")
         start("200 OK", [("Content-Type", kind), ("x-Amzn-Invoked-Production-Variant", "AllTraffic")])
@@ -157,16 +157,16 @@ def _elsewhere(environ: Environ) -> tuple[str, str]:
     service = signed.group(1) if signed else "s3"
     target = environ.get("HTTP_X_AMZ_TARGET", "")
     if target:
-        return service, target.rpartition(".")[2]
+        return service, str(target).rpartition(".")[2]
     if service != "s3":
-        return service, environ.get("PATH_INFO", "")
-    method = environ["REQUEST_METHOD"]
+        return service, str(environ.get("PATH_INFO", ""))
+    method = str(environ["REQUEST_METHOD"])
     query = parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True)
     for name, operations in _S3_QUERIES.items():
         if name in query and method in operations:
             return "s3", operations[method]
     bucket, _, key = environ.get("PATH_INFO", "").lstrip("/").partition("/")
-    names = {"GET": "GetObject", "PUT": "PutObject", "HEAD": "HeadObject", "DELETE": "DeleteObject"}
+    names: dict[str, str] = {"GET": "GetObject", "PUT": "PutObject", "HEAD": "HeadObject", "DELETE": "DeleteObject"}
     if not key:
         names = {"GET": "ListObjectsV2" if bucket else "ListBuckets", "PUT": "CreateBucket", "HEAD": "HeadBucket"}
     return "s3", names.get(method, method)

@@ -9,7 +9,6 @@ from functools import lru_cache
 from typing import Any
 
 import botocore.session
-from botocore.model import Shape
 
 _TYPES: Mapping[str, tuple[type, ...]] = {
     "string": (str,),
@@ -48,15 +47,16 @@ def problems(operation: str, value: Mapping[str, Any], *, answer: bool = False) 
     return list(_problems(shape, value, ""))
 
 
-def _problems(shape: Shape, value: Any, at: str) -> Iterator[str]:
+def _problems(shape: Any, given: object, at: str) -> Iterator[str]:
     kind = shape.type_name
+    value: Any = given
     wrong_bool = isinstance(value, bool) and kind != "boolean"
-    if not isinstance(value, _TYPES[kind]) or wrong_bool:
+    if not isinstance(given, _TYPES[kind]) or wrong_bool:
         yield f"{at} is {value!r}; it must be a {kind}"
         return
     yield from _outside(shape, value, at)
     if kind == "structure":
-        members: Mapping[str, Shape] = shape.members  # type: ignore[attr-defined]
+        members: Mapping[str, Any] = shape.members
         prefix = f"{at}." if at else ""
         yield from (f"{prefix}{name} is required" for name in shape.metadata.get("required", ()) if name not in value)
         for name, item in value.items():
@@ -66,14 +66,14 @@ def _problems(shape: Shape, value: Any, at: str) -> Iterator[str]:
                 yield f"{prefix}{name} is unknown; there are {', '.join(members)}"
     elif kind == "list":
         for number, item in enumerate(value):
-            yield from _problems(shape.member, item, f"{at}[{number}]")  # type: ignore[attr-defined]
+            yield from _problems(shape.member, item, f"{at}[{number}]")
     elif kind == "map":
         for name, item in value.items():
-            yield from _problems(shape.key, name, f"{at} key")  # type: ignore[attr-defined]
-            yield from _problems(shape.value, item, f"{at}.{name}")  # type: ignore[attr-defined]
+            yield from _problems(shape.key, name, f"{at} key")
+            yield from _problems(shape.value, item, f"{at}.{name}")
 
 
-def _outside(shape: Shape, value: Any, at: str) -> Iterator[str]:
+def _outside(shape: Any, value: Any, at: str) -> Iterator[str]:
     bounds = shape.metadata
     size = len(value) if isinstance(value, str | bytes | list | dict) else value
     if not isinstance(size, datetime.datetime):

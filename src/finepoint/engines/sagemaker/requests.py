@@ -129,7 +129,13 @@ def tuning_request(
         seed: of the search.
         warm_start: earlier tuning jobs to learn from.
     """
-    kept = ("RoleArn", "AlgorithmSpecification", "InputDataConfig", "OutputDataConfig", "ResourceConfig")
+    kept: tuple[str, ...] = (
+        "RoleArn",
+        "AlgorithmSpecification",
+        "InputDataConfig",
+        "OutputDataConfig",
+        "ResourceConfig",
+    )
     kept += ("StoppingCondition", "CheckpointConfig", "EnableManagedSpotTraining", "VpcConfig", "Environment")
     definition = {key: training[key] for key in kept if key in training}
     algorithm = {

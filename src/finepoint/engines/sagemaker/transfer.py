@@ -130,11 +130,12 @@ def push(
 
     def send(name: str) -> tuple[str, _Sent]:
         etag = _send(cloud, files[name], bucket, prefix + name, hashes[name], kms_key)
-        return name, _Sent(hashes[name], sizes[name], etag)
+        entry = _Sent(hashes[name], sizes[name], etag)
+        journal.add(name, entry)
+        return name, entry
 
     sent = {name: known[name] for name in files if name not in set(wanted)}
     for name, entry in _in_parallel(send, wanted):
-        journal.add(name, entry)
         sent[name] = entry
         if progress is not None:
             progress(result.bytes - moved + sum(sent[one].bytes for one in wanted if one in sent), result.bytes)
@@ -361,7 +362,8 @@ class _Journal:
         for line in self._path.read_text().splitlines():
             try:
                 value = json.loads(line)
-                found[value.pop("name")] = _Sent(**value)
+                name = value.pop("name")
+                found[name] = _Sent(**value)
             except (ValueError, TypeError, KeyError):
                 continue  # the last line of a killed push
         return found
