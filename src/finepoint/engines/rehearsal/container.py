@@ -117,6 +117,9 @@ class TrainingContainer:
         self.signal(signal.SIGKILL)
         if self._process is not None:
             self._process.wait()
+            assert self._reader is not None and self._process.stdout is not None
+            self._reader.join(5)
+            self._process.stdout.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _read(self) -> None:
