@@ -110,6 +110,23 @@ def test_what_does_not_fit_into_a_request_is_refused_at_once(spec: JobSpec, sett
     assert len(caught.value.mistakes) == 3
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"debugger": {"a": 1}}, "debugger cannot be attached"),
+        ({"profiler": {"a": 1}}, "profiler cannot be attached"),
+        ({"checkpoint_location": "/tmp/kept"}, "must be an s3:// address"),
+        ({"requirements": "offline"}, "offline has no meaning"),
+    ],
+)
+def test_what_a_job_in_aws_would_not_do_is_refused_by_name(
+    engine: SageMakerEngine, spec: JobSpec, tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        engine.run_job(tmp_path / "job", replace(spec, **changes))
+    assert jobs() == []
+
+
 def test_a_job_runs_and_its_results_come_home(engine: SageMakerEngine, spec: JobSpec, tmp_path: Path) -> None:
     lines: list[str] = []
     folder = tmp_path / "job"

@@ -35,6 +35,8 @@ _S3_QUERIES: Mapping[str, Mapping[str, str]] = {
     "acl": {"GET": "GetBucketAcl"},
     "location": {"GET": "GetBucketLocation"},
 }
+# The services that speak XML; S3 has words of its own for the same faults.
+_XML = ("s3", "sts", "iam")
 Environ = Mapping[str, Any]
 StartResponse = Callable[..., Any]
 
@@ -99,7 +101,6 @@ class Rehearsal:
         if kind == "cut":
             raise ConnectionAbortedError
         if kind in ANSWERS:
-            # S3 speaks XML; what it says of throttling is another word.
             return _refuse(service, kind or "", start)
         answer = self._serve(service, operation, invoked, environ, start, kind or "")
         if kind == "timeout":
@@ -175,10 +176,11 @@ def _elsewhere(environ: Environ) -> tuple[str, str]:
 def _refuse(service: str, kind: str, start: StartResponse) -> Iterable[bytes]:
     status, code, message = ANSWERS[kind]
     if service == "s3":
-        status, code = {"throttle": (503, "SlowDown"), "expired": (400, "ExpiredToken")}.get(
-            kind, (500, "InternalError")
-        )
-        body = f'<?xml version="1.0"?><Error><Code>{code}</Code><Message>{message}</Message></Error>'
+        words = {"throttle": (503, "SlowDown"), "expired": (400, "ExpiredToken")}
+        status, code = words.get(kind, (500, "InternalError"))
+    if service in _XML:
+        error = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
+        body = error if service == "s3" else f"<ErrorResponse>{error}</ErrorResponse>"
         start(f"{status} Error", [("Content-Type", "application/xml")])
         return [body.encode()]
     return _json(start, status, {"__type": code, "message": message}, code)
