@@ -61,11 +61,11 @@ def report(
     host = machine()
     print(f"{title}\n{host['processor']}, {host['cores']} cores, {host['system']}")
     print(", ".join(f"{name} {version}" for name, version in versions().items()))
-    names = list(rows[0])
-    widths = {name: max(len(name), *(len(str(row[name])) for row in rows)) for name in names}
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    widths = {name: max(len(name), *(len(str(row.get(name, ""))) for row in rows)) for name in names}
     print("\n" + "  ".join(name.ljust(widths[name]) for name in names))
     for row in rows:
-        print("  ".join(str(row[name]).ljust(widths[name]) for name in names))
+        print("  ".join(str(row.get(name, "")).ljust(widths[name]) for name in names))
     if notes:
         print(f"\n{notes}")
     print()

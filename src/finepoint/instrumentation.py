@@ -10,12 +10,15 @@ event                  callback is called with
 =====================  ====================================================================================
 FORWARD_BEGIN          module, args
 FORWARD_END            module, args, kwargs, output
+OUTER                  module, True before and False after: the outermost module called, also where it raises
 LOSS                   function name, args, kwargs, output: a loss of `torch.nn.functional` was computed
 BACKWARD_BEGIN / END   the tensors that `backward` starts from
 STEP_BEGIN / END       optimizer: around `Optimizer.step`
 ZERO_GRAD              optimizer or module whose gradients were just cleared
 SCHEDULE               scheduler, after its step
 LOADER_BEGIN           loader: an iteration over a DataLoader begins
+LOADER_READY           loader: its iterator is made (and its workers are started)
+WAIT                   loader: it is asked for a batch
 BATCH                  loader, batch, seconds waited for it
 LOADER_END             loader, whether it was exhausted
 COMPILE                what is given to `torch.compile`; a module that compiles itself gives its bound `_call_impl`
@@ -70,6 +73,15 @@ LOSS_FUNCTIONS = (
     "soft_margin_loss",
     "triplet_margin_loss",
 )
+
+
+class HookTime:
+    """How long observers that record tensors have worked in this process; they add to it, the profiler reads it."""
+
+    seconds = 0.0
+
+
+hook_time = HookTime()
 # Tracebacks of callbacks that raised and were dropped.
 failures: list[str] = []
 
@@ -189,6 +201,33 @@ def _install_forward_end(event: Event[[nn.Module, tuple[Any, ...], dict[str, Any
     return module_hooks.register_module_forward_hook(hook, with_kwargs=True).remove
 
 
+def _install_outer(event: Event[[nn.Module, bool]]) -> Remove:
+    """Watch only the outermost module; global hooks would slow every module in it down four times as much."""
+    original = nn.Module.__call__
+    inside = False
+
+    def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        nonlocal inside
+        if inside:
+            return original(module, *args, **kwargs)
+        inside = True
+        event.emit(module, True)
+        try:
+            return original(module, *args, **kwargs)
+        finally:
+            inside = False
+            event.emit(module, False)
+
+    def remove() -> None:
+        nonlocal inside
+        inside = True  # where another has wrapped ours since, ours does nothing any more
+        if vars(nn.Module)["__call__"] is call:
+            nn.Module.__call__ = original  # type: ignore[method-assign]
+
+    nn.Module.__call__ = call  # type: ignore[method-assign]
+    return remove
+
+
 def _install_loss(event: Event[[str, tuple[Any, ...], dict[str, Any], Any]]) -> Remove:
     def around(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
         def loss(*args: Any, **kwargs: Any) -> Any:
@@ -199,7 +238,7 @@ def _install_loss(event: Event[[str, tuple[Any, ...], dict[str, Any], Any]]) -> 
 
         return loss
 
-    return _replace_all([(functional, name, functools.partial(around, name)) for name in LOSS_FUNCTIONS])
+    return replace_all([(functional, name, functools.partial(around, name)) for name in LOSS_FUNCTIONS])
 
 
 def _install_backward(begin: bool) -> Callable[[Event[[Any]]], Remove]:
@@ -215,7 +254,7 @@ def _install_backward(begin: bool) -> Callable[[Event[[Any]]], Remove]:
 
             return backward
 
-        return _replace_all([(torch.autograd, "backward", around)])
+        return replace_all([(torch.autograd, "backward", around)])
 
     return install
 
@@ -229,14 +268,14 @@ def _install_step_end(event: Event[[torch.optim.Optimizer]]) -> Remove:
 
 
 def _install_zero_grad(event: Event[[Any]]) -> Remove:
-    return _replace_all([(kind, "zero_grad", _emitting_self(event)) for kind in (torch.optim.Optimizer, nn.Module)])
+    return replace_all([(kind, "zero_grad", _emitting_self(event)) for kind in (torch.optim.Optimizer, nn.Module)])
 
 
 def _install_schedule(event: Event[[Any]]) -> Remove:
     kinds = [torch.optim.lr_scheduler.LRScheduler]
     for kind in kinds:
         kinds += [below for below in kind.__subclasses__() if below not in kinds]
-    return _replace_all([(kind, "step", _emitting_self(event)) for kind in kinds if "step" in vars(kind)])
+    return replace_all([(kind, "step", _emitting_self(event)) for kind in kinds if "step" in vars(kind)])
 
 
 def _install_loader_begin(event: Event[[DataLoader[Any]]]) -> Remove:
@@ -247,7 +286,19 @@ def _install_loader_begin(event: Event[[DataLoader[Any]]]) -> Remove:
 
         return begin
 
-    return _replace_all([(DataLoader, "__iter__", around)])
+    return replace_all([(DataLoader, "__iter__", around)])
+
+
+def _install_loader_ready(event: Event[[DataLoader[Any]]]) -> Remove:
+    def around(original: Callable[..., Any]) -> Callable[..., Any]:
+        def ready(loader: DataLoader[Any]) -> Any:
+            batches = original(loader)
+            event.emit(loader)
+            return batches
+
+        return ready
+
+    return replace_all([(DataLoader, "__iter__", around)])
 
 
 class _Batches:
@@ -258,13 +309,16 @@ class _Batches:
         batches: Iterator[Any],
         on_batch: Callable[[Any, float], None] | None,
         on_end: Callable[[bool], None] | None,
+        on_wait: Callable[[], None] | None = None,
     ) -> None:
-        self._batches, self._on_batch, self._on_end = batches, on_batch, on_end
+        self._batches, self._on_batch, self._on_end, self._on_wait = batches, on_batch, on_end, on_wait
 
     def __iter__(self) -> _Batches:
         return self
 
     def __next__(self) -> Any:
+        if self._on_wait is not None:
+            self._on_wait()
         began = time.perf_counter()
         try:
             batch = next(self._batches)
@@ -290,6 +344,16 @@ class _Batches:
             self._on_end = None
 
 
+def _install_wait(event: Event[[DataLoader[Any]]]) -> Remove:
+    def around(original: Callable[..., Any]) -> Callable[..., Any]:
+        def batches(loader: DataLoader[Any]) -> _Batches:
+            return _Batches(original(loader), None, None, lambda: event.emit(loader))
+
+        return batches
+
+    return replace_all([(DataLoader, "__iter__", around)])
+
+
 def _install_batch(event: Event[[DataLoader[Any], Any, float]]) -> Remove:
     def around(original: Callable[..., Any]) -> Callable[..., Any]:
         def batches(loader: DataLoader[Any]) -> _Batches:
@@ -297,7 +361,7 @@ def _install_batch(event: Event[[DataLoader[Any], Any, float]]) -> Remove:
 
         return batches
 
-    return _replace_all([(DataLoader, "__iter__", around)])
+    return replace_all([(DataLoader, "__iter__", around)])
 
 
 def _install_loader_end(event: Event[[DataLoader[Any], bool]]) -> Remove:
@@ -307,7 +371,7 @@ def _install_loader_end(event: Event[[DataLoader[Any], bool]]) -> Remove:
 
         return batches
 
-    return _replace_all([(DataLoader, "__iter__", around)])
+    return replace_all([(DataLoader, "__iter__", around)])
 
 
 def _install_compile(event: Event[[Any]]) -> Remove:
@@ -319,7 +383,7 @@ def _install_compile(event: Event[[Any]]) -> Remove:
 
         return compile_
 
-    return _replace_all([(torch, "compile", around)])
+    return replace_all([(torch, "compile", around)])
 
 
 def _emitting_self(event: Event[[Any]]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -334,7 +398,7 @@ def _emitting_self(event: Event[[Any]]) -> Callable[[Callable[..., Any]], Callab
     return around
 
 
-def _replace_all(places: list[tuple[Any, str, Callable[[Callable[..., Any]], Callable[..., Any]]]]) -> Remove:
+def replace_all(places: list[tuple[Any, str, Callable[[Callable[..., Any]], Callable[..., Any]]]]) -> Remove:
     """Replace attributes by what wraps them; return what puts the former ones back.
 
     Where another has wrapped ours since, ours stays below it and does nothing any more.
@@ -365,6 +429,7 @@ def _gated(original: Callable[..., Any], wrapped: Callable[..., Any], removed: l
 
 FORWARD_BEGIN: Event[[nn.Module, tuple[Any, ...]]] = Event(_install_forward_begin)
 FORWARD_END: Event[[nn.Module, tuple[Any, ...], dict[str, Any], Any]] = Event(_install_forward_end)
+OUTER: Event[[nn.Module, bool]] = Event(_install_outer)
 LOSS: Event[[str, tuple[Any, ...], dict[str, Any], Any]] = Event(_install_loss)
 BACKWARD_BEGIN: Event[[Tensor | Any]] = Event(_install_backward(True))
 BACKWARD_END: Event[[Tensor | Any]] = Event(_install_backward(False))
@@ -373,6 +438,8 @@ STEP_END: Event[[torch.optim.Optimizer]] = Event(_install_step_end)
 ZERO_GRAD: Event[[Any]] = Event(_install_zero_grad)
 SCHEDULE: Event[[Any]] = Event(_install_schedule)
 LOADER_BEGIN: Event[[DataLoader[Any]]] = Event(_install_loader_begin)
+LOADER_READY: Event[[DataLoader[Any]]] = Event(_install_loader_ready)
+WAIT: Event[[DataLoader[Any]]] = Event(_install_wait)
 BATCH: Event[[DataLoader[Any], Any, float]] = Event(_install_batch)
 LOADER_END: Event[[DataLoader[Any], bool]] = Event(_install_loader_end)
 COMPILE: Event[[Any]] = Event(_install_compile)

@@ -9,7 +9,7 @@ COMMANDS = ["run", "tune", "train", "evaluate", "predict", "deploy", "query", "e
 COMMANDS += ["runs", "report", "demo", "doctor", "logs", "wait", "stop", "rm"]
 
 
-@pytest.mark.parametrize("command", [*([name] for name in COMMANDS), ["data", "check"]])
+@pytest.mark.parametrize("command", [*([name] for name in COMMANDS), ["data", "check"], ["data", "fetch"]])
 def test_every_command_has_help_with_examples_and_json(finepoint: Finepoint, command: list[str]) -> None:
     text = finepoint(*command, "--help").stdout
     assert "Examples" in text
@@ -81,7 +81,7 @@ def test_remote_addresses_must_be_allowed(finepoint: Finepoint, tmp_path: Path) 
     from finepoint.serving.__main__ import check_host
 
     for host in ("127.0.0.1", "::1", "localhost"):
-        check_host(host, allow_remote=False)
+        check_host(host, allowed=False)
     for host in ("0.0.0.0", "192.168.0.1", "::", "example"):
-        with pytest.raises(ConfigurationError, match="--allow-remote"):
-            check_host(host, allow_remote=False)
+        with pytest.raises(ConfigurationError, match="--token-file"):
+            check_host(host, allowed=False)

@@ -78,3 +78,29 @@ def test_a_script_that_fails_is_told_without_a_traceback_of_ours(finepoint: Fine
 )
 def test_mistakes_of_a_script_job_are_explained(finepoint: Finepoint, arguments: list[object], words: str) -> None:
     assert words in finepoint("train", *arguments, code=2).stderr
+
+
+TUNED = """
+import argparse, os
+parser = argparse.ArgumentParser()
+parser.add_argument("--rate", type=float)
+args = parser.parse_args()
+print(f"valid loss: {args.rate ** 2:.6f}")
+open(os.environ["SM_MODEL_DIR"] + "/rate", "w").write(str(args.rate))
+"""
+
+
+def test_a_script_is_tuned_and_trained_with_the_best_hyperparameters(finepoint: Finepoint, tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(TUNED)
+    search = ["--range", "rate=0.1:0.9", "--max-jobs", 3, "--metric-definition", "loss=valid loss: ([0-9.]+)"]
+    search_loss = [*search, "--minimize", "loss", "--run", "tuned"]
+    study = value_of(finepoint("tune", "--entry-point", script, *search_loss, "--json"))
+    values = [trial["value"] for trial in study["tuning"]["trials"]]
+    assert len(values) == 3
+    best = study["best_hyperparameters"]["rate"]
+    assert best**2 == pytest.approx(min(values), abs=1e-6)
+    row = value_of(finepoint("train", "--entry-point", script, "--best-of", "tuned", "--run", "again", "--json"))
+    assert float(Path(row["path"], "model", "rate").read_text()) == best
+    assert "valid loss" in finepoint("logs", f"tuned/trials/{study['best_job']}").stdout
+    assert "--minimize NAME" in finepoint("tune", "--entry-point", script, *search, code=2).stderr

@@ -138,6 +138,14 @@ def test_each_host_is_a_process_and_they_find_each_other_by_name(tmp_path: Path,
     assert (tmp_path / "job" / "output" / "data" / "algo-2.txt").read_text() == "seen"
 
 
+def test_a_job_that_is_run_again_begins_with_an_empty_model(tmp_path: Path) -> None:
+    text = "import os, pathlib\nfolder = pathlib.Path(os.environ['SM_MODEL_DIR'])\nprint(os.listdir(folder))\n"
+    spec = script(tmp_path, f"{text}(folder / 'weights').touch()")
+    for _ in range(2):
+        run_job(tmp_path / "job", spec)
+    assert log_of(tmp_path / "job") == "[]\n[]\n"
+
+
 def test_where_one_host_fails_the_others_are_stopped(tmp_path: Path) -> None:
     text = (
         "import os, sys, threading\nif os.environ['SM_CURRENT_HOST'] == 'algo-2': sys.exit(7)\nthreading.Event().wait()"

@@ -17,6 +17,7 @@ from finepoint.cli import (
     evaluate,
     logs,
     predict,
+    profile,
     query,
     rehearse,
     report,
@@ -39,6 +40,7 @@ application = typer.Typer(
     pretty_exceptions_enable=False,
 )
 application.add_typer(data.group, name="data", rich_help_panel="Make a classifier")
+application.add_typer(profile.group, name="profile", rich_help_panel="Look at it")
 application.add_typer(debug.group, name="debug", rich_help_panel="Look at it")
 for _panel, _commands in {
     "Make a classifier": {"run": run, "tune": tune, "train": train},

@@ -19,8 +19,11 @@ RunName = Annotated[
     str | None, typer.Option("--run", help="Name of the run; one that exists is resumed.", show_default="made up")
 ]
 DataPath = Annotated[
-    Path,
-    typer.Argument(help="Folder of images (train/ valid/ test/, or class folders), or a manifest.", metavar="PATH"),
+    str,
+    typer.Argument(
+        help="Folder of images (train/ valid/ test/, or class folders), a manifest, an archive, or its address.",
+        metavar="PATH",
+    ),
 ]
 ModelArgument = Annotated[str, typer.Argument(help="A run (name or folder), or a model.tar.gz.", metavar="RUN|MODEL")]
 JobArgument = Annotated[str, typer.Argument(help="A job (name or folder), or RUN/training.", metavar="JOB")]

@@ -1,4 +1,4 @@
-"""`finepoint data`: look at images before anything is trained on them."""
+"""`finepoint data`: get images, and look at them before anything is trained on them."""
 
 from __future__ import annotations
 
@@ -72,6 +72,42 @@ def check(
         show(f"  [dim]not used:[/] {plain(image.path)}: {plain(image.reason)}")
     if len(data.skipped) > _SHOWN:
         show(f"  ... and {len(data.skipped) - _SHOWN} more (--json lists all)")
+
+
+@group.command("fetch")
+def fetch(
+    source: Annotated[str, typer.Argument(help="Address (http, https), archive, or folder.", metavar="URL|FILE")],
+    to: Annotated[Path | None, typer.Option("--to", help="Folder to make.", show_default="the archive's name")] = None,
+    sha256: Annotated[str, typer.Option("--sha256", help="What the archive must have, where it is known.")] = "",
+    json: Json = False,
+) -> None:
+    """Fetch an archive of images (zip, tar.gz, tar.zst, ...), extract it safely, and say what is in it.
+
+    An interrupted download goes on where it broke off. `finepoint run` takes the same addresses.
+
+    Examples:
+
+        finepoint data fetch https://example.org/dogImages.zip
+
+        finepoint data fetch flowers.tar.gz --to flowers/ --sha256 9a1c...
+    """
+    from dataclasses import asdict
+
+    from finepoint.cli.output import plain, print_json, say, show
+    from finepoint.cli.progress import LiveListener
+    from finepoint.data.fetching import default_target
+    from finepoint.data.fetching import fetch as fetch_data
+
+    with LiveListener() as listener:
+        fetched = fetch_data(source, to or default_target(source), sha256=sha256, progress=listener.progress)
+    if json:
+        print_json(asdict(fetched))
+        return
+    parts = "in train/ and other parts" if fetched.has_splits else "not split yet"
+    show(f"{fetched.images:,} images of {fetched.classes:,} classes, {parts}", plain(fetched.root))
+    if fetched.sha256:
+        show(f"SHA-256 {fetched.sha256}")
+    say(f"Go on with: finepoint run {fetched.root}")
 
 
 @group.command("push")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -15,11 +16,16 @@ def command(
     name: Annotated[str | None, typer.Option("--name", help="Name of the endpoint.", show_default="the run's")] = None,
     host: Annotated[str, typer.Option("--host", help="Address to bind to.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", help="Port to bind to; 0 takes a free one.", min=0, max=65535)] = 0,
-    allow_remote: Annotated[
-        bool,
-        typer.Option(
-            "--allow-remote", help="Bind to an address that other machines can reach; nobody is asked who they are."
-        ),
+    token_file: Annotated[
+        Path | None, typer.Option("--token-file", help="File with the token that clients must show.")
+    ] = None,
+    no_auth: Annotated[
+        bool, typer.Option("--no-auth", help="Let everybody ask who can reach the address (needed beyond loopback).")
+    ] = False,
+    tls_certificate: Annotated[Path | None, typer.Option("--tls-certificate", help="PEM file; answers HTTPS.")] = None,
+    tls_key: Annotated[Path | None, typer.Option("--tls-key", help="PEM file with the certificate's key.")] = None,
+    allow_code: Annotated[
+        bool, typer.Option("--allow-code", help="Run the package's own code/inference.py, with your rights.")
     ] = False,
     mode: Annotated[
         Literal["realtime", "serverless", "async"], typer.Option("--mode", help="In AWS: the kind of endpoint.")
@@ -32,6 +38,9 @@ def command(
 ) -> None:
     """Put a model behind an endpoint on this machine; it goes on when this command has ended.
 
+    Over a running endpoint of the same name the new model is loaded beside the old one and takes over without failing
+    a request.
+
     Examples:
 
         finepoint deploy first
@@ -40,13 +49,15 @@ def command(
     """
     from finepoint.cli.output import plain, print_json, show
     from finepoint.runs.deploying import deploy
+    from finepoint.serving.deployment import Access
 
     if engine == "sagemaker":
         from finepoint.cli.endpoints import deploy_in_cloud
 
         deploy_in_cloud(model, name, mode, cloud, max_price, runs_dir, json)
         return
-    endpoint = deploy(model, name=name, host=host, port=port, allow_remote=allow_remote, directory=runs_dir)
+    access = Access(token_file, no_auth, tls_certificate, tls_key, allow_code)
+    endpoint = deploy(model, name=name, host=host, port=port, access=access, directory=runs_dir)
     if json:
         print_json({"name": endpoint.name, "url": endpoint.url, "model_version": endpoint.model_version})
         return

@@ -56,11 +56,23 @@ class LiveListener(Listener):
         say(text)
 
     def progress(self, what: str, done: int, total: int) -> None:
-        if self._live:
+        if what in ("download", "extract"):
+            self._fetched(what, done, total)
+        elif self._live:
             self._bar(what, done, total)
         elif done == total or time.monotonic() - self._said_at > _PLAIN_SECONDS:
             self._said_at = time.monotonic()
             say(f"  {done:,} of {total:,} images {_WHAT[what]}")
+
+    def _fetched(self, what: str, done: int, total: int) -> None:
+        if time.monotonic() - self._said_at < _PLAIN_SECONDS and (what == "extract" or done != total):
+            return
+        self._said_at = time.monotonic()
+        if what == "download":
+            share = f" of {total / 1e6:,.1f}" if total else ""
+            say(f"  {done / 1e6:,.1f}{share} MB downloaded")
+        else:
+            say(f"  {done:,} files extracted")
 
     def study(self, state: StudyState) -> None:
         self._studied = state

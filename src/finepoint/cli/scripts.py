@@ -46,6 +46,12 @@ CheckpointDir = Annotated[
     Path | None, option("--checkpoint-dir", text="Keep checkpoints there, not in the job.", metavar="DIR")
 ]
 Offline = Annotated[bool, option("--offline", text="Download nothing: requirements.txt must be met already.")]
+Debug = Annotated[bool, option("--debug", text="Record the script from outside, and judge it by rules.")]
+StopOn = Annotated[
+    list[str] | None,
+    option("--stop-on", text="Rule that ends the job when it fires, with --debug.", metavar="RULE"),
+]
+Profile = Annotated[bool, option("--profile", text="Record where its time goes, and write a report of that.")]
 BestOf = Annotated[
     str | None, option("--best-of", text="Take the hyperparameters of a study's best trial.", metavar="STUDY")
 ]
@@ -67,6 +73,9 @@ def script_spec(
     checkpoint_dir: Path | None,
     offline: bool,
     best_of: Path | None = None,
+    debug: bool = False,
+    stop_on: Sequence[str] | None = None,
+    profile: bool = False,
 ) -> JobSpec:
     """Return the spec that the flags of a script job describe.
 
@@ -78,8 +87,10 @@ def script_spec(
     Raises:
         ConfigurationError: flags are wrong; all are listed.
     """
+    from finepoint.engines.debugging import debugger_configuration
     from finepoint.engines.encoding import parse_hyperparameter
     from finepoint.engines.metrics import MetricDefinition
+    from finepoint.engines.profiling import profiler_configuration
     from finepoint.engines.spec import Channel, JobSpec, Limits, Resources
     from finepoint.errors import ConfigurationError
 
@@ -90,7 +101,10 @@ def script_spec(
     metrics = tuple(MetricDefinition(*pair) for pair in _pairs("--metric-definition", metric_definition, mistakes))
     environment = dict(_pairs("--env", env, mistakes))
     source = source_dir or Path(entry_point)
+    if stop_on and not debug:
+        mistakes.append("--stop-on needs --debug")
     try:
+        debugger = debugger_configuration(stop_on=stop_on or ()) if debug else None
         spec = JobSpec(
             name,
             entry_point=entry_point if source_dir else source.name,
@@ -104,6 +118,8 @@ def script_spec(
             requirements="offline" if offline else "install",
             checkpoint_location=str(checkpoint_dir.resolve()) if checkpoint_dir else "",
             environment=environment,
+            debugger=debugger,
+            profiler=profiler_configuration() if profile else None,
         )
     except ConfigurationError as error:
         raise ConfigurationError([*mistakes, *error.mistakes]) from None
@@ -153,6 +169,8 @@ def job_row(record: dict[str, Any], path: Path) -> dict[str, Any]:
         "exit_code": record.get("exit_code"),
         "failure": record.get("failure", ""),
         "metrics": record.get("metrics", {}),
+        "rules": record.get("rules", {}),
+        "profiler_rules": record.get("profiler_rules", {}),
         "seconds": record.get("seconds"),
         "model": str(model) if model.is_file() else None,
         "started_at": record["started_at"],

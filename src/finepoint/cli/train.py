@@ -14,6 +14,7 @@ from finepoint.cli.scripts import (
     BestOf,
     ChannelPath,
     CheckpointDir,
+    Debug,
     Detach,
     Distribution,
     EntryPoint,
@@ -22,7 +23,9 @@ from finepoint.cli.scripts import (
     MaxRun,
     MetricText,
     Offline,
+    Profile,
     SourceDir,
+    StopOn,
     Variable,
 )
 
@@ -30,8 +33,8 @@ from finepoint.cli.scripts import (
 @with_flags(DATA, FEATURES, HYPERPARAMETERS)
 def command(
     path: Annotated[
-        Path | None,
-        typer.Argument(help="Folder of images, or a manifest; not with --entry-point.", metavar="PATH"),
+        str | None,
+        typer.Argument(help="Folder of images, manifest, archive or address; not with --entry-point.", metavar="PATH"),
     ] = None,
     run: RunName = None,
     entry_point: EntryPoint = None,
@@ -46,6 +49,9 @@ def command(
     checkpoint_dir: CheckpointDir = None,
     offline: Offline = False,
     best_of: BestOf = None,
+    debug: Debug = False,
+    profile: Profile = False,
+    stop_on: StopOn = None,
     detach: Detach = False,
     engine: Engine = "local",
     cloud: CloudSetting = None,
@@ -98,6 +104,9 @@ def command(
         checkpoint_dir=checkpoint_dir,
         offline=offline,
         best_of=find_job(best_of, default_dir(runs_dir)).path if best_of else None,
+        debug=debug,
+        stop_on=stop_on,
+        profile=profile,
     )
     if engine == "sagemaker":
         from finepoint.cli.cloud import run_script_in_cloud
@@ -107,7 +116,7 @@ def command(
     _run_script(spec, runs_dir, detach, json)
 
 
-def _train(path: Path, run: str | None, runs_dir: Path | None, json: bool, settings: dict[str, Any]) -> None:
+def _train(path: str, run: str | None, runs_dir: Path | None, json: bool, settings: dict[str, Any]) -> None:
     from finepoint.cli.output import percent, print_json, say, show
     from finepoint.cli.progress import LiveListener
     from finepoint.runs.workflow import train
@@ -160,5 +169,15 @@ def _run_script(spec: Any, runs_dir: Path | None, detach: bool, json: bool) -> N
         if result.failure:
             show(plain(result.failure))
         show(f"Model: {plain(row['model'])}" if row["model"] else "It left nothing in SM_MODEL_DIR.")
+        if row["rules"]:
+            from finepoint.cli.debug_output import print_results
+            from finepoint.engines.debugging import read_results
+            from finepoint.results import RuleResult
+
+            print_results([RuleResult(**value) for value in read_results(folder)])
+    if row["profiler_rules"]:
+        from finepoint.report.profiling import write_profiler_report
+
+        say(f"Profile: {write_profiler_report(folder)}")
     if result.status != "Completed":
         raise typer.Exit(1)

@@ -29,8 +29,8 @@ from finepoint.cli.scripts import (
 @with_flags(DATA, FEATURES, HYPERPARAMETERS, TUNING)
 def command(
     path: Annotated[
-        Path | None,
-        typer.Argument(help="Folder of images, or a manifest; not with --entry-point.", metavar="PATH"),
+        str | None,
+        typer.Argument(help="Folder of images, manifest, archive or address; not with --entry-point.", metavar="PATH"),
     ] = None,
     run: RunName = None,
     entry_point: EntryPoint = None,
@@ -125,7 +125,7 @@ def command(
     _tune_script(name, trial, goal, runs_dir, detach, json, settings)
 
 
-def _tune(path: Path, run: str | None, runs_dir: Path | None, json: bool, settings: dict[str, Any]) -> None:
+def _tune(path: str, run: str | None, runs_dir: Path | None, json: bool, settings: dict[str, Any]) -> None:
     from finepoint.cli.output import print_json, say, show
     from finepoint.cli.progress import LiveListener
     from finepoint.runs.workflow import tune

@@ -18,7 +18,7 @@ from finepoint.debugger.naming import Names, unwrapped
 from finepoint.debugger.reductions import Arriving, Pending, as_array, measurable, reduce, reduce_all
 from finepoint.debugger.selection import Plan, Selection
 from finepoint.debugger.writing import RecordingWriter, SeriesKey
-from finepoint.instrumentation import COMPILE, FORWARD_BEGIN, FORWARD_END, Event, Subscription, watch_calls
+from finepoint.instrumentation import COMPILE, FORWARD_BEGIN, FORWARD_END, Event, Subscription, hook_time, watch_calls
 
 P = ParamSpec("P")
 # Steps whose values may be on their way from a GPU at once; then the oldest is waited for.
@@ -368,6 +368,7 @@ class Recorder:
                 self._busy = False
                 spent = time.perf_counter() - began
                 self.budget.spent += spent
+                hook_time.seconds += spent
                 if self.step is not None:
                     # What ending the step before took has been counted as that one's.
                     self.step.spent += spent - self._credited

@@ -65,7 +65,12 @@ def hosts_of(folder: Path, spec: JobSpec, *, named: bool, port: int = _PORT) -> 
 
 
 def lay_out(host: Host, spec: JobSpec) -> None:
-    """Make a host's folders and its `input/config` files; channels are linked, what is there of earlier is kept."""
+    """Make a host's folders and its `input/config` files; channels are linked, and checkpoints are kept.
+
+    A script begins with empty `model` and `output`, as in a new container; finepoint's own modules go on from theirs.
+    """
+    for name in ("model", "output") if spec.is_script else ():
+        shutil.rmtree(host.folder / name, ignore_errors=True)
     for name in ("input/config", "input/data", "model", "output/data"):
         (host.folder / name).mkdir(parents=True, exist_ok=True)
     for name in ("failure", "success"):

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -103,6 +104,7 @@ def start(folder: Path, spec: JobSpec) -> JobFolder:
         ended = process.poll() is not None
         record = job.read()
         if record["pid"] == process.pid or record["status"] != "InProgress":
+            threading.Thread(target=process.wait, daemon=True).start()  # so that it is no zombie after its end
             return job
         if ended:
             break

@@ -19,8 +19,10 @@ from filelock import FileLock, Timeout
 
 from finepoint.engines.binding import check_literals, launch, why_not_bindable
 from finepoint.engines.container import Host, gather, hosts_of, lay_out, script_command, variables
+from finepoint.engines.debugging import debug_environment, judge_job, judged_live
 from finepoint.engines.environments import python_for
 from finepoint.engines.metrics import explain_missing
+from finepoint.engines.profiling import Sampling, judge_profile, profiled_environment
 from finepoint.engines.records import JobFolder
 from finepoint.engines.spec import JobResult, JobSpec, JobStatus
 from finepoint.engines.supervisor import HostProcess, Outcome, Supervisor
@@ -152,15 +154,19 @@ class _Run:
         with (
             folder.logs.open("a", encoding="utf-8") as self.log,
             folder.metrics.open("w", encoding="utf-8") as self.readings,
+            Sampling(folder.path, spec.profiler) as sampling,
         ):
             self.supervisor = Supervisor(
                 processes,
                 max_run_seconds=spec.limits.max_run_seconds,
                 grace_seconds=spec.limits.stop_grace_seconds,
                 on_line=self._take_line,
+                on_started=sampling.begin,
             )
             self.watcher.on_start(self.supervisor)
-            outcome = self.supervisor.run()
+            with judged_live(folder.path, spec.debugger, self.watcher.say, self.supervisor.stop):
+                outcome = self.supervisor.run()
+            sampling.end(outcome.exit_codes[hosts[0].name])
         return self._finish(hosts, outcome, time.perf_counter() - begin)
 
     def _prepare(self, hosts: list[Host], binds: bool) -> list[HostProcess]:
@@ -180,7 +186,9 @@ class _Run:
         for host in hosts:
             bound = {"folder": str(host.folder), "hosts": str(names)} if binds else {}
             command = launch(script_command(host, spec, python), supervisor=str(os.getpid()), **bound)
-            processes.append(HostProcess(host.name, command, host.code, variables(host, spec)))
+            environment = debug_environment(variables(host, spec), host.folder, spec.debugger)
+            environment = profiled_environment(environment, host.folder, spec.profiler)
+            processes.append(HostProcess(host.name, command, host.code, environment))
         return processes
 
     def _take_line(self, host: str, line: str) -> None:
@@ -223,8 +231,11 @@ class _Run:
         missing = [metric for metric in self.spec.metric_definitions if metric.name not in self.latest]
         for metric in missing if status == "Completed" else ():
             self.watcher.say(f"warning: {explain_missing(metric, self.lines)}")
+        judged = judge_job(self.folder.path, self.spec.debugger, self.watcher.say)
         self.folder.finish(
             status,
+            rules={result.rule: result.status for result in judged},
+            profiler_rules=judge_profile(self.folder.path, self.spec.profiler, self.watcher.say),
             exit_code=code,
             exit_codes=dict(outcome.exit_codes),
             failure=failure,

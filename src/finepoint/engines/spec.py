@@ -208,6 +208,19 @@ class JobSpec:
             mistakes.append(f"stop_grace_seconds is {self.limits.stop_grace_seconds}; it must be at least 0")
         if self.requirements not in ("install", "offline"):
             mistakes.append(f"requirements is {self.requirements!r}; it must be install or offline")
+        if self.debugger is not None:
+            from finepoint.engines.debugging import (
+                configuration_mistakes,  # here, because its rules take long to import
+            )
+
+            mistakes += configuration_mistakes(self.debugger)
+        if self.profiler is not None:
+            from finepoint.engines.profiling import profiler_configuration  # here, for the same reason
+
+            try:
+                profiler_configuration(**self.profiler)
+            except (TypeError, ConfigurationError) as error:
+                mistakes.append(f"the profiler's configuration is wrong: {error}")
         names = [metric.name for metric in self.metric_definitions]
         mistakes += [f"metric {name} is defined twice" for name in sorted({n for n in names if names.count(n) > 1})]
         for metric in self.metric_definitions:

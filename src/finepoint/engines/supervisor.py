@@ -61,6 +61,7 @@ class Supervisor:
         max_run_seconds: stop after so long.
         grace_seconds: between SIGTERM and SIGKILL.
         on_line: is called with host and line, as they are printed.
+        on_started: is called with the first host's process id as soon as it runs.
     """
 
     def __init__(
@@ -70,11 +71,13 @@ class Supervisor:
         max_run_seconds: float | None,
         grace_seconds: float,
         on_line: OnLine,
+        on_started: Callable[[int], None] = lambda pid: None,
     ) -> None:
         self._wanted = processes
         self._max_run_seconds = max_run_seconds
         self._grace_seconds = grace_seconds
         self._on_line = on_line
+        self._on_started = on_started
         # SimpleQueue's put may be called by a signal handler that interrupts its get.
         self._news: queue.SimpleQueue[tuple[str, str, str | int]] = queue.SimpleQueue()
         self._running: dict[str, subprocess.Popen[str]] = {}
@@ -93,6 +96,8 @@ class Supervisor:
         try:
             for wanted in self._wanted:
                 self._start(wanted)
+                if wanted is self._wanted[0]:
+                    self._on_started(self._running[wanted.host].pid)
             self._follow()
         finally:
             for process in self._running.values():

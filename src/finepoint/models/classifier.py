@@ -88,6 +88,10 @@ class Classifier:
         """
         return preprocess(data, self.preprocessings)
 
+    def compute(self, crops: Sequence[np.ndarray], outputs: Sequence[str]) -> dict[str, np.ndarray]:
+        """Return the graph's outputs by name for uint8 crops [n, h, w, 3], one array for each backbone."""
+        return self.runtime(crops, outputs)
+
     def logits(self, crops: Sequence[np.ndarray]) -> np.ndarray:
         """Return float32 logits [n, classes] for uint8 crops [n, h, w, 3], one array for each backbone."""
         return self.runtime(crops, ["logits"])["logits"]

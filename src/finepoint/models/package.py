@@ -27,6 +27,7 @@ from finepoint.files import atomic_path, cache_dir, read_json, sha256_of
 SCHEMA_VERSION = 1
 DESCRIPTION = "finepoint.json"
 GRAPH = "model.onnx"
+HANDLER = "code/inference.py"
 # Bounds for a package that may come from anywhere.
 _MAX_BYTES = 8 * 2**30
 _MAX_ENTRIES = 10_000
@@ -55,8 +56,12 @@ def pack(folder: Path, target: Path) -> str:
     return sha256_of(target)
 
 
-def open_package(path: Path) -> Path:
+def open_package(path: Path, *, foreign: bool = False) -> Path:
     """Return the folder of a package: `path` itself if it is one, else the extracted archive in the cache.
+
+    Args:
+        path: a folder or an archive.
+        foreign: one without our description will do where it has a handler, `code/inference.py`, of its own.
 
     Raises:
         PackageError: it is neither, is damaged, unsafe, or of a newer schema.
@@ -65,11 +70,12 @@ def open_package(path: Path) -> Path:
         folder = path
     elif path.is_file():
         folder = cache_dir() / "packages" / sha256_of(path)
-        if not (folder / DESCRIPTION).is_file():
-            _extract(path, folder)
+        if not folder.is_dir():
+            _extract(path, folder, HANDLER if foreign else DESCRIPTION)
     else:
         raise PackageError(f"{path}: there is no such file or folder; give a model.tar.gz or a run")
-    read_description(folder)
+    if not (foreign and (folder / HANDLER).is_file() and not (folder / DESCRIPTION).is_file()):
+        read_description(folder)
     return folder
 
 
@@ -98,7 +104,7 @@ def read_description(folder: Path) -> dict[str, Any]:
     return dict(value)
 
 
-def _extract(archive: Path, folder: Path) -> None:
+def _extract(archive: Path, folder: Path, other: str) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".package.", dir=folder.parent) as name:
         temporary = Path(name) / "package"
@@ -110,7 +116,7 @@ def _extract(archive: Path, folder: Path) -> None:
             if isinstance(error, tarfile.FilterError):
                 raise PackageError(f"{archive} is refused: {error}") from error
             raise PackageError(f"{archive} is not a readable tar.gz ({error}); it may be cut off") from error
-        if not (temporary / DESCRIPTION).is_file():
+        if not (temporary / DESCRIPTION).is_file() and not (temporary / other).is_file():
             raise PackageError(f"{archive} is not a model package: it has no {DESCRIPTION}")
         if folder.exists():
             shutil.rmtree(folder)

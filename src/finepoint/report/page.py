@@ -31,25 +31,26 @@ def write_report(run: Path) -> Path:
         InputError: there is no readable summary.
     """
     summary = read_json(run / "summary.json")
-    page = _environment().get_template("report.html").render(**_content(run, summary))
+    page = environment().get_template("report.html").render(**_content(run, summary))
     target = run / "report.html"
     write_bytes(target, page.encode())
     return target
 
 
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
+def environment() -> jinja2.Environment:
+    """Return what renders the templates of this room: everything from outside is escaped."""
+    made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_ASSETS),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters["percent"] = _percent
-    environment.filters["count"] = lambda value: f"{value:,}"
-    environment.filters["short"] = lambda value: number(value) if isinstance(value, int | float) else value
-    environment.filters["megabytes"] = lambda value: f"{value / 1e6:.1f} MB"
-    return environment
+    made.filters["percent"] = _percent
+    made.filters["count"] = lambda value: f"{value:,}"
+    made.filters["short"] = lambda value: number(value) if isinstance(value, int | float) else value
+    made.filters["megabytes"] = lambda value: f"{value / 1e6:.1f} MB"
+    return made
 
 
 def _content(run: Path, summary: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from finepoint.runs.workflow import Run, model_path
 from finepoint.serving import registry
 from finepoint.serving.client import Endpoint
+from finepoint.serving.deployment import Access
 from finepoint.serving.deployment import deploy as deploy_package
 
 
@@ -17,7 +18,7 @@ def deploy(
     name: str | None = None,
     host: str = "127.0.0.1",
     port: int = 0,
-    allow_remote: bool = False,
+    access: Access | None = None,
     directory: Path | None = None,
 ) -> Endpoint:
     """Put a model behind an endpoint on this machine, wait until it is healthy, and return the endpoint.
@@ -25,9 +26,9 @@ def deploy(
     Args:
         model: a run, its name, or a package.
         name: the endpoint's; by default it is the run's, or the package's file name.
-        host: address to bind to; a loopback one unless `allow_remote`.
+        host: address to bind to; another one than loopback needs a token or `no_auth`.
         port: to bind to; 0 takes a free one.
-        allow_remote: bind to an address that other machines can reach.
+        access: who may reach it, and what the package may do.
         directory: that holds runs.
 
     Raises:
@@ -35,7 +36,7 @@ def deploy(
         EndpointError: the server did not become healthy.
     """
     path = model.model if isinstance(model, Run) else model_path(model, directory)
-    return deploy_package(path, name=name or default_name(path), host=host, port=port, allow_remote=allow_remote)
+    return deploy_package(path, name=name or default_name(path), host=host, port=port, access=access)
 
 
 def default_name(package: Path) -> str:

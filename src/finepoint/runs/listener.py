@@ -15,7 +15,7 @@ class Listener:
         """A step begins: `check`, `tune`, `train`, `evaluate`, `package`, `report`."""
 
     def progress(self, what: str, done: int, total: int) -> None:
-        """So many of so many images were checked or embedded."""
+        """So many of so many images were checked or embedded; or bytes were downloaded, files extracted."""
 
     def study(self, state: StudyState) -> None:
         """A trial started, reported or ended."""

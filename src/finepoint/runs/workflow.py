@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from finepoint.data.checking import check_images
 from finepoint.data.dataset import DataSet
+from finepoint.data.fetching import local_data
 from finepoint.data.finding import find_images
 from finepoint.data.loading import load_batches
 from finepoint.errors import ConfigurationError, DataError, NotFoundError
@@ -75,7 +76,7 @@ def run(path: str | Path, *, name: str | None = None, directory: Path | None = N
     """Check, split, tune, train the best, evaluate, package and report, in one go.
 
     Args:
-        path: a folder of images or a manifest.
+        path: a folder of images, a manifest, an archive, or the address of one.
         name: of the run; one that exists is resumed.
         directory: that holds runs.
         settings: fields of `RunOptions`, and `listener`, `command`, and `engine`: given the run's name it returns
@@ -103,7 +104,7 @@ def train(path: str | Path, *, name: str | None = None, directory: Path | None =
 
 def check(path: str | Path, **settings: Any) -> DataSet:
     """Find, check and split the images at a path, leaving nothing behind; settings are those of `check_images`."""
-    return check_images(find_images(Path(path)), workers=cores(), **settings)
+    return check_images(find_images(local_data(str(path))), workers=cores(), **settings)
 
 
 def evaluate(
@@ -206,7 +207,8 @@ def _do(kind: str, path: str | Path, name: str | None, directory: Path | None, s
     listener: Listener = settings.pop("listener", None) or Listener()
     command: Sequence[str] = settings.pop("command", None) or sys.argv
     engine: Callable[[str], RunJob] | None = settings.pop("engine", None)
-    options = RunOptions(path=str(Path(path).resolve()), **settings)
+    data = local_data(str(path), lambda what, done, total: listener.progress(what, done, total))
+    options = RunOptions(path=str(data.resolve()), **settings)
     folder, exists = create_or_open(runs_dir(directory), name, str(path))
     lock = FileLock(folder.path / ".lock")
     try:

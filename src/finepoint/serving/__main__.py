@@ -3,54 +3,48 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import ipaddress
+import os
+import signal
+import socket
+import ssl
 import sys
 from pathlib import Path
 
-import uvicorn
-
 from finepoint.errors import ConfigurationError, FinepointError
-from finepoint.models.classifier import load_classifier
-from finepoint.serving.application import Limits, create_application
+from finepoint.models.package import open_package
+from finepoint.serving.admission import Service
+from finepoint.serving.application import EndpointApplication
+from finepoint.serving.lifetime import die_with_parent
+from finepoint.serving.loading import open_model
+from finepoint.serving.protocol import Limits
+from finepoint.serving.server import Server, listening_socket
+from finepoint.serving.tokens import Token, read_token
 
-_GRACE_SECONDS = 30
+_GRACE_SECONDS = 30.0
+# A client that has just sent a request on a connection that was idle still gets its answer.
+_HANDOVER_IDLE_SECONDS = 5.0
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Serve until SIGTERM, finish what was begun, and return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m finepoint.serving", description="Serve a model package over HTTP.")
-    parser.add_argument("--model", type=Path, required=True, help="model.tar.gz, or its folder")
-    parser.add_argument("--name", required=True, help="the endpoint's name")
-    parser.add_argument("--host", default="127.0.0.1", help="address to bind to (a loopback one)")
-    parser.add_argument("--port", type=int, default=8080, help="port to bind to")
-    parser.add_argument("--max-body-bytes", type=int, default=Limits().body_bytes, help="largest request body")
-    parser.add_argument("--allow-remote", action="store_true", help="bind to an address others can reach")
-    given = parser.parse_args(arguments)
+    given = _parser().parse_args(arguments)
+    if given.ready_fd is not None:
+        die_with_parent()
     try:
-        check_host(given.host, allow_remote=given.allow_remote)
-        # Loaded before the port is open: a package that cannot be served ends the process with its reason.
-        classifier = load_classifier(given.model)
+        token = Token(read_token(given.token_file)) if given.token_file else None
+        check_host(given.host, allowed=token is not None or given.no_auth)
+        tls = _tls(given.tls_certificate, given.tls_key)
+        asyncio.run(_serve(given, token, tls))
     except FinepointError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
-    limits = Limits(body_bytes=given.max_body_bytes)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            create_application(lambda: classifier, given.name, limits),
-            host=given.host,
-            port=given.port,
-            access_log=False,
-            log_level="warning",
-            server_header=False,
-            timeout_graceful_shutdown=_GRACE_SECONDS,
-        )
-    )
-    server.run()
-    return 0 if server.started else 1
+    return 0
 
 
-def check_host(host: str, *, allow_remote: bool) -> None:
-    """Check that an address is a loopback one, or that others were let in on purpose.
+def check_host(host: str, *, allowed: bool) -> None:
+    """Check that an address is a loopback one, or that clients show a token or need none on purpose.
 
     Raises:
         ConfigurationError: it is not.
@@ -59,11 +53,86 @@ def check_host(host: str, *, allow_remote: bool) -> None:
         loopback = ipaddress.ip_address(host).is_loopback
     except ValueError:
         loopback = host == "localhost"
-    if not loopback and not allow_remote:
+    if not loopback and not allowed:
         raise ConfigurationError(
-            f"{host} can be reached from other machines and the endpoint asks nobody who they are; "
-            "bind to 127.0.0.1, or give --allow-remote if that is what you want"
+            f"{host} can be reached from other machines; give --token-file FILE, so that clients must show a token, "
+            "--no-auth if everybody may ask, or bind to 127.0.0.1"
         )
+
+
+async def _serve(given: argparse.Namespace, token: Token | None, tls: ssl.SSLContext | None) -> None:
+    stopping = asyncio.Event()
+    idle_seconds = 0.0
+
+    def stop(seconds: float) -> None:
+        nonlocal idle_seconds
+        idle_seconds = seconds
+        stopping.set()
+
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stop, 0.0)
+    loop.add_signal_handler(signal.SIGINT, stop, 0.0)
+    loop.add_signal_handler(signal.SIGUSR1, stop, _HANDOVER_IDLE_SECONDS)  # another process has taken over
+    service = Service(queue_images=given.queue_images, request_seconds=given.request_seconds)
+    # Loaded before a connection is accepted: clients wait in the socket's queue rather than being refused.
+    model = await open_model(
+        open_package(given.model, foreign=True), service, body_bytes=given.max_body_bytes, allow_code=given.allow_code
+    )
+    try:
+        application = EndpointApplication(model, given.name, request_seconds=given.request_seconds, token=token)
+        server = Server(application, Limits(body_bytes=given.max_body_bytes))
+        server.listen(_listener(given), tls)
+        if given.ready_fd is not None:
+            os.write(given.ready_fd, b"1")
+            os.close(given.ready_fd)
+        await stopping.wait()
+        await server.stop(grace_seconds=_GRACE_SECONDS, idle_seconds=idle_seconds)
+    finally:
+        await model.close()
+
+
+def _listener(given: argparse.Namespace) -> socket.socket:
+    if given.listen_fd is not None:
+        listener = socket.socket(fileno=given.listen_fd)
+        listener.setblocking(False)
+        return listener
+    try:
+        return listening_socket(given.host, given.port)
+    except (OSError, OverflowError) as error:
+        raise ConfigurationError(f"{given.host}:{given.port} cannot be bound to: {error}") from error
+
+
+def _tls(certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:
+    if certificate is None and key is None:
+        return None
+    if certificate is None or key is None:
+        raise ConfigurationError("--tls-certificate and --tls-key belong together")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(certificate, key)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigurationError(f"the certificate {certificate} with the key {key} cannot be used: {error}") from error
+    return context
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m finepoint.serving", description="Serve a model package over HTTP.")
+    parser.add_argument("--model", type=Path, required=True, help="model.tar.gz, or its folder")
+    parser.add_argument("--name", required=True, help="the endpoint's name")
+    parser.add_argument("--host", default="127.0.0.1", help="address to bind to")
+    parser.add_argument("--port", type=int, default=8080, help="port to bind to")
+    parser.add_argument("--listen-fd", type=int, help="a socket that listens already, instead of host and port")
+    parser.add_argument("--ready-fd", type=int, help="a pipe to write to when ready; this process ends with its parent")
+    parser.add_argument("--token-file", type=Path, help="file with the token that clients must show")
+    parser.add_argument("--no-auth", action="store_true", help="let everybody ask who can reach the address")
+    parser.add_argument("--allow-code", action="store_true", help="run the package's own code/inference.py")
+    parser.add_argument("--tls-certificate", type=Path, help="PEM file")
+    parser.add_argument("--tls-key", type=Path, help="PEM file")
+    parser.add_argument("--max-body-bytes", type=int, default=Limits().body_bytes, help="largest request body")
+    parser.add_argument("--queue-images", type=int, default=Service().queue_images, help="images in work at once")
+    parser.add_argument("--request-seconds", type=float, default=Service().request_seconds, help="until an answer")
+    return parser
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
-"""The HTTP application over a classifier. No torch is imported on its way.
+"""What the endpoint answers at which path. No torch is imported on its way.
 
 ::
 
     GET  /ping                          200 once the model has answered a warm-up request, 503 before
-    POST /invocations[?top=N]           an image, or JSON with base64 images; models/answers.py has the forms
-    POST /endpoints/NAME/invocations    the same, at the path that AWS's runtime client uses
+    POST /invocations                   an image, JSON with base64 images, or a .npy of pixels
+    POST /invocations/batch             many images: JSON lines or multipart
+    POST /endpoints/NAME/invocations    /invocations at the path, and with the errors, of AWS's runtime client
+    GET  /metadata /metrics             what is served, and how it goes (OpenMetrics)
+    GET  /docs /openapi.json            how to use it
 
 Every refusal is JSON: `{"error": {"code": 415, "message": "..."}}`.
 """
@@ -12,196 +15,169 @@ Every refusal is JSON: `{"error": {"code": 415, "message": "..."}}`.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Protocol
 
-import numpy as np
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+import finepoint
+from finepoint.errors import RequestError
+from finepoint.serving import runtime_client
+from finepoint.serving.messages import Request, Response, json_response, refusal
+from finepoint.serving.metrics import CONTENT_TYPE, SECONDS, Counter, Histogram, Metric, exposition
+from finepoint.serving.openapi import openapi, reference_page
+from finepoint.serving.tokens import Token
 
-from finepoint.errors import DecodeError, RequestError
-from finepoint.models.answers import answer, is_single, read_images
-from finepoint.models.classifier import prediction
-
-if TYPE_CHECKING:
-    from finepoint.models.classifier import Classifier
-
-Endpoint = Callable[[Request], Awaitable[Response]]
+_RUNTIME_PATH = re.compile(r"/endpoints/([^/]{1,200})/invocations")
 
 
-class Model(Protocol):
-    """What the application asks of a classifier; `Classifier` has it."""
+class ServedModel(Protocol):
+    """What stands behind `/invocations`."""
 
-    classes: tuple[str, ...]
     version: str
-    random_weights: bool
+    metrics: list[Metric]
 
-    def preprocess(self, data: bytes) -> list[np.ndarray]:
-        """Return the crops of an image file."""
+    @property
+    def ready(self) -> bool:
+        """Whether it can answer."""
         ...
 
-    def logits(self, crops: Sequence[np.ndarray]) -> np.ndarray:
-        """Return logits [n, classes] of crops [n, h, w, 3]."""
+    def retry_after(self) -> str | None:
+        """Return when to come back where a request must be refused now, else None."""
         ...
 
-    def probabilities(self, logits: np.ndarray) -> np.ndarray:
-        """Return calibrated probabilities [n, classes]."""
+    def metadata(self) -> dict[str, Any]:
+        """Return what a client may want to know of it."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds of a request.
-
-    Args:
-        body_bytes: the largest body.
-        body_seconds: that a body may take to arrive.
-    """
-
-    body_bytes: int = 20 * 2**20
-    body_seconds: float = 30.0
-
-
-def create_application(load: Callable[[], Model | Classifier], name: str, limits: Limits | None = None) -> Starlette:
-    """Return the application; the model is loaded and warmed up when it starts.
-
-    Args:
-        load: returns the classifier.
-        name: the endpoint's.
-        limits: of a request.
-    """
-    service = _Service(load, name, limits or Limits())
-    return Starlette(
-        routes=[
-            Route("/ping", service.ping, methods=["GET"]),
-            Route("/invocations", service.invoke, methods=["POST"]),
-            Route("/endpoints/{name}/invocations", service.invoke, methods=["POST"]),
-        ],
-        exception_handlers={HTTPException: _on_http_error},
-        lifespan=service.lifespan,
-    )
-
-
-class _Service:
-    def __init__(self, load: Callable[[], Model | Classifier], name: str, limits: Limits) -> None:
-        self._load = load
-        self._name = name
-        self._limits = limits
-        self._model: Model | Classifier | None = None
-        # Images are decoded beside inference; inference itself is one at a time, on all cores.
-        self._decoders = ThreadPoolExecutor(2, thread_name_prefix="decode")
-        self._inference = ThreadPoolExecutor(1, thread_name_prefix="infer")
-
-    @contextlib.asynccontextmanager
-    async def lifespan(self, _application: Starlette) -> AsyncIterator[None]:
-        """Load the model beside the running server, so that /ping can say that it is not ready yet."""
-        loading = asyncio.get_running_loop().run_in_executor(self._inference, self._load_and_warm_up)
-        try:
-            yield
-        finally:
-            with contextlib.suppress(Exception):  # what loading raised was shown when it was raised
-                await loading
-            self._decoders.shutdown()
-            self._inference.shutdown()
-
-    async def ping(self, _request: Request) -> Response:
-        """Say whether the model can answer."""
-        if self._model is None:
-            return _refusal(503, "the model is still being loaded")
-        return JSONResponse({"status": "healthy", "endpoint": self._name, "model_version": self._model.version})
 
     async def invoke(self, request: Request) -> Response:
-        """Classify the images in the request."""
-        name = request.path_params.get("name", self._name)
-        if name != self._name:
-            return _refusal(404, f"there is no endpoint {name!r} here; this one is {self._name!r}")
-        if self._model is None:
-            return _refusal(503, "the model is still being loaded; try again in a second")
-        try:
-            top = _top(request)
-            body = await self._body(request)
-            content_type = request.headers.get("content-type", "")
-            images = read_images(body, content_type)
-            rows = await self._classify(self._model, images)
-        except RequestError as error:
-            return _refusal(error.status, str(error))
-        found = [prediction(self._model.classes, row, top) for row in rows]
-        content = answer(
-            found,
-            self._model.version,
-            self._model.random_weights,
-            single=is_single(body, content_type),
-        )
-        return JSONResponse(content, headers={"X-Finepoint-Model-Version": self._model.version})
+        """Answer a request, or raise RequestError."""
+        ...
 
-    def _load_and_warm_up(self) -> None:
-        model = self._load()
-        crops = [np.zeros((1, crop.height, crop.width, 3), np.uint8) for crop in getattr(model, "preprocessings", ())]
-        if crops:
-            model.logits(crops)
+    async def invoke_batch(self, request: Request) -> Response:
+        """Answer a request of many images, or raise RequestError."""
+        ...
+
+
+Answer = Callable[[Request], Awaitable[Response]]
+
+
+class EndpointApplication:
+    """An endpoint over one model.
+
+    Args:
+        model: what answers.
+        name: the endpoint's.
+        request_seconds: that answering may take.
+        token: that clients must show, or None.
+    """
+
+    def __init__(
+        self, model: ServedModel, name: str, *, request_seconds: float = 60.0, token: Token | None = None
+    ) -> None:
         self._model = model
+        self._name = name
+        self._request_seconds = request_seconds
+        self._token = token
+        self._requests = Counter("finepoint_requests", "Requests answered, by path and status.")
+        self._rejected = Counter("finepoint_rejected", "Requests refused because too many were in work.")
+        self._latency = Histogram("finepoint_request_seconds", "From a request's head to its answer.", SECONDS)
+        self._routes: dict[str, tuple[str, Answer]] = {
+            "/ping": ("GET", self._ping),
+            "/invocations": ("POST", self._invoke),
+            "/invocations/batch": ("POST", self._invoke_batch),
+            "/metadata": ("GET", self._metadata),
+            "/metrics": ("GET", self._metrics),
+            "/openapi.json": ("GET", self._openapi),
+            "/docs": ("GET", self._docs),
+        }
 
-    async def _body(self, request: Request) -> bytes:
-        limit = self._limits.body_bytes
-        too_large = RequestError(f"the body is larger than {limit:,} bytes; send a smaller image", 413)
-        declared = request.headers.get("content-length", "")
-        if declared.isdigit() and int(declared) > limit:
-            raise too_large
-        parts, size = [], 0
+    def admit(self, request: Request) -> Response | None:
+        """Return the refusal of a request that need not be read further, or None."""
+        refused = self._refused(request)
+        if refused is None:
+            return None
+        if _RUNTIME_PATH.fullmatch(request.path):
+            refused = runtime_client.translated(refused)
+        return self._finished(request, refused)
+
+    async def answer(self, request: Request) -> Response:
+        """Return the answer to a whole request."""
+        found = _RUNTIME_PATH.fullmatch(request.path)
+        work = self._invoke if found else self._routes[request.path][1]
         try:
-            async with asyncio.timeout(self._limits.body_seconds):
-                async for part in request.stream():
-                    size += len(part)
-                    if size > limit:
-                        raise too_large
-                    parts.append(part)
+            async with asyncio.timeout(max(0.0, request.arrived + self._request_seconds - time.monotonic())):
+                response = await work(request)
+        except RequestError as error:
+            headers = {"retry-after": self._model.retry_after() or "1"} if error.status == 503 else None
+            response = refusal(error.status, str(error), headers)
         except TimeoutError:
-            raise RequestError("the body took too long to arrive", 408) from None
-        except ClientDisconnect:
-            raise RequestError("the client went away before its body had arrived", 400) from None
-        return b"".join(parts)
+            response = refusal(504, f"no answer within {self._request_seconds:g} s")
+        if found:
+            response = runtime_client.translated(response)
+        return self._finished(request, response)
 
-    async def _classify(self, model: Model | Classifier, images: Sequence[bytes]) -> np.ndarray:
-        loop = asyncio.get_running_loop()
-        crops = await asyncio.gather(
-            *(loop.run_in_executor(self._decoders, _crops, model, image, number) for number, image in enumerate(images))
-        )
-        stacked = [np.stack(column) for column in zip(*crops, strict=True)]
-        logits = await loop.run_in_executor(self._inference, model.logits, stacked)
-        return model.probabilities(logits)
-
-
-def _crops(model: Model | Classifier, data: bytes, number: int) -> list[np.ndarray]:
-    try:
-        return model.preprocess(data)
-    except DecodeError as error:
-        raise RequestError(f"image {number}: {error}", 400) from error
-
-
-def _top(request: Request) -> int | None:
-    given = request.query_params.get("top")
-    if given is None:
+    def _refused(self, request: Request) -> Response | None:
+        runtime = _RUNTIME_PATH.fullmatch(request.path)
+        if runtime is None and request.path not in self._routes:
+            return refusal(404, "there is nothing at this path; POST images to /invocations, GET /ping; see /docs")
+        method = "POST" if runtime else self._routes[request.path][0]
+        if request.method != method and (method, request.method) != ("GET", "HEAD"):
+            return refusal(405, f"this path takes {method}; see /docs", {"allow": method})
+        if self._token is not None and request.path != "/ping" and not self._token.shown_in(request.headers):
+            message = "show the endpoint's token: `Authorization: Bearer TOKEN`"
+            return refusal(401, message, {"www-authenticate": 'Bearer realm="finepoint"'})
+        if runtime and runtime[1] != self._name:
+            return runtime_client.unknown_endpoint(runtime[1])
+        if method != "POST":
+            return None
+        if not self._model.ready:
+            return refusal(503, "the model is still being loaded; try again in a second", {"retry-after": "1"})
+        if (later := self._model.retry_after()) is not None:
+            self._rejected.add()
+            return refusal(503, "too many images are in work; try again later", {"retry-after": later})
         return None
-    if not given.isdigit() or not 1 <= int(given) <= 100_000:
-        raise RequestError(f"top is {given!r}; it must be a whole number from 1 on", 400)
-    return int(given)
 
+    def _finished(self, request: Request, response: Response) -> Response:
+        path = request.path if request.path in self._routes else "other"
+        if _RUNTIME_PATH.fullmatch(request.path):
+            path = "/endpoints/NAME/invocations"
+        self._requests.add(path=path, status=str(response.status))
+        if request.method == "POST" and response.status == 200:
+            self._latency.observe(time.monotonic() - request.arrived)
+        headers = {"x-amzn-requestid": str(uuid.uuid4()), "x-finepoint-model-version": self._model.version}
+        return Response(response.body, response.status, response.content_type, {**headers, **response.headers})
 
-async def _on_http_error(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    sentences = {
-        404: "there is nothing at this path; POST images to /invocations, GET /ping",
-        405: "this path does not take this method; POST images to /invocations, GET /ping",
-    }
-    return _refusal(error.status_code, sentences.get(error.status_code, error.detail), error.headers)
+    async def _ping(self, _request: Request) -> Response:
+        if not self._model.ready:
+            return refusal(503, "the model is still being loaded", {"retry-after": "1"})
+        return json_response({"status": "healthy", "endpoint": self._name, "model_version": self._model.version})
 
+    async def _invoke(self, request: Request) -> Response:
+        return await self._model.invoke(request)
 
-def _refusal(status: int, message: str, headers: object = None) -> JSONResponse:
-    kept = dict(headers) if isinstance(headers, dict) else None
-    return JSONResponse({"error": {"code": status, "message": message}}, status_code=status, headers=kept)
+    async def _invoke_batch(self, request: Request) -> Response:
+        return await self._model.invoke_batch(request)
+
+    async def _metadata(self, _request: Request) -> Response:
+        own = {"endpoint": self._name, "model_version": self._model.version, "finepoint": finepoint.__version__}
+        return json_response({**own, **self._model.metadata(), "traffic": self._traffic()})
+
+    def _traffic(self) -> Mapping[str, float]:
+        return {
+            "requests": sum(self._requests.values.values()),
+            "rejected": sum(self._rejected.values.values()),
+            "p50_seconds": self._latency.quantile(0.5),
+            "p99_seconds": self._latency.quantile(0.99),
+        }
+
+    async def _metrics(self, _request: Request) -> Response:
+        own: Sequence[Metric] = (self._requests, self._rejected, self._latency)
+        return Response(exposition([*own, *self._model.metrics]), 200, CONTENT_TYPE)
+
+    async def _openapi(self, _request: Request) -> Response:
+        return json_response(openapi(self._name))
+
+    async def _docs(self, _request: Request) -> Response:
+        return Response(reference_page(openapi(self._name)), 200, "text/html; charset=utf-8")

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import random
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
 
@@ -17,6 +20,7 @@ from finepoint.models.classifier import Prediction
 Image = bytes | str | Path
 _SIGNS = ((b"\xff\xd8\xff", "image/jpeg"), (b"\x89PNG", "image/png"), (b"GIF8", "image/gif"), (b"BM", "image/bmp"))
 _BATCH = 16
+_LONGEST_PAUSE_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -27,11 +31,16 @@ class Endpoint:
         name: its name, or its address where it has none here.
         url: `http://127.0.0.1:PORT`.
         model_version: of what it serves, or "".
+        token: shown to the endpoint; by default what `$FINEPOINT_TOKEN` holds.
+        retries: how often a request that is refused for too much load (503) is sent again, after the time that the
+            endpoint says, give or take half of it, so that many clients do not come back together.
     """
 
     name: str
     url: str
     model_version: str = ""
+    token: str = field(default_factory=lambda: os.environ.get("FINEPOINT_TOKEN", ""), repr=False)
+    retries: int = 3
 
     @overload
     def predict(  # type: ignore[overload-overlap]  # a str is also a sequence of strs
@@ -83,22 +92,30 @@ class Endpoint:
         undeploy(self.name)
 
     def _post(self, body: bytes, content_type: str, top: int | None) -> dict[str, Any]:
-        try:
-            answer = httpx.post(
-                f"{self.url}/invocations",
-                content=body,
-                headers={"Content-Type": content_type},
-                params={} if top is None else {"top": top},
-                timeout=60,
-                trust_env=False,
-            )
-        except httpx.HTTPError as error:
-            raise EndpointError(
-                f"endpoint {self.name} at {self.url} does not answer ({error}); `finepoint endpoints` shows its state"
-            ) from error
+        headers = {"Content-Type": content_type, **({"Authorization": f"Bearer {self.token}"} if self.token else {})}
+        params = {} if top is None else {"top": top}
+        for attempt in range(self.retries + 1):
+            try:
+                answer = httpx.post(
+                    f"{self.url}/invocations", content=body, headers=headers, params=params, timeout=60, trust_env=False
+                )
+            except httpx.HTTPError as error:
+                raise EndpointError(
+                    f"endpoint {self.name} at {self.url} does not answer ({error}); "
+                    "`finepoint endpoints` shows its state"
+                ) from error
+            if answer.status_code != 503 or attempt == self.retries:
+                break
+            time.sleep(_pause(answer))
         if answer.status_code != 200:
             raise RequestError(_reason(answer), answer.status_code)
         return dict(answer.json())
+
+
+def _pause(answer: httpx.Response) -> float:
+    """Return the seconds to wait before a request is sent again."""
+    said = answer.headers.get("retry-after", "")
+    return min(_LONGEST_PAUSE_SECONDS, float(said) if said.isdecimal() else 1.0) * random.uniform(0.5, 1.5)  # noqa: S311
 
 
 def _reason(answer: httpx.Response) -> str:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -16,9 +15,11 @@ from typing import Literal
 import psutil
 
 from finepoint.errors import ConfigurationError, EndpointError, NotFoundError
+from finepoint.files import read_json, write_json
 from finepoint.serving import registry
 from finepoint.serving.client import Endpoint
 from finepoint.serving.registry import EndpointRecord
+from finepoint.serving.versions import package_version
 
 State = Literal["healthy", "unhealthy", "stale"]
 _POLL_SECONDS = 0.05
@@ -34,6 +35,32 @@ class EndpointState:
     state: State
 
 
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who may reach an endpoint, and what its package may do.
+
+    Args:
+        token_file: file with the token that clients must show, or None.
+        no_auth: everybody may ask who can reach the address.
+        tls_certificate: PEM file, or None for plain HTTP.
+        tls_key: its key.
+        allow_code: run the package's own `code/inference.py`.
+    """
+
+    token_file: Path | None = None
+    no_auth: bool = False
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    allow_code: bool = False
+
+    def options(self) -> list[str]:
+        """Return them as flags of the server."""
+        paths = {"token-file": self.token_file, "tls-certificate": self.tls_certificate, "tls-key": self.tls_key}
+        given = [text for name, path in paths.items() if path for text in (f"--{name}", str(path.resolve()))]
+        flags = {"no-auth": self.no_auth, "allow-code": self.allow_code}
+        return [*given, *(f"--{name}" for name, on in flags.items() if on)]
+
+
 def deploy(
     model: Path,
     *,
@@ -41,47 +68,46 @@ def deploy(
     host: str = "127.0.0.1",
     port: int = 0,
     timeout_seconds: float = 60.0,
-    allow_remote: bool = False,
+    access: Access | None = None,
 ) -> Endpoint:
-    """Start a server for a package, wait until it is healthy, register it, and return the endpoint.
+    """Put a package behind an endpoint of this name, wait until it is healthy, and return the endpoint.
 
-    The server is a process of its own that outlives this one.
+    The endpoint's processes outlive this one. Where the name has an endpoint already it goes over to the new package
+    without failing a request; it keeps its address and its access.
 
     Args:
         model: a `model.tar.gz`, or its folder.
         name: the endpoint's; unique on this machine.
-        host: address to bind to; a loopback one unless `allow_remote`.
+        host: address to bind to; another one than loopback needs a token or `no_auth`.
         port: to bind to; 0 takes a free one.
         timeout_seconds: until it must be healthy.
-        allow_remote: bind to an address that other machines can reach.
+        access: who may reach it, and what the package may do.
 
     Raises:
-        ConfigurationError: the name is taken, or breaks the rule; the port is taken.
+        ConfigurationError: the name breaks the rule; the port is taken; the endpoint runs this package already.
         PackageError: the package cannot be served.
         EndpointError: the server did not become healthy; the message has the end of its log.
     """
     registry.check_name(name)
+    access = access or Access()
     with registry.locked():
         taken = registry.find(name)
-        if taken is not None and taken.process() is not None:
-            raise ConfigurationError(
-                f"endpoint {name!r} exists already, at {taken.url}; `finepoint undeploy {name}` removes it, "
-                "or give another --name"
-            )
+        if taken is not None and (running := taken.process()) is not None:
+            return _update(taken, running, model, timeout_seconds)
         port = _free_port(host, port)
-        url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        process = _start(model, name, host, port, allow_remote)
+        url = f"{'https' if access.tls_certificate else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+        process = _start(model, name, host, port, access)
         try:
             version = _wait_until_healthy(process, name, url, timeout_seconds)
         except BaseException:
-            _end(psutil.Process(process.pid) if process.poll() is None else None)
+            _end(process)
             raise
         registry.write(
             EndpointRecord(
                 name=name,
                 url=url,
                 pid=process.pid,
-                process_started=psutil.Process(process.pid).create_time(),
+                process_started=process.create_time(),
                 model=str(model.resolve()),
                 model_version=version,
                 started_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -142,33 +168,71 @@ def _state(record: EndpointRecord) -> State:
     return "healthy" if Endpoint(record.name, record.url).healthy() else "unhealthy"
 
 
-def _start(model: Path, name: str, host: str, port: int, allow_remote: bool) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "finepoint.serving", "--model", str(model.resolve()), "--name", name]
-    command += ["--host", host, "--port", str(port), *(["--allow-remote"] if allow_remote else [])]
-    with registry.log_path(name).open("wb") as log:
-        return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+def _update(taken: EndpointRecord, running: psutil.Process, model: Path, timeout_seconds: float) -> Endpoint:
+    """Move an endpoint to another package: the new worker is warm before the old one stops accepting."""
+    if (version := package_version(model)) == taken.model_version:
+        raise ConfigurationError(
+            f"endpoint {taken.name!r} exists already, at {taken.url}, and serves this model; "
+            f"`finepoint undeploy {taken.name}` removes it, or give another --name"
         )
+    identity = f"{os.getpid()}-{time.time_ns()}"
+    registry.outcome_path(taken.name).unlink(missing_ok=True)
+    write_json(registry.wanted_path(taken.name), {"id": identity, "model": str(model.resolve())})
+    running.send_signal(signal.SIGHUP)
+    deadline = time.monotonic() + timeout_seconds + _GRACE_SECONDS
+    while time.monotonic() < deadline and running.is_running():
+        if registry.outcome_path(taken.name).is_file():
+            outcome = read_json(registry.outcome_path(taken.name))
+            if outcome["id"] == identity and outcome["failure"]:
+                raise EndpointError(
+                    f"endpoint {taken.name!r} was not updated: {outcome['failure']}: {_log_end(taken.name)}"
+                )
+            if outcome["id"] == identity:
+                registry.write(replace(taken, model=str(model.resolve()), model_version=version))
+                return Endpoint(taken.name, taken.url, version)
+        time.sleep(_POLL_SECONDS)
+    raise EndpointError(f"endpoint {taken.name!r} was not updated in time; {_log_end(taken.name)}")
 
 
-def _wait_until_healthy(process: subprocess.Popen[bytes], name: str, url: str, timeout_seconds: float) -> str:
+def _start(model: Path, name: str, host: str, port: int, access: Access) -> psutil.Process:
+    command = [sys.executable, "-m", "finepoint.serving.supervisor", "--model", str(model.resolve()), "--name", name]
+    command += ["--host", host, "--port", str(port), *access.options()]
+    log = (os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    files = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 1, str(registry.log_path(name)), *log),
+        (os.POSIX_SPAWN_DUP2, 1, 2),
+    ]
+    # Not `subprocess`: it wants its children to end before it does, and this one is to stay.
+    return psutil.Process(os.posix_spawn(command[0], command, os.environ, file_actions=files, setsid=True))
+
+
+def _wait_until_healthy(process: psutil.Process, name: str, url: str, timeout_seconds: float) -> str:
     """Return the model's version once the server is healthy."""
     import httpx
 
     deadline = time.monotonic() + timeout_seconds
     while time.monotonic() < deadline:
-        if process.poll() is not None:
+        if (code := _exit_code(process)) is not None:
             words = _log_end(name)
-            kind = ConfigurationError if process.returncode == 2 else EndpointError
+            kind = ConfigurationError if code == 2 else EndpointError
             raise kind(f"the server of endpoint {name!r} could not start: {words}")
         try:
-            answer = httpx.get(f"{url}/ping", timeout=2, trust_env=False)
+            answer = httpx.get(f"{url}/ping", timeout=2, trust_env=False, verify=not url.startswith("https"))
             if answer.status_code == 200 and answer.json().get("endpoint") == name:
                 return str(answer.json()["model_version"])
         except (httpx.HTTPError, ValueError):
             pass  # not there yet
         time.sleep(_POLL_SECONDS)
     raise EndpointError(f"endpoint {name!r} was not healthy after {timeout_seconds:.0f} s: {_log_end(name)}")
+
+
+def _exit_code(process: psutil.Process) -> int | None:
+    try:
+        code = process.wait(timeout=0)
+        return 1 if code is None else int(code)
+    except psutil.TimeoutExpired:
+        return None
 
 
 def _log_end(name: str) -> str:
@@ -197,7 +261,7 @@ def _end(process: psutil.Process | None) -> None:
         return
     try:
         os.kill(process.pid, signal.SIGTERM)
-        process.wait(timeout=_GRACE_SECONDS)
+        process.wait(timeout=_GRACE_SECONDS + 5)  # the supervisor gives its worker the grace
     except psutil.TimeoutExpired:
         process.kill()
     except (psutil.NoSuchProcess, ProcessLookupError):

@@ -69,6 +69,16 @@ def log_path(name: str) -> Path:
     return folder() / f"{name}.log"
 
 
+def wanted_path(name: str) -> Path:
+    """Return where an update of an endpoint is written down for its supervisor."""
+    return folder() / "updates" / f"{name}.wanted"
+
+
+def outcome_path(name: str) -> Path:
+    """Return where an endpoint's supervisor writes how an update went."""
+    return folder() / "updates" / f"{name}.outcome"
+
+
 @contextmanager
 def locked() -> Iterator[None]:
     """Hold the registry's lock: nobody else deploys or removes an endpoint meanwhile."""
@@ -83,7 +93,9 @@ def write(record: EndpointRecord) -> None:
 
 
 def remove(name: str) -> None:
-    """Remove an endpoint's entry, if there is one."""
+    """Remove an endpoint's entry, if there is one, and what belongs to it."""
+    for path in (wanted_path(name), outcome_path(name)):
+        path.unlink(missing_ok=True)
     (folder() / f"{name}.json").unlink(missing_ok=True)
 
 

@@ -1,0 +1,199 @@
+"""Scripts with one planted bottleneck each: is it named first, and does the advice give what was predicted?
+
+    python benchmarks/bottlenecks.py [--only PLANT...] [--quick] [--json]
+
+On a machine that others use, their load is a bottleneck too, and is reported as one.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from finepoint.profiler.finishing import Judged, finish
+from finepoint.profiler.running import profile_script
+from reporting import Goal, parser, report
+
+SCRIPT = Path(__file__).parent / "bottleneck_script.py"
+CPU_GROUPS = Path("/sys/fs/cgroup/cpu")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A planted bottleneck.
+
+    Args:
+        plant: the function of the script.
+        rules: that name it rightly; none for a healthy script.
+        change: the key of the finding's change whose value the advised script takes.
+        predicted: whether the rule predicts a gain that can be measured here.
+    """
+
+    plant: str
+    rules: tuple[str, ...] = ()
+    change: str = ""
+    predicted: bool = True
+
+
+CASES = (
+    Case("no_workers", ("DataLoaderWorkers",), "num_workers"),
+    Case("sleep", ("DataLoaderWorkers",), "num_workers"),
+    Case("slow_decode", ("DecodeBound",)),
+    Case("huge_images", ("Oversized",), "image_side"),
+    Case("png", ("SlowImageFormat",)),
+    Case("many_workers", ("DataLoaderWorkers",), "num_workers"),
+    Case("slow_python", ("SlowPython",)),
+    Case("leak", ("MemoryLeak",), predicted=False),
+    Case("tiny_batch", ("TinyBatch",), "batch_size"),
+    Case("checkpoints", ("CheckpointTooOften",), "save_every"),
+    Case("neighbour", ("BusyNeighbour",)),
+    Case("throttled", ("Throttled",)),
+    Case("many_threads", ("ThreadOversubscription",), "threads", predicted=False),
+    Case("frozen", ("RecomputedFeatures",)),
+    Case("evaluation", ("EvaluationShare",)),
+    Case("healthy_convolutions"),
+    Case("healthy_tensors"),
+    Case("healthy_transformer"),
+)
+
+
+def main() -> None:
+    arguments = parser(__doc__.splitlines()[0])
+    arguments.add_argument("--only", nargs="*", help="plants to run")
+    given = arguments.parse_args()
+    cases = [case for case in CASES if not given.only or case.plant in given.only]
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_images(folder)
+        for case in cases:
+            row = run_case(case, folder, 0.5 if given.quick else 1.0)
+            if row is not None:
+                rows.append(row)
+                print(row, file=sys.stderr)
+    planted = [row for row in rows if row["rule"]]
+    healthy = [row for row in rows if not row["rule"]]
+    judged = [row for row in planted if row["ratio"] is not None]
+    goals = []
+    if planted:
+        goals.append(Goal("right finding on top, share", _share(row["right"] for row in planted), 0.95))
+    if healthy:
+        goals.append(Goal("healthy scripts without a finding, share", _share(not row["found"] for row in healthy), 1.0))
+    if judged:
+        within = _share(abs(row["ratio"] - 1) <= 0.25 for row in judged)
+        goals.append(Goal("measured gain within 25 % of the prediction, share", within, 0.8))
+    report("Planted bottlenecks", rows, goals, as_json=given.json, notes=NOTES)
+
+
+NOTES = (
+    "gain: seconds of the loop before, by seconds after the advice. ratio: measured by predicted gain. Synchronising "
+    "at every step is not planted: without a GPU it costs nothing."
+)
+
+
+def run_case(case: Case, folder: Path, scale: float) -> dict[str, Any] | None:
+    with cpu_limit(case.plant == "throttled") as environment, neighbours(2 if case.plant == "neighbour" else 0):
+        if environment is None:
+            print("throttled: no writable control group for the processor here; left out", file=sys.stderr)
+            return None
+        planted = _run(case.plant, [], folder, scale, environment)
+    fired = [result.rule for result in planted.findings]
+    row: dict[str, Any] = {
+        "plant": case.plant,
+        "rule": case.rules[0] if case.rules else "",
+        "found": ", ".join(fired),
+        "right": bool(fired) and fired[0] in case.rules,
+        "predicted": None,
+        "measured": None,
+        "ratio": None,
+    }
+    if not row["right"] or not case.rules:
+        return row
+    evidence = planted.findings[0].evidence
+    value = (evidence["change"] or {}).get(case.change, 0)
+    advised = _run(case.plant, ["--advised", "--value", str(value)], folder, scale, dict(os.environ))
+    measured = planted.recording.loop_seconds / advised.recording.loop_seconds
+    row["measured"] = round(measured, 2)
+    if case.predicted and evidence["predicted_speedup"]:
+        row["predicted"] = round(evidence["predicted_speedup"], 2)
+        row["ratio"] = round(measured / evidence["predicted_speedup"], 2)
+    return row
+
+
+def _run(plant: str, more: list[str], folder: Path, scale: float, environment: dict[str, str]) -> Judged:
+    with tempfile.TemporaryDirectory(dir=folder) as job:
+        command = [str(SCRIPT), plant, *more, "--folder", str(folder), "--scale", str(scale)]
+        done = profile_script(command, Path(job), interval_ms=100, environment=environment, quiet=True)
+        if done.exit_code:
+            raise SystemExit((Path(job) / "logs.txt").read_text())
+        return finish(Path(job))
+
+
+def _share(values: Iterator[bool]) -> float:
+    listed = list(values)
+    return sum(listed) / len(listed)
+
+
+def make_images(folder: Path) -> None:
+    """Write noise with a photograph's spectrum: 400 x 533 and 640 x 640 JPEG, the latter as PNG, and 3000 x 2000."""
+    for name, count, (width, height), suffix in (
+        ("photos", 40, (400, 533), "jpg"),
+        ("large", 24, (640, 640), "jpg"),
+        ("png", 24, (640, 640), "png"),
+        ("huge", 10, (3000, 2000), "jpg"),
+    ):
+        (folder / name).mkdir()
+        for number in range(count):
+            generator = np.random.default_rng(number)
+            picture = np.full((height, width, 3), 128.0)
+            for power in range(2, 8):
+                layer = np.clip(generator.normal(128, 90 / power, (2**power, 2**power, 3)), 0, 255).astype(np.uint8)
+                scaled = Image.fromarray(layer).resize((width, height), Image.Resampling.BICUBIC)
+                picture += np.asarray(scaled, float) - 128
+            image = Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8))
+            image.save(folder / name / f"{number:03d}.{suffix}", quality=88)
+
+
+@contextmanager
+def neighbours(count: int) -> Iterator[None]:
+    """Keep so many cores busy meanwhile."""
+    burning = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in burning:
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def cpu_limit(wanted: bool) -> Iterator[dict[str, str] | None]:
+    """Yield an environment that names a control group of 0.7 cores; None where none can be made."""
+    if not wanted:
+        yield dict(os.environ)
+        return
+    group = CPU_GROUPS / f"finepoint-benchmark-{os.getpid()}"
+    try:
+        group.mkdir()
+        (group / "cpu.cfs_quota_us").write_text("70000")
+    except OSError:
+        yield None
+        return
+    try:
+        yield {**os.environ, "BENCHMARK_CPU_GROUP": str(group)}
+    finally:
+        group.rmdir()
+
+
+if __name__ == "__main__":
+    main()

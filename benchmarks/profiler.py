@@ -1,0 +1,177 @@
+"""What profiling costs outside of the torch.profiler window, and whether its phases are those that py-spy sees.
+
+    python benchmarks/profiler.py [--py-spy PATH] [--quick] [--json]
+
+Cost: in one process, blocks of steps with the profiler and without it alternate, and each block is compared with the
+one after it; in the blocks without it the sampler is stopped too. Phases: py-spy samples the stacks of three
+scripts a hundred times a second while they are profiled.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from bottleneck_script import convolutions
+from bottlenecks import SCRIPT, make_images
+from finepoint.profiler.attachment import StepRecorder
+from finepoint.profiler.loading import LoadingRecorder
+from finepoint.profiler.recording import open_recording
+from finepoint.profiler.running import profiler_environment
+from finepoint.profiler.sampling import sampled
+from reporting import Goal, parser, report
+
+PHASED = ("no_workers", "slow_python", "checkpoints")
+# A function of a stack, by name and file, to the phase that it means; the outermost that is known decides.
+FRAMES = (
+    ("__next__", "dataloader.py", "data_wait"),
+    ("__iter__", "dataloader.py", "data_wait"),
+    ("backward", "autograd", "backward"),
+    ("save", "serialization.py", "checkpoint"),
+    ("step", "optim", "optimizer"),
+    ("_call_impl", "module.py", "forward"),
+)
+
+
+def main() -> None:
+    arguments = parser(__doc__.splitlines()[0])
+    arguments.add_argument(
+        "--py-spy", default=shutil.which("py-spy"), help="its executable; by default the one on PATH"
+    )
+    given = arguments.parse_args()
+    rows = [cost(name, make, 6 if given.quick else 16) for name, make in NETWORKS.items()]
+    goals = [Goal(f"speed with the profiler, {row['what']}", 1 - row["value"], 0.99) for row in rows]
+    if given.py_spy:
+        with tempfile.TemporaryDirectory() as name:
+            make_images(Path(name))
+            phases = [against_py_spy(plant, Path(name), given.py_spy, 0.5 if given.quick else 1.0) for plant in PHASED]
+        rows += phases
+        goals += [Goal(f"3 points less the largest difference, {row['what']}", 3 - row["value"], 0) for row in phases]
+    else:
+        print("py-spy is not on PATH; its comparison is left out", file=sys.stderr)
+    report("The profiler", rows, goals, as_json=given.json)
+
+
+def cost(name: str, make: Callable[[], tuple[nn.Module, torch.Tensor]], pairs: int) -> dict[str, Any]:
+    """Return the share that profiling adds to a step: the median over pairs of blocks."""
+    torch.manual_seed(0)
+    model, inputs = make()
+    loader = DataLoader(TensorDataset(inputs, torch.arange(len(inputs)) % 10), 16)
+    optimizer, criterion = torch.optim.SGD(model.parameters(), lr=0.01), nn.CrossEntropyLoss()
+
+    def block(seconds: float) -> float:
+        """Return the seconds of a step, the median over a block."""
+        times, end = [], time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            for images, labels in loader:
+                began = time.perf_counter()
+                loss = criterion(model(images), labels)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                loss.item()
+                times.append(time.perf_counter() - began)
+        return statistics.fmean(times)
+
+    block(1.0)
+    added = []
+    with tempfile.TemporaryDirectory() as folder, sampled(Path(folder), os.getpid()) as sampler:
+        while not (Path(folder) / "sampler.json").is_file():
+            time.sleep(0.05)
+        for number in range(pairs):
+            both = {}
+            # Which of the two comes first alternates, so that a drift of the machine favours neither.
+            for profiled in (True, False) if number % 2 else (False, True):
+                os.kill(sampler.pid, signal.SIGCONT if profiled else signal.SIGSTOP)
+                recorder = StepRecorder(Path(folder), LoadingRecorder(Path(folder)))
+                if profiled:
+                    recorder.subscribe(cuda=False)
+                both[profiled] = block(1.5)
+                if profiled:
+                    recorder.close()
+            added.append(both[True] / both[False] - 1)
+        os.kill(sampler.pid, signal.SIGCONT)
+        sampler.ended(0)
+    value = statistics.median(added)
+    spread = f"{100 * min(added):.1f} to {100 * max(added):.1f} %"
+    return {"what": name, "value": round(value, 4), "unit": "share of a step added", "spread": spread}
+
+
+def _tiny() -> tuple[nn.Module, torch.Tensor]:
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 64), nn.ReLU(), nn.Linear(64, 10)), torch.rand(
+        640, 3, 32, 32
+    )
+
+
+def _small() -> tuple[nn.Module, torch.Tensor]:
+    return convolutions(24), torch.rand(320, 3, 32, 32)
+
+
+NETWORKS = {"an MLP of three layers": _tiny, "a small convolution network": _small}
+
+
+def against_py_spy(plant: str, folder: Path, py_spy: str, scale: float) -> dict[str, Any]:
+    """Return the largest difference of a phase's share, in percentage points, between ours and py-spy's."""
+    with tempfile.TemporaryDirectory(dir=folder) as job:
+        output, stacks = Path(job) / "profiler-output", Path(job) / "stacks.txt"
+        command = [sys.executable, str(SCRIPT), plant, "--folder", str(folder), "--scale", str(scale)]
+        subprocess.run(
+            [py_spy, "record", "--format", "raw", "--rate", "100", "--output", str(stacks), "--", *command],
+            env=profiler_environment(output),
+            check=True,
+            capture_output=True,
+        )
+        ours = open_recording(Path(job)).phases()
+        theirs = phases_of_stacks(stacks.read_text())
+    differences = {name: 100 * (ours[name] - theirs.get(name, 0.0)) for name in ours}
+    worst = max(differences, key=lambda name: abs(differences[name]))
+    return {
+        "what": plant,
+        "value": round(abs(differences[worst]), 2),
+        "unit": "points apart at most",
+        "spread": f"{worst}: {100 * ours[worst]:.1f} % and {100 * theirs.get(worst, 0.0):.1f} %",
+    }
+
+
+def phases_of_stacks(text: str) -> dict[str, float]:
+    """Return the share of each phase among the stacks that are inside the training loop.
+
+    >>> phases_of_stacks("main (a.py:1);train (a.py:2);step (torch/optim/adam.py:3) 3\\nmain (a.py:1);train (a.py:9) 1")
+    {'optimizer': 0.75, 'other': 0.25}
+    """
+    counts: Counter[str] = Counter()
+    for line in text.splitlines():
+        stack, _, count = line.rpartition(" ")
+        frames = stack.split(";")
+        if any(frame.startswith("train (") for frame in frames):
+            counts[_phase(frames)] += int(count)
+    total = sum(counts.values())
+    return {name: count / total for name, count in counts.items()}
+
+
+def _phase(frames: list[str]) -> str:
+    # From outside: what a data loader calls is loading, whatever it is.
+    for frame in frames:
+        function, _, place = frame.partition(" (")
+        for name, file, phase in FRAMES:
+            if function == name and file in place:
+                return phase
+    return "other"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""The SDK's words for debugger and profiler: rules, hook and collection configurations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from finepoint.debugger.rules.base import find_rule
+from finepoint.errors import ConfigurationError
+
+
+@dataclass(frozen=True)
+class CollectionConfig:
+    """A collection of tensors that smdebug's hook saves; parameters are strings, as in `debughookconfig.json`."""
+
+    name: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry of `debughookconfig.json`."""
+        values = {key: str(value) for key, value in (self.parameters or {}).items()}
+        return {"CollectionName": self.name, "CollectionParameters": values}
+
+
+@dataclass(frozen=True)
+class DebuggerHookConfig:
+    """What smdebug's hook saves; the S3 address has no meaning here, the job's `debug-output` takes its place."""
+
+    s3_output_path: str | None = None
+    container_local_output_path: str | None = None
+    hook_parameters: Mapping[str, Any] | None = None
+    collection_configs: Sequence[CollectionConfig] | None = None
+
+    def to_json(self, more: Sequence[CollectionConfig] = ()) -> dict[str, Any]:
+        """Return `debughookconfig.json` with these collections and more."""
+        made: dict[str, Any] = {}
+        if self.hook_parameters:
+            made["HookParameters"] = {key: str(value) for key, value in self.hook_parameters.items()}
+        collections = {collection.name: collection for collection in (*more, *(self.collection_configs or ()))}
+        if collections:
+            made["CollectionConfigurations"] = [collection.to_json() for collection in collections.values()]
+        return made
+
+
+@dataclass(frozen=True)
+class RuleConfig:
+    """A built-in rule: what `rule_configs.NAME()` returns."""
+
+    name: str
+    profiler: bool = False
+
+
+class _RuleConfigs:
+    """The built-in rules by the SDK's names: `rule_configs.vanishing_gradient()`, `rule_configs.ProfilerReport()`."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+
+        def configuration(**parameters: Any) -> RuleConfig:
+            if name[0].isupper():
+                return RuleConfig(name, profiler=True)
+            return RuleConfig(find_rule(name).__name__)
+
+        return configuration
+
+
+rule_configs = _RuleConfigs()
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule that judges a job; make it with `Rule.sagemaker`."""
+
+    name: str
+    rule: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    collections: tuple[CollectionConfig, ...] = ()
+    stops: bool = False
+
+    @classmethod
+    def sagemaker(
+        cls,
+        base_config: RuleConfig,
+        name: str | None = None,
+        container_local_output_path: str | None = None,
+        s3_output_path: str | None = None,
+        other_trials_s3_input_paths: Sequence[str] | None = None,
+        rule_parameters: Mapping[str, Any] | None = None,
+        collections_to_save: Sequence[CollectionConfig] | None = None,
+        actions: Any = None,
+    ) -> Rule:
+        """Return a built-in rule, with its parameters.
+
+        Raises:
+            ConfigurationError: it compares several jobs, or has actions; that is not supported here.
+        """
+        mistakes = []
+        if base_config.profiler:
+            mistakes.append(f"{base_config.name} is a profiler's rule; use ProfilerRule.sagemaker")
+        if other_trials_s3_input_paths:
+            mistakes.append("other_trials_s3_input_paths is not supported here; see `finepoint debug compare`")
+        if actions is not None:
+            mistakes.append("actions is not supported here; `finepoint train --debug --stop-on RULE` stops a job")
+        if mistakes:
+            raise ConfigurationError(mistakes)
+        parameters = {key: value for key, value in (rule_parameters or {}).items() if key != "rule_to_invoke"}
+        return cls(name or base_config.name, base_config.name, parameters, tuple(collections_to_save or ()))
+
+    @classmethod
+    def custom(cls, *arguments: Any, **named: Any) -> Rule:
+        """Refuse: a rule of one's own is a class here.
+
+        Raises:
+            ConfigurationError: always.
+        """
+        raise ConfigurationError("Rule.custom runs a container; write a class with @rule instead (docs/debugger.md)")
+
+
+@dataclass(frozen=True)
+class ProfilerRule:
+    """A rule of the profiler; make it with `ProfilerRule.sagemaker`."""
+
+    name: str
+
+    @classmethod
+    def sagemaker(cls, base_config: RuleConfig, name: str | None = None, **named: Any) -> ProfilerRule:
+        """Return a built-in rule of the profiler."""
+        return cls(name or base_config.name)
+
+
+@dataclass(frozen=True)
+class FrameworkProfile:
+    """What the profiler watches in the framework."""
+
+    local_path: str | None = None
+    file_max_size: int | None = None
+    file_close_interval: int | None = None
+    file_open_fail_threshold: int | None = None
+    start_step: int | None = None
+    num_steps: int | None = None
+
+
+@dataclass(frozen=True)
+class ProfilerConfig:
+    """How often the profiler looks, and at what."""
+
+    s3_output_path: str | None = None
+    system_monitor_interval_millis: int | None = None
+    framework_profile_params: FrameworkProfile | None = None
+
+
+def debugger_of(rules: Sequence[Any], hook: Any) -> dict[str, Any] | None:
+    """Return a job's `debugger` configuration.
+
+    Args:
+        rules: `Rule` and `ProfilerRule` objects.
+        hook: a `DebuggerHookConfig`, None, or False.
+
+    Raises:
+        ConfigurationError: rules or parameters that there are not.
+    """
+    from finepoint.engines.debugging import debugger_configuration
+
+    judged = [rule for rule in rules if isinstance(rule, Rule)]
+    if not judged and not isinstance(hook, DebuggerHookConfig):
+        return None
+    more = [collection for rule in judged for collection in rule.collections]
+    configuration = hook if isinstance(hook, DebuggerHookConfig) else DebuggerHookConfig()
+    return debugger_configuration(
+        attach=bool(judged),
+        hook=configuration.to_json(more),
+        rules={rule.rule: dict(rule.parameters) for rule in judged},
+    )
+
+
+def profiler_of(rules: Sequence[Any], config: ProfilerConfig | None) -> dict[str, Any] | None:
+    """Return a job's `profiler` configuration: there is one where a profiler's rule or a configuration is given.
+
+    Raises:
+        ConfigurationError: the interval is out of its range.
+    """
+    from finepoint.engines.profiling import profiler_configuration
+
+    if config is None and not any(isinstance(rule, ProfilerRule) for rule in rules):
+        return None
+    settings = config or ProfilerConfig()
+    framework = settings.framework_profile_params
+    given = {"interval_ms": settings.system_monitor_interval_millis}
+    return profiler_configuration(
+        **{name: value for name, value in given.items() if value is not None},
+        profile_steps=(framework.num_steps or 0) if framework else 0,
+    )

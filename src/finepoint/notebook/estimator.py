@@ -1,0 +1,293 @@
+"""The estimator: a script's job, fitted, judged, deployed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from finepoint.engines.debugging import read_results
+from finepoint.engines.jobs import find_job, job_name, read_log, start, state_of, stop, wait
+from finepoint.engines.metrics import MetricDefinition
+from finepoint.engines.records import JobFolder
+from finepoint.engines.spec import TORCH_DISTRIBUTED, JobSpec, Limits, Resources
+from finepoint.errors import ConfigurationError, JobError
+from finepoint.notebook.arguments import take, tell
+from finepoint.notebook.debugging import debugger_of, profiler_of
+from finepoint.notebook.model import PyTorchModel
+from finepoint.notebook.session import channels_of, local_path
+from finepoint.report.profiling import write_profiler_report
+from finepoint.results import RuleResult
+from finepoint.runs.folder import runs_dir
+
+_CHECKPOINTS = "/opt/ml/checkpoints"
+
+
+class TrainingJob:
+    """A job that was started.
+
+    Attributes:
+        job_name: its name.
+        folder: where everything of it lies.
+    """
+
+    def __init__(self, folder: JobFolder) -> None:
+        self.folder = folder
+        self.job_name = folder.path.name
+        self.name = self.job_name
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the SDK's `describe` says of it, as far as it means something here."""
+        record = state_of(self.folder)
+        return {
+            "TrainingJobName": self.job_name,
+            "TrainingJobStatus": record["status"],
+            "FailureReason": record["failure"],
+            "HyperParameters": encoded(record["spec"]),
+            "FinalMetricDataList": [
+                {"MetricName": name, "Value": value} for name, value in record.get("metrics", {}).items()
+            ],
+            "TrainingStartTime": record["started_at"],
+            "TrainingEndTime": record["finished_at"],
+            "ModelArtifacts": {"S3ModelArtifacts": str(self.folder.model)},
+            "DebugRuleEvaluationStatuses": rule_statuses(self.folder),
+        }
+
+    def wait(self, logs: bool = True) -> None:
+        """Wait until it has ended, printing what it prints.
+
+        Raises:
+            JobError: it failed.
+        """
+        try:
+            for line in read_log(self.folder, follow=True) if logs else ():
+                tell(line.rstrip("\n"))
+            record = wait(self.folder)
+        except KeyboardInterrupt:
+            tell(f"Job {self.job_name} goes on; .stop() ends it, .logs() shows it")
+            raise
+        if record.get("profiler_rules"):
+            tell(f"Profile: {write_profiler_report(self.folder.path)}")
+        if record["status"] == "Failed":
+            raise JobError(f"job {self.job_name} failed. {record['failure']}")
+        tell(f"Job {self.job_name}: {record['status']}. {record['failure']}".rstrip())
+
+    def stop(self) -> None:
+        """End it."""
+        stop(self.folder)
+
+
+class PyTorch:
+    """A script by the SDK's `PyTorch` estimator; docs/notebook.md says what each argument does here.
+
+    Raises:
+        ConfigurationError: arguments that would change the result and are not supported here; all are named.
+    """
+
+    def __init__(
+        self,
+        entry_point: str,
+        framework_version: str | None = None,
+        py_version: str | None = None,
+        source_dir: str | None = None,
+        hyperparameters: Mapping[str, Any] | None = None,
+        image_uri: str | None = None,
+        distribution: Mapping[str, Any] | None = None,
+        role: str | None = None,
+        instance_count: int = 1,
+        instance_type: str | None = None,
+        *,
+        base_job_name: str | None = None,
+        metric_definitions: Sequence[Mapping[str, str]] | None = None,
+        rules: Sequence[Any] | None = None,
+        debugger_hook_config: Any = None,
+        profiler_config: Any = None,
+        max_run: float | None = None,
+        checkpoint_s3_uri: str | None = None,
+        checkpoint_local_path: str | None = None,
+        environment: Mapping[str, str] | None = None,
+        input_mode: str | None = None,
+        **others: Any,
+    ) -> None:
+        mistakes = []
+        if checkpoint_local_path not in (None, _CHECKPOINTS):
+            mistakes.append(f"checkpoint_local_path is {checkpoint_local_path!r}; here it is always {_CHECKPOINTS}")
+        if input_mode not in (None, "File", "FastFile"):
+            mistakes.append(f"input_mode is {input_mode!r}; here it is File or FastFile")
+        cloud = {"framework_version": framework_version, "py_version": py_version, "image_uri": image_uri}
+        try:
+            self._distribution = _distribution_of(distribution)
+        except ConfigurationError as error:
+            mistakes += error.mistakes
+        try:
+            kept = take("PyTorch", {**cloud, "role": role, "instance_type": instance_type, **others})
+        except ConfigurationError as error:
+            mistakes += error.mistakes
+        if mistakes:
+            raise ConfigurationError(mistakes)
+        self.entry_point, self.source_dir = entry_point, source_dir
+        self.base_job_name = base_job_name or Path(entry_point).stem
+        self.metric_definitions = tuple(
+            MetricDefinition(metric["Name"], metric["Regex"]) for metric in metric_definitions or ()
+        )
+        self.instance_count, self.max_run, self.role = instance_count, max_run, role
+        self.checkpoint_s3_uri = checkpoint_s3_uri
+        self.output_path = str(runs_dir().resolve())
+        self.latest_training_job: TrainingJob | None = None
+        self._hyperparameters = dict(hyperparameters or {})
+        self._environment = dict(environment or {})
+        self._tags = kept
+        self._debugger = debugger_of(rules or (), debugger_hook_config)
+        self._profiler = profiler_of(rules or (), profiler_config)
+
+    @classmethod
+    def attach(cls, training_job_name: str, sagemaker_session: Any = None) -> PyTorch:
+        """Return the estimator of a job of an earlier session.
+
+        Raises:
+            NotFoundError: there is no such job.
+        """
+        return cls._of(TrainingJob(find_job(training_job_name, runs_dir())))
+
+    @classmethod
+    def _of(cls, job: TrainingJob) -> PyTorch:
+        spec = state_of(job.folder)["spec"]
+        made = cls(spec["entry_point"], source_dir=spec["source_dir"])
+        made._hyperparameters = dict(spec["hyperparameters"])
+        made.metric_definitions = tuple(MetricDefinition(**metric) for metric in spec["metric_definitions"])
+        made.instance_count = spec["resources"]["instance_count"]
+        made.latest_training_job = job
+        return made
+
+    def hyperparameters(self) -> dict[str, str]:
+        """Return the hyperparameters as the SDK does: JSON-encoded, so that text has quotation marks around it."""
+        if self.latest_training_job is not None:
+            return encoded(state_of(self.latest_training_job.folder)["spec"])
+        return {name: json.dumps(value) for name, value in self._hyperparameters.items()}
+
+    def set_hyperparameters(self, **values: Any) -> None:
+        """Set or replace hyperparameters."""
+        self._hyperparameters |= values
+
+    def fit(
+        self, inputs: Any = None, wait: bool = True, logs: Any = True, job_name: str | None = None, **others: Any
+    ) -> None:
+        """Run the script on data.
+
+        Args:
+            inputs: a folder, or a folder by channel; also `s3://` addresses of `Session().upload_data`.
+            wait: until it has ended; otherwise it goes on in the background.
+            logs: print what it prints.
+            job_name: of the job; by default made from base_job_name and the time.
+            others: recorded (experiment_config) or refused.
+
+        Raises:
+            ConfigurationError: what was given cannot be used; all mistakes are listed.
+            JobError: the script failed.
+        """
+        take("fit", others)
+        spec = self.spec(_name(self.base_job_name, job_name), channels_of(inputs))
+        self.latest_training_job = TrainingJob(start(runs_dir() / spec.name, spec))
+        tell(f"Job {spec.name}")
+        if wait:
+            self.latest_training_job.wait(bool(logs))
+
+    def spec(self, name: str, channels: Mapping[str, Any]) -> JobSpec:
+        """Return the job that `fit` runs."""
+        source = Path(self.source_dir) if self.source_dir else Path(self.entry_point)
+        return JobSpec(
+            name,
+            entry_point=self.entry_point if self.source_dir and source.is_dir() else Path(self.entry_point).name,
+            source_dir=str(source.resolve()),
+            hyperparameters=self._hyperparameters,
+            channels=channels,
+            resources=Resources(self.instance_count),
+            limits=Limits(self.max_run),
+            metric_definitions=self.metric_definitions,
+            distribution=self._distribution,
+            checkpoint_location=local_path(self.checkpoint_s3_uri) if self.checkpoint_s3_uri else "",
+            debugger=self._debugger,
+            profiler=self._profiler,
+            environment=self._environment,
+            tags=self._tags,
+        )
+
+    @property
+    def model_data(self) -> str:
+        """Where the job's model.tar.gz is."""
+        return str(self._job().folder.model)
+
+    def logs(self) -> None:
+        """Print what the job printed so far."""
+        for line in read_log(self._job().folder):
+            tell(line.rstrip("\n"))
+
+    def latest_job_debugger_artifacts_path(self) -> str:
+        """Return the folder for `create_trial`: what the script's own hook saved, or else what was recorded of it."""
+        output = self._job().folder.path / "debug-output"
+        own = output / "tensors"
+        return str(own if own.is_dir() else output)
+
+    def latest_job_profiler_artifacts_path(self) -> str:
+        """Return the folder of the job's profile."""
+        return str(self._job().folder.path / "profiler-output")
+
+    def rule_job_summary(self) -> list[dict[str, Any]]:
+        """Return what the rules say of the job; `Error` and `NotApplicable` are no pass."""
+        return rule_statuses(self._job().folder)
+
+    def create_model(self, **others: Any) -> PyTorchModel:
+        """Return the job's model, to be served by the script or by the entry_point that is given."""
+        entry_point = others.pop("entry_point", self.entry_point)
+        source_dir = others.pop("source_dir", self.source_dir)
+        return PyTorchModel(self.model_data, entry_point=entry_point, source_dir=source_dir, **others)
+
+    def deploy(self, initial_instance_count: int = 1, instance_type: str | None = None, **others: Any) -> Any:
+        """Serve the job's model; arguments are those of `PyTorchModel.deploy`, and its entry_point."""
+        own = {name: others.pop(name) for name in ("entry_point", "source_dir", "predictor_cls") if name in others}
+        return self.create_model(**own).deploy(initial_instance_count, instance_type, **others)
+
+    def _job(self) -> TrainingJob:
+        if self.latest_training_job is None:
+            raise ConfigurationError("the estimator has not been fitted yet; call .fit({...}) first")
+        return self.latest_training_job
+
+
+def encoded(spec: Mapping[str, Any]) -> dict[str, str]:
+    """Return a job's hyperparameters as `hyperparameters.json` has them in SageMaker, the platform's own included."""
+    own = {"sagemaker_program": spec["entry_point"], "sagemaker_job_name": spec["name"]}
+    return {name: json.dumps(value) for name, value in {**spec["hyperparameters"], **own}.items()}
+
+
+def rule_statuses(folder: JobFolder) -> list[dict[str, Any]]:
+    """Return the SDK's summary of a job's rules."""
+    record = state_of(folder)
+    configuration = record["spec"].get("debugger") or {}
+    results = {result["rule"]: RuleResult(**result) for result in read_results(folder.path)}
+    summary = []
+    for name in results or configuration.get("rules") or {}:
+        result = results.get(name)
+        summary.append(
+            {
+                "RuleConfigurationName": name,
+                "RuleEvaluationStatus": result.status if result else "InProgress",
+                "StatusDetails": (result.meaning or result.reason) if result else "",
+                "LastModifiedTime": record["finished_at"],
+            }
+        )
+    return summary
+
+
+def _name(base: str, given: str | None) -> str:
+    return job_name(base, given)
+
+
+def _distribution_of(given: Mapping[str, Any] | None) -> str:
+    if not given:
+        return ""
+    if set(given) == {TORCH_DISTRIBUTED}:
+        return TORCH_DISTRIBUTED if given[TORCH_DISTRIBUTED].get("enabled") else ""
+    raise ConfigurationError(
+        f"distribution {', '.join(given)} is not supported on this machine; there is {TORCH_DISTRIBUTED}"
+    )

@@ -1,0 +1,355 @@
+"""The profiler inside a job's process: `finepoint.attaching` calls `attach` once torch has been imported.
+
+It subscribes to the job's moments (see `finepoint.instrumentation`), gives the time between them to phases, and writes
+rows into `profiler-output/steps`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import builtins
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from finepoint import instrumentation as moments
+from finepoint import transfers
+from finepoint.profiler.loading import LoadingRecorder
+from finepoint.profiler.network import NetworkProbe
+from finepoint.profiler.phases import PhaseClock
+from finepoint.profiler.segments import TableWriter
+from finepoint.profiler.window import Window
+
+STEPS = "steps"
+FOLDER_VARIABLE, WINDOW_VARIABLE = "FINEPOINT_PROFILER_DIR", "FINEPOINT_PROFILE_STEPS"
+# The function that a launcher names to `finepoint.attaching.environment_for`.
+ATTACHMENT = "finepoint.profiler.attachment:attach"
+# After so many steps the network is looked at; the first ones are unlike the rest.
+_PROBE_AT, _PROBE_STEPS = 3, 3
+# What subscribers' wrappers cost beside the callback itself, measured as 1 to 2 microseconds a moment.
+_WRAPPER_SECONDS = 1.5e-6
+
+
+def attach() -> None:
+    """Profile this process, as its environment says; in a loader's worker only what it loads."""
+    folder = Path(os.environ[FOLDER_VARIABLE])
+    loading = LoadingRecorder(folder)
+    loading.install()
+    if is_worker():
+        loading.watch_images()
+        return
+    steps = int(os.environ.get(WINDOW_VARIABLE, "0"))
+    recorder = StepRecorder(folder, loading, Window(folder, steps) if steps else None)
+    recorder.subscribe(cuda=torch.cuda.is_available())
+    recorder.watch_startup()
+    atexit.register(recorder.close)
+
+
+class StepRecorder:
+    """Turns moments into rows.
+
+    Args:
+        folder: a job's `profiler-output`.
+        loading: is told when images may be watched.
+        window: of torch.profiler, where one is wanted.
+    """
+
+    def __init__(self, folder: Path, loading: LoadingRecorder, window: Window | None = None) -> None:
+        rank = os.environ.get("RANK", "0")
+        self._writer = TableWriter(folder / STEPS, f"rank{rank}-{os.getpid()}")
+        self._pid, self._thread = os.getpid(), threading.get_ident()
+        self._labels = {"pid": float(self._pid), "rank": float(rank) if rank.isdigit() else 0.0}
+        # Up to now Python and torch were imported.
+        self.clock = PhaseClock(
+            lambda row: self._writer.append(row | self._labels),
+            _process_start(),
+            hook_clock=lambda: moments.hook_time.seconds,
+            first="import",
+        )
+        self.clock.leave("import")
+        self._loading, self._window = loading, window
+        self._loaders: dict[int, dict[str, Any]] = {}
+        self._facts: dict[str, Any] = {
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "cuda": torch.cuda.is_available(),
+            "argv": sys.argv,
+        }
+        self._subscriptions: list[moments.Subscription] = []
+        self._probe: NetworkProbe | None = None
+        self._fresh = self._waited = False
+        self._steps = 0
+        self._forward_began = 0.0
+        self._stop_watching_startup: Callable[[], None] | None = None
+
+    def subscribe(self, *, cuda: bool) -> None:
+        """Watch this process; where it has a CUDA device, copies to it and waits for it too."""
+        pairs: list[tuple[moments.Event[Any], Callable[..., None]]] = [
+            (moments.LOADER_BEGIN, self._loader_begins),
+            (moments.LOADER_READY, self._loader_ready),
+            (moments.WAIT, self._waits),
+            (moments.BATCH, self._batch),
+            (moments.OUTER, self._outer),
+            (moments.BACKWARD_BEGIN, self._backward_begins),
+            (moments.BACKWARD_END, self._backward_ends),
+            (moments.STEP_BEGIN, self._step_begins),
+            (moments.STEP_END, self._step_ends),
+            (transfers.SAVE, self._saves),
+        ]
+        if cuda:
+            pairs += [(transfers.COPY, self._copies), (transfers.SYNC, self._syncs)]
+        self._subscriptions = [event.subscribe(callback) for event, callback in pairs]
+
+    def watch_startup(self) -> None:
+        """Give the time before the first step to imports, loading of weights and listing of data."""
+        self._stop_watching_startup = _startup_phases(self.clock)
+
+    def close(self) -> None:
+        """Stop watching and put everything on disk; in a forked child nothing."""
+        for subscription in self._subscriptions:
+            subscription.close()
+        if os.getpid() != self._pid:
+            return
+        if self._window is not None:
+            self._window.close(self.clock)
+        self.clock.close()
+        self._note()
+        self._writer.seal()
+        self._loading.flush()
+
+    def _note(self) -> None:
+        self._facts["threads"] = torch.get_num_threads()
+        if self._probe is not None:
+            self._facts["networks"] = self._probe.networks()
+        self._facts["loaders"] = list(self._loaders.values())
+        self._facts["moments"] = self.clock.transitions
+        self._facts["seconds_per_moment"] = _seconds_per_moment() + _WRAPPER_SECONDS
+        self._writer.note(f"facts/{self._pid}", self._facts)
+
+    def _elsewhere(self) -> bool:
+        # Forked children and other threads (of DataParallel, of a pin-memory loader) are not the loop.
+        return threading.get_ident() != self._thread or os.getpid() != self._pid
+
+    def _enter(self, phase: str) -> None:
+        # While a batch is waited for, the dataset may call modules (torchvision's transforms are some) and copy.
+        if not self._elsewhere() and self.clock.phase != "data_wait":
+            self.clock.enter(phase)
+
+    def _leave(self, phase: str) -> None:
+        if not self._elsewhere():
+            self.clock.leave(phase)
+
+    def _loader_begins(self, loader: Any) -> None:
+        if self._elsewhere() or self.clock.phase == "data_wait":
+            return
+        self._loop_begins()
+        self._loading.watch_images()
+        self.clock.boundary()
+        self._after_row()
+        self.clock.enter("data_wait")
+
+    def _loader_ready(self, loader: Any) -> None:
+        self._leave("data_wait")
+        self._fresh = True
+
+    def _waits(self, loader: Any) -> None:
+        if self._elsewhere() or self.clock.phase == "data_wait":
+            return
+        if not self._fresh:  # else the row began with the making of the iterator
+            self.clock.boundary()
+            self._after_row()
+        self._fresh, self._waited = False, True
+        known = self._loaders.get(id(loader))
+        if known is None:
+            known = self._loaders[id(loader)] = _loader_facts(loader, len(self._loaders))
+        self.clock.loader = known["number"]
+        self.clock.wait()
+
+    def _batch(self, loader: Any, batch: Any, waited: float) -> None:
+        if self._elsewhere():
+            return
+        tensor = _first_tensor(batch)
+        self.clock.got_batch(len(tensor) if tensor is not None and tensor.ndim else 0)
+        known = self._loaders.get(id(loader))
+        if known is not None and known["shape"] is None and tensor is not None:
+            known |= {"shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}
+
+    def _outer(self, module: nn.Module, begins: bool) -> None:
+        if self._elsewhere() or self.clock.phase == "data_wait":
+            return
+        if begins:
+            self._forward_began = time.perf_counter()
+            self.clock.enter("forward")
+            return
+        self.clock.leave("forward")
+        self.clock.count("forwards")
+        if not torch.is_grad_enabled():
+            self.clock.count("frozen_forward", time.perf_counter() - self._forward_began)
+
+    def _backward_begins(self, tensors: Any) -> None:
+        if not self.clock.in_loop:
+            self._loop_begins()
+            self.clock.boundary()
+        self._enter("backward")
+
+    def _backward_ends(self, tensors: Any) -> None:
+        self._leave("backward")
+        self.clock.count("backwards")
+
+    def _step_begins(self, optimizer: torch.optim.Optimizer) -> None:
+        self._enter("optimizer")
+
+    def _step_ends(self, optimizer: torch.optim.Optimizer) -> None:
+        if self._elsewhere():
+            return
+        self.clock.leave("optimizer")
+        self.clock.count("steps")
+        self._steps += 1
+        if not self._waited:  # a loop without a loader: its steps are its rows
+            self.clock.boundary()
+            self._after_row()
+        self._waited = False
+
+    def _saves(self, begins: bool) -> None:
+        if begins:
+            self._enter("checkpoint")
+        elif self.clock.phase == "checkpoint":
+            self._leave("checkpoint")
+            self.clock.count("saves")
+
+    def _copies(self, tensor: Tensor, begins: bool) -> None:
+        if begins:
+            self._enter("copy")
+        else:
+            self._leave("copy")
+
+    def _syncs(self, tensor: Tensor, begins: bool) -> None:
+        if tensor.is_cuda and not begins and not self._elsewhere():
+            self.clock.count("syncs")
+
+    def _loop_begins(self) -> None:
+        if self._stop_watching_startup is not None:
+            self._stop_watching_startup()
+            self._stop_watching_startup = None
+
+    def _after_row(self) -> None:
+        """Between two rows: begin or end what lasts for some steps."""
+        if self._probe is None and self._steps >= _PROBE_AT:
+            self._probe = NetworkProbe(_PROBE_STEPS)
+        elif self._probe is not None and self._probe.step():
+            self._note()
+        if self._window is not None:
+            self._window.step(self.clock, self._steps)
+
+
+def is_worker() -> bool:
+    """Whether this process was made by multiprocessing's spawn or forkserver: a loader's worker, not the script."""
+    return any("--multiprocessing-fork" in word or "multiprocessing.forkserver" in word for word in sys.orig_argv)
+
+
+def _loader_facts(loader: Any, number: int) -> dict[str, Any]:
+    try:
+        batches: int | None = len(loader)
+    except TypeError:
+        batches = None
+    return {
+        "number": number,
+        "workers": loader.num_workers,
+        "batch_size": loader.batch_size,
+        "batches": batches,
+        "pin_memory": bool(loader.pin_memory),
+        "persistent_workers": bool(loader.persistent_workers),
+        "dataset": type(loader.dataset).__name__,
+        "shape": None,
+        "dtype": None,
+    }
+
+
+def _first_tensor(batch: Any) -> Tensor | None:
+    if isinstance(batch, Tensor):
+        return batch
+    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ()
+    return next((found for part in parts if (found := _first_tensor(part)) is not None), None)
+
+
+def _process_start() -> float:
+    import psutil
+
+    return float(psutil.Process().create_time())
+
+
+def _seconds_per_moment() -> float:
+    """Return what giving time to a phase costs, measured."""
+    clock = PhaseClock(lambda row: None, time.time())
+    began = time.perf_counter()
+    for _ in range(200):
+        clock.enter("forward")
+        clock.leave("forward")
+    return (time.perf_counter() - began) / 400
+
+
+def _startup_phases(clock: PhaseClock) -> Callable[[], None]:
+    """Watch imports, loading of weights and listing of data; return what stops that."""
+    plain_import = builtins.__import__
+    depth = 0
+
+    def watched_import(*args: Any, **kwargs: Any) -> Any:
+        nonlocal depth
+        if depth or clock.in_loop or clock.phase != "other":
+            return plain_import(*args, **kwargs)
+        depth += 1
+        try:
+            with _phase(clock, "import"):
+                return plain_import(*args, **kwargs)
+        finally:
+            depth -= 1
+            _watch_listing()
+
+    def around(original: Callable[..., Any], phase: str) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if clock.in_loop:
+                return original(*args, **kwargs)
+            with _phase(clock, phase):
+                return original(*args, **kwargs)
+
+        return call
+
+    replaced: list[tuple[Any, str, Any]] = []
+
+    def replace(owner: Any, name: str, phase: str) -> None:
+        replaced.append((owner, name, vars(owner)[name]))
+        setattr(owner, name, around(vars(owner)[name], phase))
+
+    def _watch_listing() -> None:
+        module = sys.modules.get("torchvision.datasets.folder")
+        folder = getattr(module, "DatasetFolder", None)
+        if folder is not None and not any(owner is folder for owner, *_ in replaced):
+            replace(folder, "__init__", "data_listing")
+
+    def stop() -> None:
+        if builtins.__import__ is watched_import:
+            builtins.__import__ = plain_import
+        for owner, name, original in replaced:
+            setattr(owner, name, original)
+
+    builtins.__import__ = watched_import
+    replace(torch, "load", "weights")
+    replace(nn.Module, "load_state_dict", "weights")
+    return stop
+
+
+@contextmanager
+def _phase(clock: PhaseClock, name: str) -> Iterator[None]:
+    clock.enter(name)
+    try:
+        yield
+    finally:
+        clock.leave(name)

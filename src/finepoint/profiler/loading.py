@@ -1,0 +1,106 @@
+"""What data loading is made of: fetching batches, and in it decoding images, in the job's process and its workers."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing import util
+from pathlib import Path
+from typing import Any
+
+from finepoint.profiler.segments import TableWriter
+
+LOADING = "loading"
+# Workers are often killed rather than asked to go, so that they write what they saw soon.
+_WRITE_SECONDS = 2.0
+
+
+class LoadingRecorder:
+    """Times what a loader's dataset does for each batch, in whatever process it does it.
+
+    Args:
+        folder: a job's `profiler-output`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / LOADING
+        self._pid = 0
+        self._images_watched = False
+        self._reset()
+
+    def install(self) -> None:
+        """Watch the fetching of batches from now on. Workers that are forked later inherit this."""
+        from torch.utils.data._utils import fetch
+
+        for kind in (fetch._MapDatasetFetcher, fetch._IterableDatasetFetcher):
+            kind.fetch = self._around_fetch(kind.fetch)  # type: ignore[method-assign]
+
+    def watch_images(self) -> None:
+        """Watch Pillow's decoding too, once the script has imported it."""
+        if "PIL.Image" not in sys.modules or self._images_watched:
+            return
+        from PIL.ImageFile import ImageFile  # Pillow itself imports it with the first image
+
+        self._images_watched = True
+        ImageFile.load = self._around_load(ImageFile.load)  # type: ignore[method-assign]
+
+    def flush(self) -> None:
+        """Put what this process saw on disk."""
+        if self._pid == os.getpid() and self._row["fetches"]:
+            self._writer.append({"time": time.time(), "pid": float(self._pid), **self._row})
+            self._writer.seal()
+        self._reset()
+
+    def _around_fetch(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def fetch(fetcher: Any, index: Any) -> Any:
+            self._own_process()
+            began, cpu = time.perf_counter(), time.thread_time()
+            try:
+                return original(fetcher, index)
+            finally:
+                now = time.perf_counter()
+                self._row["fetches"] += 1
+                self._row["items"] += len(index) if hasattr(index, "__len__") else 1
+                self._row["seconds"] += now - began
+                self._row["cpu"] += time.thread_time() - cpu
+                if now - self._began >= _WRITE_SECONDS:
+                    self.flush()
+
+        return fetch
+
+    def _around_load(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def load(image: Any, *args: Any, **kwargs: Any) -> Any:
+            if not getattr(image, "tile", None):  # it is decoded already
+                return original(image, *args, **kwargs)
+            began, cpu = time.perf_counter(), time.thread_time()
+            try:
+                return original(image, *args, **kwargs)
+            finally:
+                row = self._row
+                row["images"] += 1
+                row["decode_seconds"] += time.perf_counter() - began
+                row["decode_cpu"] += time.thread_time() - cpu
+                row["pixels"] += image.size[0] * image.size[1]
+                name = f"format/{image.format}"
+                row[name] = row.get(name, 0.0) + 1
+
+        return load
+
+    def _own_process(self) -> None:
+        """Begin anew in a process that was forked since."""
+        if self._pid == os.getpid():
+            return
+        self._pid = os.getpid()
+        self._writer = TableWriter(self._folder, str(self._pid))
+        self._reset()
+        # Written at the first fetch already: a short job's worker may see only one batch.
+        self._began -= _WRITE_SECONDS
+        util.Finalize(None, self.flush, exitpriority=10)
+
+    def _reset(self) -> None:
+        self._began = time.perf_counter()
+        self._row: dict[str, float] = dict.fromkeys(
+            ("fetches", "items", "seconds", "cpu", "images", "decode_seconds", "decode_cpu", "pixels"), 0.0
+        )

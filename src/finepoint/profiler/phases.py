@@ -1,0 +1,176 @@
+"""A clock that gives every moment of a process to one phase, so that the phases of a row add up to its seconds.
+
+Phases nest: what is entered last gets the time. Rows are a training step each, or an evaluation batch, or what lay
+between; steps too short to be worth a row share one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from enum import IntEnum
+
+PHASES = ("data_wait", "copy", "forward", "backward", "optimizer", "evaluation", "checkpoint", "hook", "other")
+STARTUP_PHASES = ("import", "weights", "data_listing", "other")
+# Steps shorter than this are added up: a row costs some microseconds, which a step of half a millisecond would feel.
+SHORTEST_ROW_SECONDS = 0.02
+_LABELS = ("time", "mode", "loader", "window")
+
+
+class Mode(IntEnum):
+    """What a row is about; the number is its `mode`."""
+
+    TRAIN = 0
+    EVALUATION = 1
+    BETWEEN = 2
+    STARTUP = 3
+
+
+class PhaseClock:
+    """Divides time among phases and writes rows.
+
+    Args:
+        write: takes each finished row.
+        started_at: when the process started, in seconds since the epoch.
+        clock: seconds that never go back.
+        cpu_clock: processor seconds of this process.
+        hook_clock: seconds that observers have worked so far; they are `hook`, whatever phase they worked in.
+        first: the phase that the time since the start belongs to, until it is left.
+
+    `loader` is the number of the loader that batches come from, `window` whether torch.profiler runs; both are noted
+    in each row.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[dict[str, float]], None],
+        started_at: float,
+        *,
+        clock: Callable[[], float] = time.perf_counter,
+        cpu_clock: Callable[[], float] = time.process_time,
+        hook_clock: Callable[[], float] = lambda: 0.0,
+        first: str = "other",
+    ) -> None:
+        self._write, self._clock, self._cpu_clock, self._hook_clock = write, clock, cpu_clock, hook_clock
+        self._hooked = hook_clock()
+        self._epoch = time.time() - clock()
+        self._stack = ["other", first]
+        self._seconds: dict[str, float] = {}
+        self._last = self._row_began = started_at - self._epoch
+        self._cpu = 0.0
+        self._waiting_cpu: float | None = None
+        self._pending: dict[str, float] | None = None
+        self.transitions = 0
+        self.in_loop = False
+        self.loader = -1
+        self.window = False
+        self._counts = _no_counts()
+
+    @property
+    def phase(self) -> str:
+        """The phase that gets the time now."""
+        return self._stack[-1]
+
+    def enter(self, phase: str) -> None:
+        """Give the time from now on to `phase`, until `leave`."""
+        self._charge()
+        self._stack.append(phase)
+
+    def leave(self, phase: str) -> None:
+        """Go back to the phase before; what was entered inside and not left, by an exception, is left too."""
+        if phase not in self._stack:
+            return
+        self._charge()
+        while self._stack.pop() != phase:
+            pass
+
+    def wait(self) -> None:
+        """Begin to wait for a batch."""
+        self.enter("data_wait")
+        self._waiting_cpu = self._cpu_clock()
+
+    def got_batch(self, size: int) -> None:
+        """End the waiting for a batch of `size`."""
+        self.leave("data_wait")
+        if self._waiting_cpu is not None:
+            self._counts["data_wait_cpu"] += self._cpu_clock() - self._waiting_cpu
+            self._waiting_cpu = None
+        self._counts["batches"] += 1
+        self._counts["samples"] += size
+
+    def count(self, name: str, by: float = 1.0) -> None:
+        """Add to one of the row's counts: `steps`, `backwards`, `forwards`, `frozen_forward`, `syncs`."""
+        self._counts[name] += by
+
+    def boundary(self) -> None:
+        """End a row here, if anything happened in it."""
+        self._charge()
+        if not self.in_loop:
+            self._finish(Mode.STARTUP)
+            self.in_loop = True
+        elif self._counts["steps"] or self._counts["backwards"]:
+            # Micro-batches of a step that is not complete yet are rows without a step.
+            self._finish(Mode.TRAIN)
+        elif self._counts["forwards"]:
+            self._finish(Mode.EVALUATION)
+        else:
+            self._finish(Mode.BETWEEN)
+
+    def close(self) -> None:
+        """End the last row, and write what is pending."""
+        self._stack = ["other"]
+        self.boundary()
+        if self._pending is not None:
+            self._write(self._pending)
+            self._pending = None
+
+    def _charge(self) -> None:
+        now = self._clock()
+        phase = self._stack[-1]
+        spent = now - self._last
+        hooked = self._hook_clock() - self._hooked
+        if hooked:
+            self._hooked += hooked
+            hooked = min(hooked, spent)
+            self._seconds["hook"] = self._seconds.get("hook", 0.0) + hooked
+        self._seconds[phase] = self._seconds.get(phase, 0.0) + spent - hooked
+        self._last = now
+        self.transitions += 1
+
+    def _finish(self, mode: Mode) -> None:
+        cpu = self._cpu_clock()
+        seconds = self._last - self._row_began
+        row = {
+            "time": self._epoch + self._row_began,
+            "mode": float(mode),
+            "seconds": seconds,
+            "longest": seconds,
+            "cpu": cpu - self._cpu,
+            "loader": float(self.loader),
+            "window": float(self.window),
+            **{f"phase/{name}": spent for name, spent in self._seconds.items()},
+            **self._counts,
+        }
+        self._row_began, self._cpu = self._last, cpu
+        self._seconds, self._counts = {}, _no_counts()
+        if self._pending is not None and self._joins(self._pending, row):
+            for name, value in row.items():
+                if name not in _LABELS and name != "longest":
+                    self._pending[name] = self._pending.get(name, 0.0) + value
+            self._pending["longest"] = max(self._pending["longest"], seconds)
+            return
+        if self._pending is not None:
+            self._write(self._pending)
+        self._pending = row
+
+    @staticmethod
+    def _joins(pending: dict[str, float], row: dict[str, float]) -> bool:
+        alike = all(pending[name] == row[name] for name in ("mode", "loader", "window"))
+        return alike and row["mode"] != Mode.STARTUP and pending["seconds"] < SHORTEST_ROW_SECONDS
+
+
+def _no_counts() -> dict[str, float]:
+    return dict.fromkeys(
+        ("steps", "backwards", "forwards", "batches", "samples", "data_wait_cpu", "frozen_forward", "syncs", "saves"),
+        0.0,
+    )

@@ -1,0 +1,109 @@
+"""What a change would give, from what was recorded: times of a step, and who waits for whom.
+
+A step waits for data and then computes. Loader workers do the first beside the second, so that a step then lasts as
+long as the slowest of three: the computing, the loading divided among the workers, and the processor time of both
+divided among the cores.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from finepoint.profiler.phases import Mode
+from finepoint.profiler.recording import ProfilerRecording, total
+from finepoint.profiler.segments import Table
+
+# Starting a worker (a fork, and the queues) takes about so long, once an epoch unless workers are kept.
+_WORKER_START_SECONDS = 0.03
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds of some rows.
+
+    Args:
+        seconds: in all.
+        wait: for data, and `wait_cpu` the processor time in it.
+        compute: the rest, and `compute_cpu`, over all threads.
+        rows: how many steps or batches.
+        passes: iterations over the loader; 1 where there is none.
+    """
+
+    seconds: float
+    wait: float
+    wait_cpu: float
+    compute: float
+    compute_cpu: float
+    rows: float
+    passes: float
+
+    def with_workers(self, workers: int, cores: float, *, persistent: bool = False) -> float:
+        """Return the seconds that the rows would take with so many loader workers on so many cores.
+
+        >>> costs = Costs(seconds=10, wait=6, wait_cpu=6, compute=4, compute_cpu=4, rows=10, passes=1)
+        >>> round(costs.with_workers(2, cores=4), 2)
+        4.06
+        """
+        busy = (self.wait_cpu + self.compute_cpu) / cores
+        start = _WORKER_START_SECONDS * workers * (1 if persistent else self.passes)
+        return max(self.compute, self.wait / workers, busy) + start
+
+
+def costs_of(recording: ProfilerRecording, mode: Mode) -> Costs:
+    """Return what the rows of a mode cost."""
+    rows = recording.loop
+    rows = rows.where(rows["mode"] == mode)
+    seconds, wait, wait_cpu = total(rows, "seconds"), total(rows, "phase/data_wait"), total(rows, "data_wait_cpu")
+    loader = recording.loader(mode)
+    batches = float(loader["batches"] or 0) if loader else 0.0
+    return Costs(
+        seconds=seconds,
+        wait=wait,
+        wait_cpu=min(wait_cpu, wait),
+        compute=seconds - wait,
+        compute_cpu=max(total(rows, "cpu") - wait_cpu, 0.0),
+        rows=float(len(rows)),
+        passes=max(total(rows, "batches") / batches, 1.0) if batches else 1.0,
+    )
+
+
+def available_cores(recording: ProfilerRecording) -> float:
+    """Return how many cores the job has for itself: those it may use, less what others took of them meanwhile."""
+    samples = recording.during_loop()
+    taken = neighbour_cores(samples, len(recording.system.named("core/")))
+    return max(recording.cores - taken, 1.0)
+
+
+def neighbour_cores(samples: Table, cores: int) -> float:
+    """Return how many cores other processes kept busy, the sampler left out."""
+    if len(samples) < 2:
+        return 0.0
+    seconds = samples["time"][-1] - samples["time"][0]
+    own = (samples["sampler_cpu_seconds"][-1] - samples["sampler_cpu_seconds"][0]) / seconds if seconds else 0.0
+    others = np.nanmean(samples["cpu"] * cores - samples["job_cpu"]) - own
+    return float(max(others, 0.0))
+
+
+def loop_speedup(recording: ProfilerRecording, saved_seconds: float) -> float:
+    """Return how many times faster the loop is when so many of its seconds are saved."""
+    whole = recording.loop_seconds
+    return whole / max(whole - saved_seconds, 1e-9) if whole else 1.0
+
+
+def best_workers(recording: ProfilerRecording) -> tuple[int, float]:
+    """Return the fewest workers that are within a twentieth of the best, and the seconds of the loop they save."""
+    cores = available_cores(recording)
+    costs = [costs_of(recording, mode) for mode in (Mode.TRAIN, Mode.EVALUATION)]
+    loaders = [recording.loader(mode) for mode in (Mode.TRAIN, Mode.EVALUATION)]
+    saved = {}
+    for workers in range(1, max(int(recording.cores), 1) + 1):
+        saved[workers] = sum(
+            max(cost.seconds - cost.with_workers(workers, cores), 0.0)
+            for cost, loader in zip(costs, loaders, strict=True)
+            if loader is not None and loader["workers"] == 0
+        )
+    best = max(saved.values())
+    fewest = next(workers for workers, value in saved.items() if value >= 0.95 * best)
+    return fewest, saved[fewest]

@@ -1,0 +1,164 @@
+"""The processes of a job, workers included: their processor time, memory, files and input/output."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+# Reading a large process's PSS walks its page tables (milliseconds), so that it is not done at every look.
+_PSS_SECONDS = 5.0
+_GONE = (psutil.NoSuchProcess, psutil.AccessDenied, ProcessLookupError)
+
+
+class ProcessReader:
+    """Reads a process and all its descendants; rates are since the look before.
+
+    Args:
+        pid: the root of the tree.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._root = psutil.Process(pid)
+        self._known: dict[int, _Known] = {}
+        self.names: dict[int, str] = {}
+        self.pids: set[int] = {pid}
+
+    def alive(self) -> bool:
+        """Whether the root still runs; a zombie does not."""
+        try:
+            return bool(self._root.is_running()) and self._root.status() != psutil.STATUS_ZOMBIE
+        except _GONE:
+            return False
+
+    def read(self) -> tuple[dict[str, float], list[dict[str, float]]]:
+        """Return the sums of the tree, and a row for each process.
+
+        `cpu` is in cores, `*_bytes` in bytes, `*_per_second` rates. What a process did before it was first seen is
+        left out.
+        """
+        rows = []
+        for process in self._tree():
+            known = self._known.get(process.pid)
+            if known is None or known.process != process:
+                known = self._known[process.pid] = _Known(process)
+                self.names[process.pid] = _name(process)
+                self.pids.add(process.pid)
+            try:
+                rows.append(known.row(self._root.pid))
+            except _GONE:
+                continue
+        seen = {int(row["pid"]) for row in rows}
+        self._known = {pid: known for pid, known in self._known.items() if pid in seen}
+        return _sums(rows), rows
+
+    def _tree(self) -> list[psutil.Process]:
+        try:
+            return [self._root, *self._root.children(recursive=True)]
+        except _GONE:
+            return []
+
+
+class _Known:
+    """A process that was seen before, with its counters then."""
+
+    def __init__(self, process: psutil.Process) -> None:
+        self.process = process
+        self._at, self._counters = time.perf_counter(), _counters(process)
+        self._pss, self._pss_at = float("nan"), 0.0
+
+    def row(self, root: int) -> dict[str, float]:
+        now, counters = time.perf_counter(), _counters(self.process)
+        seconds = max(now - self._at, 1e-9)
+        rates = {name: max(value - self._counters.get(name, value), 0) / seconds for name, value in counters.items()}
+        self._at, self._counters = now, counters
+        if now - self._pss_at >= _PSS_SECONDS:
+            self._pss, self._pss_at = _pss(self.process.pid), now
+        with self.process.oneshot():
+            return {
+                "pid": float(self.process.pid),
+                "worker": float(self.process.pid != root),
+                "rss_bytes": float(self.process.memory_info().rss),
+                "pss_bytes": self._pss,
+                "threads": float(self.process.num_threads()),
+                "open_files": _open_files(self.process),
+                **rates,
+            }
+
+
+def _counters(process: psutil.Process) -> dict[str, float]:
+    try:
+        with process.oneshot():
+            times, switches = process.cpu_times(), process.num_ctx_switches()
+            found = {
+                "cpu": times.user + times.system,
+                "voluntary_switches_per_second": switches.voluntary,
+                "involuntary_switches_per_second": switches.involuntary,
+            }
+    except _GONE:
+        return {}
+    try:
+        done = process.io_counters()
+    except (AttributeError, OSError, psutil.Error):  # not on this system, or not ours to see
+        return found
+    return found | {
+        "read_bytes_per_second": done.read_bytes,
+        "write_bytes_per_second": done.write_bytes,
+        # Also what came from the page cache: what a data loader reads after the first epoch.
+        "read_chars_per_second": getattr(done, "read_chars", done.read_bytes),
+    }
+
+
+def _sums(rows: list[dict[str, float]]) -> dict[str, float]:
+    added = {
+        f"job_{name}": sum(row[name] for row in rows if name in row)
+        for name in (
+            "cpu",
+            "rss_bytes",
+            "pss_bytes",
+            "threads",
+            "open_files",
+            "read_bytes_per_second",
+            "write_bytes_per_second",
+            "read_chars_per_second",
+            "voluntary_switches_per_second",
+            "involuntary_switches_per_second",
+        )
+    }
+    workers = [row for row in rows if row["worker"]]
+    return added | {
+        "job_processes": float(len(rows)),
+        "job_main_rss_bytes": sum(row["rss_bytes"] for row in rows if not row["worker"]),
+        "job_main_cpu": sum(row.get("cpu", 0.0) for row in rows if not row["worker"]),
+        "job_workers_cpu": sum(row.get("cpu", 0.0) for row in workers),
+    }
+
+
+def _pss(pid: int) -> float:
+    """Return a process's memory with shared pages divided by their users, or NaN where the system does not say."""
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:
+        return float("nan")
+    for line in text.splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) * 1024.0
+    return float("nan")
+
+
+def _open_files(process: psutil.Process) -> float:
+    try:
+        return float(len(os.listdir(f"/proc/{process.pid}/fd")))  # noqa: PTH208 - a number, not paths
+    except OSError:
+        return float("nan")
+
+
+def _name(process: psutil.Process) -> str:
+    try:
+        words: list[Any] = process.cmdline() or [process.name()]
+    except _GONE:
+        return "?"
+    return " ".join(map(str, words))[:200]

@@ -1,0 +1,242 @@
+"""Our rules about computing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from finepoint.profiler.phases import Mode
+from finepoint.profiler.prediction import loop_speedup
+from finepoint.profiler.recording import ProfilerRecording, total
+from finepoint.profiler.rules.base import OwnRule, own_rule
+from finepoint.profiler.rules.own_loading import too_few_steps
+from finepoint.results import RuleResult
+
+_NO_NETWORK = "no network was looked at (the job was shorter than seven steps)"
+
+
+@own_rule
+@dataclass(frozen=True)
+class RecomputedFeatures(OwnRule):
+    """Fires where a frozen backbone computes the same images' features again in every pass."""
+
+    share: float = 0.2
+
+    def judge(self, recording: ProfilerRecording) -> RuleResult:
+        """Take the time of frozen layers, and of loading for them, in all passes but the first."""
+        network, loader = recording.network(), recording.loader()
+        if network is None:
+            return self.not_applicable(_NO_NETWORK)
+        loop = recording.loop
+        training = loop.where(loop["mode"] == Mode.TRAIN)
+        within = float(network["frozen_share"]) * total(training, "phase/forward")
+        frozen = max(within, total(training, "frozen_forward"))
+        share = frozen / max(recording.loop_seconds, 1e-9)
+        if share < self.share:
+            return self.clean(frozen_share_of_time=share)
+        if loader is None or not loader["batches"]:
+            return self.not_applicable("the frozen layers were fed by no loader whose length is known")
+        passes = total(training, "batches") / loader["batches"]
+        if passes < 1.5:
+            return self.not_applicable(
+                f"only {passes:.1f} passes over the data were seen; features pay from the second"
+            )
+        again = 1 - 1 / passes
+        evaluating = loop.where(loop["mode"] == Mode.EVALUATION)
+        loaded = total(training, "phase/data_wait") + total(evaluating, "phase/data_wait")
+        computed = frozen + float(network["frozen_share"]) * total(evaluating, "phase/forward")
+        return self.issue(
+            meaning=f"Frozen layers take {100 * share:.0f} % of the time to compute the same features in each of "
+            f"{passes:.0f} passes.",
+            remedy="compute the features once and train the head on them (finepoint train PATH does); this needs the "
+            "same crop of an image in every pass",
+            share=(loaded + computed) / max(recording.loop_seconds, 1e-9),
+            speedup=loop_speedup(recording, (loaded + computed) * again),
+            change={"cached_features": True},
+            passes=passes,
+            frozen_share_of_time=share,
+        )
+
+
+@own_rule
+@dataclass(frozen=True)
+class ChannelsLast(OwnRule):
+    """Fires where convolutions run in NCHW on a machine that was measured to be faster in channels_last."""
+
+    share: float = 0.3
+    speedup: float = 1.1
+
+    def judge(self, recording: ProfilerRecording) -> RuleResult:
+        """Apply the measured ratio to the time of forward and backward."""
+        network = recording.network()
+        if network is None:
+            return self.not_applicable(_NO_NETWORK)
+        if not network["convolutions"] or network["channels_last"]:
+            return self.clean(convolutions=network["convolutions"], channels_last=network["channels_last"])
+        return _faster(
+            self,
+            recording,
+            "channels_last",
+            what="The convolutions run with channels first",
+            remedy="call model.to(memory_format=torch.channels_last), and images.to(memory_format=torch.channels_last)",
+            change={"memory_format": "channels_last"},
+        )
+
+
+@own_rule
+@dataclass(frozen=True)
+class Precision(OwnRule):
+    """Fires where a network runs in float32 on a machine that was measured to be faster in bfloat16."""
+
+    share: float = 0.3
+    speedup: float = 1.1
+
+    def judge(self, recording: ProfilerRecording) -> RuleResult:
+        """Apply the measured ratio to the time of forward and backward."""
+        network = recording.network()
+        if network is None:
+            return self.not_applicable(_NO_NETWORK)
+        if network["dtype"] != "float32" or network["autocast"]:
+            return self.clean(dtype=network["dtype"], autocast=network["autocast"])
+        return _faster(
+            self,
+            recording,
+            "bf16",
+            what="The network computes in float32",
+            remedy=f'wrap the forward and the loss in torch.autocast("{network["device"]}", dtype=torch.bfloat16)',
+            change={"precision": "bf16"},
+        )
+
+
+@own_rule
+@dataclass(frozen=True)
+class ThreadOversubscription(OwnRule):
+    """Fires where torch computes with many more threads than the job has cores."""
+
+    per_core: float = 1.5
+
+    def judge(self, recording: ProfilerRecording) -> RuleResult:
+        """Compare threads with cores; loader workers have one thread each unless the script says otherwise."""
+        threads = recording.facts.get("threads")
+        if threads is None:
+            return self.not_applicable("no step was seen")
+        if threads <= self.per_core * recording.cores:
+            return self.clean(threads=threads, cores=recording.cores)
+        share = sum(recording.share(name) for name in ("forward", "backward", "optimizer"))
+        return self.issue(
+            meaning=f"torch computes with {threads} threads on {recording.cores:g} cores, which wait for each other.",
+            remedy=f"call torch.set_num_threads({max(int(recording.cores), 1)}), or set OMP_NUM_THREADS",
+            share=share,
+            change={"threads": max(int(recording.cores), 1)},
+            threads=threads,
+            cores=recording.cores,
+        )
+
+
+@own_rule
+@dataclass(frozen=True)
+class FrequentSync(OwnRule):
+    """Fires where the host waits for the GPU several times in each step (`.item()`, `.cpu()`)."""
+
+    per_step: float = 1.0
+
+    def judge(self, recording: ProfilerRecording) -> RuleResult:
+        """Count the waits in each step."""
+        if not recording.facts.get("cuda"):
+            return self.not_applicable("without a GPU, .item() waits for nothing")
+        training = recording.training
+        steps = total(training, "steps")
+        if (few := too_few_steps(recording)) is not None:
+            return self.not_applicable(few)
+        syncs = total(training, "syncs") / steps
+        if syncs < self.per_step:
+            return self.clean(syncs_per_step=syncs)
+        return self.issue(
+            meaning=f"Each step reads {syncs:.1f} values back from the GPU, and so lets it run dry.",
+            remedy="add up loss.detach() on the GPU and read it once in 50 steps",
+            share=recording.share("other"),
+            syncs_per_step=syncs,
+        )
+
+
+@own_rule
+@dataclass(frozen=True)
+class SlowPython(OwnRule):
+    """Fires where much of a training step is neither data, network, nor optimizer, but the script's own code."""
+
+    share: float = 0.2
+
+    def judge(self, recording: ProfilerRecording) -> RuleResult:
+        """Take the time of training rows that belongs to no phase."""
+        if (few := too_few_steps(recording)) is not None:
+            return self.not_applicable(few)
+        training = recording.training
+        share = total(training, "phase/other") / max(recording.loop_seconds, 1e-9)
+        if share < self.share:
+            return self.clean(other=share)
+        per_step = total(training, "phase/other") / total(training, "steps")
+        return self.issue(
+            meaning=f"{100 * share:.0f} % of the time, {per_step:.3g} s a step, goes into the script's own code "
+            "between the network's calls: a loss, metrics or logging written in Python.",
+            remedy="write it with tensor operations, or do it once an epoch; `finepoint profile run "
+            "--profile-steps 10` shows which lines",
+            share=share,
+            speedup=1 / (1 - share) if share < 1 else None,
+            seconds_per_step=per_step,
+        )
+
+
+@own_rule
+@dataclass(frozen=True)
+class TinyBatch(OwnRule):
+    """Fires where so few images go into a step that what each step costs by itself weighs more than they do."""
+
+    batch: int = 8
+    share: float = 0.2
+    target: int = 64
+
+    def judge(self, recording: ProfilerRecording) -> RuleResult:
+        """Take the time of the optimizer and of the code between, which is the same for any batch."""
+        loader = recording.loader()
+        size = loader.get("batch_size") if loader else None
+        if not size:
+            return self.not_applicable("no DataLoader with a batch size was seen")
+        if (few := too_few_steps(recording)) is not None:
+            return self.not_applicable(few)
+        fixed = recording.share("optimizer") + recording.share("other")
+        if size > self.batch or fixed < self.share:
+            return self.clean(batch_size=size, fixed_share=fixed)
+        saved = recording.loop_seconds * fixed * (1 - size / self.target)
+        return self.issue(
+            meaning=f"With {size} images a step, {100 * fixed:.0f} % of the time is what each step costs by itself.",
+            remedy=f"raise batch_size to {self.target}, and the learning rate with it",
+            share=fixed,
+            speedup=loop_speedup(recording, saved),
+            change={"batch_size": self.target},
+            batch_size=size,
+        )
+
+
+def _faster(
+    rule: ChannelsLast | Precision,
+    recording: ProfilerRecording,
+    name: str,
+    *,
+    what: str,
+    remedy: str,
+    change: dict[str, str],
+) -> RuleResult:
+    ratio = recording.speeds.get(name)
+    if ratio is None:
+        return rule.not_applicable(f"how fast this machine computes in {name} was not measured")
+    share = sum(recording.share(phase) for phase in ("forward", "backward"))
+    speedup = loop_speedup(recording, recording.loop_seconds * share * (1 - 1 / ratio))
+    if share < rule.share or speedup < rule.speedup:
+        return rule.clean(measured_ratio=ratio, share=share)
+    return rule.issue(
+        meaning=f"{what}; this machine was measured to be {ratio:.1f} times as fast in {name}.",
+        remedy=remedy,
+        share=share,
+        speedup=speedup,
+        change=dict(change),
+        measured_ratio=ratio,
+    )

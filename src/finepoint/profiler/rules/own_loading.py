@@ -1,0 +1,247 @@
+"""Our rules about loading data. Below their shares of the loop's time advice is not worth reading."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from finepoint.profiler.phases import Mode
+from finepoint.profiler.prediction import best_workers, loop_speedup
+from finepoint.profiler.recording import ProfilerRecording, total
+from finepoint.profiler.rules.base import OwnRule, own_rule
+from finepoint.results import RuleResult
+
+# Below so many training steps shares are noise.
+FEWEST_STEPS = 8
+_LOSSLESS = ("PNG", "TIFF", "BMP", "GIF", "WEBP", "PPM")
+
+
+@own_rule
+@dataclass(frozen=True)
+class DataLoaderWorkers(OwnRule):
+    """Fires where the training process loads the data itself although cores are free, or far too many workers do."""
+
+    share: float = 0.1
+    speedup: float = 1.08
+    workers_per_core: float = 2.0
+
+    def judge(self, recording: ProfilerRecording) -> RuleResult:
+        """Predict what workers would give, from the times of waiting and computing."""
+        loader = recording.loader()
+        if loader is None:
+            return self.not_applicable("no DataLoader was seen")
+        if (few := too_few_steps(recording)) is not None:
+            return self.not_applicable(few)
+        waiting, workers = recording.share("data_wait"), int(loader["workers"])
+        if workers == 0:
+            return self._none(recording, waiting)
+        if workers > self.workers_per_core * recording.cores:
+            return self._many(recording, workers)
+        return self.clean(workers=workers, data_wait=waiting)
+
+    def _none(self, recording: ProfilerRecording, waiting: float) -> RuleResult:
+        workers, saved = best_workers(recording)
+        speedup = loop_speedup(recording, saved)
+        if waiting < self.share or speedup < self.speedup:
+            return self.clean(workers=0, data_wait=waiting, predicted_speedup=speedup)
+        return self.issue(
+            meaning=f"Training stands still for {100 * waiting:.0f} % of the time while one process loads each batch.",
+            remedy=f"give the DataLoader num_workers={workers}",
+            share=recording.phases()["data_wait"] + _evaluation_wait(recording),
+            speedup=speedup,
+            change={"num_workers": workers},
+            workers=0,
+            cores=recording.cores,
+        )
+
+    def _many(self, recording: ProfilerRecording, workers: int) -> RuleResult:
+        wanted = max(int(recording.cores), 1)
+        # The first batch of each pass waits for the workers to start; the time is in proportion to their number.
+        rows = recording.loop
+        waits = np.nan_to_num(rows["phase/data_wait"])
+        usual = float(np.median(waits[waits > 0])) if (waits > 0).any() else 0.0
+        starts = float(np.clip(waits - 3 * usual, 0, None).sum())
+        saved = starts * (1 - wanted / workers)
+        return self.issue(
+            meaning=f"{workers} workers share {recording.cores:g} cores: they start slowly, hold memory, and interrupt "
+            "each other and the training.",
+            remedy=f"give the DataLoader num_workers={wanted}",
+            share=starts / max(recording.loop_seconds, 1e-9),
+            speedup=loop_speedup(recording, saved),
+            change={"num_workers": wanted},
+            workers=workers,
+            cores=recording.cores,
+        )
+
+
+@own_rule
+@dataclass(frozen=True)
+class Oversized(OwnRule):
+    """Fires where images have many times the pixels that the network sees, and decoding them is what is waited for."""
+
+    share: float = 0.15
+    pixel_ratio: float = 8.0
+    decode_share: float = 0.25
+
+    def judge(self, recording: ProfilerRecording) -> RuleResult:
+        """Compare the images' pixels with the batch's."""
+        loading = Loading.of(recording)
+        if loading is None:
+            return self.not_applicable("no image was seen being decoded (only Pillow's decoding is watched)")
+        if (few := too_few_steps(recording)) is not None:
+            return self.not_applicable(few)
+        facts = loading.facts()
+        if not loading.crop_pixels:
+            return self.not_applicable("the batches are no images")
+        ratio = loading.pixels / loading.crop_pixels
+        if ratio < self.pixel_ratio or loading.blamed < self.share or loading.decode_share < self.decode_share:
+            return self.clean(pixel_ratio=ratio, **facts)
+        side = round(float(np.sqrt(loading.crop_pixels)) * 1.5 / 32) * 32
+        kept = min(side**2 * 4 / 3 / loading.pixels, 1.0)  # photographs are 4:3, and the shorter side is `side`
+        return self.issue(
+            meaning=f"The images have {ratio:.0f} times the pixels that the network sees; decoding and shrinking them "
+            f"takes {100 * loading.blamed:.0f} % of the time.",
+            remedy=f"save copies once whose shorter side is {side} pixels, or call "
+            f'image.draft("RGB", ({side}, {side})) between opening and decoding a JPEG',
+            share=loading.blamed,
+            speedup=loading.speedup(recording, kept),
+            change={"image_side": side},
+            pixel_ratio=ratio,
+            **facts,
+        )
+
+
+@own_rule
+@dataclass(frozen=True)
+class SlowImageFormat(OwnRule):
+    """Fires where most images are stored losslessly, and decoding them is what is waited for."""
+
+    share: float = 0.2
+    decode_share: float = 0.5
+
+    def judge(self, recording: ProfilerRecording) -> RuleResult:
+        """Look at the formats of the images that were decoded."""
+        loading = Loading.of(recording)
+        if loading is None:
+            return self.not_applicable("no image was seen being decoded (only Pillow's decoding is watched)")
+        if (few := too_few_steps(recording)) is not None:
+            return self.not_applicable(few)
+        slow = sum(count for name, count in loading.formats.items() if name in _LOSSLESS) / loading.images
+        if slow < 0.5 or loading.blamed < self.share or loading.decode_share < self.decode_share:
+            return self.clean(lossless=slow, **loading.facts())
+        names = " and ".join(name for name in loading.formats if name in _LOSSLESS)
+        return self.issue(
+            meaning=f"{100 * slow:.0f} % of the images are {names}, which takes {100 * loading.blamed:.0f} % of the "
+            "time to decode.",
+            remedy="save them once as JPEG of quality 95, or as arrays of the size that is trained on",
+            share=loading.blamed * loading.decode_share,
+            # A JPEG of the same picture decodes in about a third of the time (measured on photographs as PNG).
+            speedup=loading.speedup(recording, 1 - loading.decode_share * 2 / 3),
+            **loading.facts(),
+        )
+
+
+@own_rule
+@dataclass(frozen=True)
+class DecodeBound(OwnRule):
+    """Fires where training waits for images to be decoded although workers do it already."""
+
+    share: float = 0.2
+    decode_share: float = 0.5
+
+    def judge(self, recording: ProfilerRecording) -> RuleResult:
+        """Look at what the loading is made of."""
+        loading = Loading.of(recording)
+        if loading is None:
+            return self.not_applicable("no image was seen being decoded (only Pillow's decoding is watched)")
+        if (few := too_few_steps(recording)) is not None:
+            return self.not_applicable(few)
+        if loading.blamed < self.share or loading.decode_share < self.decode_share:
+            return self.clean(**loading.facts())
+        share = loading.blamed * loading.decode_share
+        return self.issue(
+            meaning=f"Decoding {'/'.join(loading.formats)} files takes {100 * share:.0f} % of the time.",
+            remedy="decode once: keep the images as uint8 arrays of the size that is trained on (np.save, mmap)",
+            share=share,
+            speedup=loading.speedup(recording, 1 - loading.decode_share),
+            change={"decoded_once": True},
+            **loading.facts(),
+        )
+
+
+@dataclass(frozen=True)
+class Loading:
+    """What loading a batch is made of.
+
+    Args:
+        images: decoded, `pixels` of one on average, `formats` how many of each.
+        decode_share: of the processor time of fetching, what decoding takes.
+        crop_pixels: of what the network is given; 0 where batches are no images.
+        blamed: share of the loop's time that is waiting for data.
+        workers: of the loader.
+    """
+
+    images: float
+    pixels: float
+    formats: dict[str, int]
+    decode_share: float
+    crop_pixels: float
+    blamed: float
+    workers: int
+
+    @classmethod
+    def of(cls, recording: ProfilerRecording) -> Loading | None:
+        """Return it, or None where no decoding was seen."""
+        rows, loader = recording.loading, recording.loader()
+        images = total(rows, "images")
+        if not images or loader is None:
+            return None
+        shape = loader.get("shape") or []
+        return cls(
+            images=images,
+            pixels=total(rows, "pixels") / images,
+            formats={name.removeprefix("format/"): int(total(rows, name)) for name in rows.named("format/")},
+            decode_share=min(total(rows, "decode_cpu") / max(total(rows, "cpu"), 1e-9), 1.0),
+            crop_pixels=float(shape[-1] * shape[-2]) if len(shape) == 4 else 0.0,
+            blamed=min(recording.phases().get("data_wait", 0.0) + _evaluation_wait(recording), 1.0),
+            workers=int(loader["workers"]),
+        )
+
+    def speedup(self, recording: ProfilerRecording, kept: float) -> float:
+        """Return how many times faster the loop is when loading takes only the share `kept` of its time.
+
+        Workers that load ahead hide what is shorter than the computing, so that a wait shrinks by more than the
+        loading does: what is waited for is the loading less the computing that it hides behind.
+        """
+        rows = recording.loop
+        wait, whole = total(rows, "phase/data_wait"), total(rows, "seconds")
+        if self.workers == 0:
+            return loop_speedup(recording, wait * (1 - kept))
+        hidden = whole - wait
+        return loop_speedup(recording, wait - max((wait + hidden) * kept - hidden, 0.0))
+
+    def facts(self) -> dict[str, Any]:
+        """Return the numbers for a finding's evidence."""
+        return {
+            "images_decoded": int(self.images),
+            "mean_pixels": round(self.pixels),
+            "formats": self.formats,
+            "decode_share_of_loading": self.decode_share,
+            "data_wait": self.blamed,
+        }
+
+
+def too_few_steps(recording: ProfilerRecording) -> str | None:
+    """Return why there are too few steps for a judgement, or None."""
+    steps = int(total(recording.training, "steps"))
+    if steps >= FEWEST_STEPS:
+        return None
+    return f"too few data points: {steps} training steps after the first, of {FEWEST_STEPS}"
+
+
+def _evaluation_wait(recording: ProfilerRecording) -> float:
+    rows = recording.loop
+    evaluating = rows.where(rows["mode"] == Mode.EVALUATION)
+    return total(evaluating, "phase/data_wait") / max(total(rows, "seconds"), 1e-9)

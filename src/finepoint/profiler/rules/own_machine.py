@@ -1,0 +1,248 @@
+"""Our rules about the machine and its memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from finepoint.profiler.nvml import throttle_names
+from finepoint.profiler.prediction import neighbour_cores
+from finepoint.profiler.recording import ProfilerRecording
+from finepoint.profiler.rules.base import OwnRule, own_rule
+from finepoint.profiler.segments import Table
+from finepoint.results import RuleResult
+
+# Fewer samples than this say nothing of a trend or a share.
+_FEWEST_SAMPLES = 10
+# Of all pairs of points, so many decide a slope well enough.
+_SLOPE_POINTS = 150
+
+
+@own_rule
+@dataclass(frozen=True)
+class MemoryLeak(OwnRule):
+    """Fires where the training process's memory rises steadily, and says when it runs out."""
+
+    growth_bytes: float = 64 * 2**20
+    growth: float = 0.05
+    steadiness: float = 0.9
+    seconds: float = 5.0
+
+    def judge(self, recording: ProfilerRecording) -> RuleResult:
+        """Fit a slope (median of all pairs) to the memory after the first quarter of the loop."""
+        samples = recording.during_loop()
+        samples = samples.where(np.arange(len(samples)) >= len(samples) // 4)
+        times, memory = samples["time"], samples["job_main_rss_bytes"]
+        if len(samples) < _FEWEST_SAMPLES or times[-1] - times[0] < self.seconds:
+            return self.not_applicable(
+                f"too few data points: {len(samples)} samples of the loop's memory, of {_FEWEST_SAMPLES}"
+            )
+        slope = median_slope(times, memory)
+        grown = slope * (times[-1] - times[0])
+        steady = rank_correlation(times, memory)
+        # An allocator's growth slows down; a leak's last half grows as its first.
+        half = len(times) // 2
+        late = median_slope(times[half:], memory[half:])
+        if grown < max(self.growth_bytes, self.growth * memory[0]) or steady < self.steadiness or late < slope / 2:
+            return self.clean(bytes_per_second=slope, grown_bytes=grown, steadiness=steady)
+        left = max(recording.memory_bytes - memory[-1], 0.0) / slope
+        return self.issue(
+            meaning=f"Memory grows by {slope * 60 / 2**20:,.0f} MiB a minute; at that rate it runs out in "
+            f"{_duration(left)}.",
+            remedy="add up loss.item() or loss.detach() instead of loss, and keep no outputs in a list",
+            share=0.0,
+            speedup=None,
+            urgent=True,
+            bytes_per_second=slope,
+            seconds_left=left,
+            steadiness=steady,
+        )
+
+
+@own_rule
+@dataclass(frozen=True)
+class Throttled(OwnRule):
+    """Fires where a control group, a host's other guests or heat keep cores or a GPU from their full speed."""
+
+    share: float = 0.05
+    frequency: float = 0.75
+
+    def judge(self, recording: ProfilerRecording) -> RuleResult:
+        """Add up the time throttled, and compare clocks with their highest."""
+        samples = recording.during_loop()
+        if len(samples) < _FEWEST_SAMPLES:
+            return self.not_applicable(f"too few data points: {len(samples)} samples of the loop")
+        seconds = samples["time"][-1] - samples["time"][0]
+        cores = max(len(recording.system.named("core/")), 1)
+        throttled = float(np.nansum(samples["throttled_seconds"][1:])) / (seconds * cores)
+        stolen = float(np.nanmean(samples["cpu_steal"]))
+        limit = recording.sampler.get("cpu_limit_cores")
+        if throttled > self.share and limit:
+            return self.issue(
+                meaning=f"The control group lets the job use {limit:g} of {cores} cores, and held it back for "
+                f"{100 * throttled:.0f} % of the time.",
+                remedy=f"raise the limit (docker run --cpus={cores}), or compute with "
+                f"torch.set_num_threads({max(int(limit), 1)})",
+                share=throttled,
+                speedup=1 / (1 - throttled) if throttled < 1 else None,
+                throttled_share=throttled,
+                cpu_limit_cores=limit,
+            )
+        if stolen > self.share:
+            return self.issue(
+                meaning=f"The host gave {100 * stolen:.0f} % of this virtual machine's processor time to others.",
+                remedy="take a machine with dedicated cores",
+                share=stolen,
+                speedup=1 / (1 - stolen),
+                stolen_share=stolen,
+            )
+        return self._clocks(recording, samples)
+
+    def _clocks(self, recording: ProfilerRecording, samples: Table) -> RuleResult:
+        held = {}
+        for device in range(recording.gpus):
+            bits = np.nan_to_num(samples[f"gpu/{device}/throttle"]).astype(int)
+            share = float(np.mean([bool(throttle_names(int(value))) for value in bits]))
+            if share > self.share:
+                reasons = throttle_names(int(np.bitwise_or.reduce(bits)))
+                held[f"gpu{device}"] = {"share": share, "reasons": reasons}
+        if held:
+            share = max(float(found["share"]) for found in held.values())  # type: ignore[arg-type]
+            reasons = sorted({reason for found in held.values() for reason in found["reasons"]})  # type: ignore[attr-defined]
+            return self.issue(
+                meaning=f"A GPU's clock was held back for {100 * share:.0f} % of the time: {', '.join(reasons)}.",
+                remedy="raise the power limit (nvidia-smi -pl), or mend the cooling",
+                share=share,
+                devices=held,
+            )
+        known = (samples["frequency_mhz"] / samples["frequency_max_mhz"])[~np.isnan(samples["frequency_max_mhz"])]
+        clock = float(known.mean()) if len(known) else 1.0
+        if clock < self.frequency and float(np.nanmean(samples["cpu"])) > 0.5:
+            return self.issue(
+                meaning=f"The processor ran at {100 * clock:.0f} % of its highest frequency under load.",
+                remedy="connect the charger, choose the performance profile, or mend the cooling",
+                share=1 - clock,
+                frequency_share=clock,
+            )
+        return self.clean()
+
+
+@own_rule
+@dataclass(frozen=True)
+class SwapInUse(OwnRule):
+    """Fires where the machine swaps while the job runs."""
+
+    bytes_per_second: float = 1e6
+    share: float = 0.05
+
+    def judge(self, recording: ProfilerRecording) -> RuleResult:
+        """Count the samples with traffic to swap."""
+        samples = recording.during_loop()
+        if len(samples) < _FEWEST_SAMPLES:
+            return self.not_applicable(f"too few data points: {len(samples)} samples of the loop")
+        traffic = np.nan_to_num(samples["swap_in_bytes_per_second"]) + np.nan_to_num(
+            samples["swap_out_bytes_per_second"]
+        )
+        share = float((traffic > self.bytes_per_second).mean())
+        if share < self.share:
+            return self.clean(share=share, swap_used_bytes=float(samples["swap_used_bytes"][-1]))
+        return self.issue(
+            meaning=f"The machine swapped in {100 * share:.0f} % of the samples: memory does not suffice.",
+            remedy="halve batch_size or num_workers, or close what else holds memory",
+            share=share,
+            most_bytes_per_second=float(traffic.max()),
+        )
+
+
+@own_rule
+@dataclass(frozen=True)
+class BusyNeighbour(OwnRule):
+    """Fires where other processes take cores that the job would have used."""
+
+    cores: float = 0.3
+    saturation: float = 0.9
+
+    def judge(self, recording: ProfilerRecording) -> RuleResult:
+        """Compare the machine's busy cores with the job's."""
+        samples = recording.during_loop()
+        if len(samples) < _FEWEST_SAMPLES:
+            return self.not_applicable(f"too few data points: {len(samples)} samples of the loop")
+        count = max(len(recording.system.named("core/")), 1)
+        taken = neighbour_cores(samples, count)
+        busy = float(np.nanmean(samples["cpu"]))
+        if taken < self.cores or busy < self.saturation:
+            return self.clean(neighbours_cores=taken, busy=busy)
+        mine = float(np.nanmean(samples["job_cpu"]))
+        share = taken / (mine + taken)
+        return self.issue(
+            meaning=f"Other processes keep {taken:.1f} of {count} cores busy, which the job would have used.",
+            remedy="stop them (top shows which), or run the job when they have ended",
+            share=share,
+            speedup=(mine + taken) / mine if mine else None,
+            neighbours_cores=taken,
+            job_cores=mine,
+        )
+
+
+@own_rule
+@dataclass(frozen=True)
+class IdleInstance(OwnRule):
+    """Fires where the job uses next to nothing of the machine."""
+
+    cpu: float = 0.15
+    gpu: float = 0.1
+    samples: int = 20
+
+    def judge(self, recording: ProfilerRecording) -> RuleResult:
+        """Look at the mean use of cores and GPUs."""
+        samples = recording.during_loop()
+        if len(samples) < self.samples:
+            return self.not_applicable(f"too few data points: {len(samples)} samples of the loop, of {self.samples}")
+        cpu = float(np.nanmean(samples["job_cpu"])) / recording.cores
+        gpus = [float(np.nanmean(samples[f"gpu/{device}/utilisation"])) for device in range(recording.gpus)]
+        machine = float(np.nanmean(samples["cpu"]))
+        # A job whose neighbours keep the machine busy does not idle: it queues.
+        if cpu > self.cpu or machine > 0.5 or any(gpu > self.gpu for gpu in gpus):
+            return self.clean(cpu=cpu, gpus=gpus, machine=machine)
+        return self.issue(
+            meaning=f"The job uses {100 * cpu:.0f} % of the processor"
+            + (f" and {100 * max(gpus):.0f} % of the GPU" if gpus else "")
+            + ": it mostly waits.",
+            remedy="see which phase it waits in; if nothing can be done there, take a smaller machine",
+            share=1 - cpu,
+            cpu=cpu,
+            gpus=gpus,
+        )
+
+
+def median_slope(times: np.ndarray, values: np.ndarray) -> float:
+    """Return the median slope over all pairs of points (Theil 1950, Sen 1968), thinned to some 150 points.
+
+    >>> median_slope(np.array([0.0, 1, 2, 3, 4]), np.array([0.0, 2, 4, 6, 100]))
+    2.0
+    """
+    every = max(len(times) // _SLOPE_POINTS, 1)
+    times, values = times[::every], values[::every]
+    one, other = np.triu_indices(len(times), 1)
+    apart = times[other] - times[one]
+    return float(np.median((values[other] - values[one])[apart > 0] / apart[apart > 0]))
+
+
+def rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
+    """Return Spearman's rank correlation; 0 where one of the two does not change.
+
+    >>> round(rank_correlation(np.array([1.0, 2, 3]), np.array([1.0, 4, 9])), 3)
+    1.0
+    """
+    first, second = (np.unique(values, return_inverse=True)[1].astype(float) for values in (one, other))
+    if first.std() == 0 or second.std() == 0:
+        return 0.0
+    return float(np.corrcoef(first, second)[0, 1])
+
+
+def _duration(seconds: float) -> str:
+    for size, name in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {name}"
+    return f"{seconds:.0f} seconds"

@@ -1,0 +1,68 @@
+"""What a recording comes down to, in words that someone who never profiled understands."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from finepoint.results import RuleResult
+
+_DOING = {
+    "data_wait": "waiting for data",
+    "copy": "copying data to the GPU",
+    "forward": "the forward pass",
+    "backward": "the backward pass",
+    "optimizer": "the optimizer",
+    "evaluation": "evaluation",
+    "checkpoint": "writing checkpoints",
+    "hook": "recording",
+    "other": "the script's own code",
+}
+
+
+def words_of(summary: dict[str, Any], own: list[RuleResult]) -> dict[str, Any]:
+    """Return a headline and a few sentences.
+
+    Args:
+        summary: the `profiler` object.
+        own: what our rules say, the most promising first.
+    """
+    ending, phases = summary["ending"], summary["phases"]
+    findings = [result for result in own if result.fired]
+    bad_end = ending is not None and ending["kind"] not in ("completed", "unknown")
+    sentences = []
+    if phases:
+        most = sorted(phases.items(), key=lambda item: -float(item[1]))[:3]
+        parts = [f"{100 * share:.0f} % {_DOING[name]}" for name, share in most if share >= 0.01]
+        sentences.append(f"{summary['steps']:,} steps took {_time(summary['loop_seconds'])}: {', '.join(parts)}.")
+    else:
+        sentences.append("No step was seen, so that only the machine's part of the profile is here.")
+    startup = sum(summary["startup_seconds"].values())
+    if startup > 1:
+        longest = max(summary["startup_seconds"], key=lambda name: float(summary["startup_seconds"][name]))
+        sentences.append(f"Before the first step {_time(startup)} went by, most of it in {longest.replace('_', ' ')}.")
+    if findings:
+        speedup = findings[0].evidence.get("predicted_speedup")
+        promise = f" That is predicted to make the loop {speedup:.1f} times as fast." if speedup else ""
+        sentences.append(f"First: {findings[0].remedy}.{promise}")
+    if bad_end:
+        headline = ending["sentence"]
+    elif findings:
+        headline = findings[0].meaning
+    elif phases:
+        headline = "Nothing stands out: the time goes where it should."
+    else:
+        headline = "The machine was watched; no step was seen."
+    level = "poor" if bad_end else "fair" if findings else "good"
+    label = "ended badly" if bad_end else f"{len(findings)} to change" if findings else "nothing to change"
+    return {"headline": headline, "level": level, "label": label, "sentences": sentences}
+
+
+def _time(seconds: float) -> str:
+    """Return a duration.
+
+    >>> _time(0.25), _time(42.0), _time(600)
+    ('0.25 s', '42 s', '10 min')
+    """
+    if seconds < 10:
+        return f"{seconds:.2g} s"
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

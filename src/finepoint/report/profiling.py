@@ -1,0 +1,118 @@
+"""The profile of a job as a page of its own, and as a section of a run's report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from finepoint.errors import NotFoundError
+from finepoint.files import read_json, write_bytes
+from finepoint.report import timelines
+from finepoint.report.page import environment
+
+# What `finepoint.profiler.finishing` leaves for the page, and where SageMaker's users look for the page.
+CONTENT = Path("profiler-output") / "report.json"
+PAGE = Path("rule-output") / "ProfilerReport" / "profiler-output" / "profiler-report.html"
+_ASSETS = Path(__file__).parent / "assets"
+
+
+def write_profiler_report(job: Path) -> Path:
+    """Write `profiler-report.html` of a job and return its path.
+
+    Args:
+        job: a job's folder that `finepoint.profiler.finishing.finish` has been through.
+
+    Raises:
+        NotFoundError: it has not.
+    """
+    content = _content(job)
+    template = _environment().get_template("profiler-report.html")
+    page = template.render(**content, style=_style(), script=_script())
+    write_bytes(job / PAGE, page.encode())
+    return job / PAGE
+
+
+def profiler_section(job: Path) -> Markup:
+    """Return the profile of a job as HTML for a section of another page, which needs `profiler_assets` once.
+
+    Raises:
+        NotFoundError: the job has no profile.
+    """
+    module = _environment().get_template("profile.html").module
+    return Markup(module.profile(_content(job)))  # type: ignore[attr-defined]  # noqa: S704 - made by an autoescaping template
+
+
+def profiler_assets() -> tuple[str, str]:
+    """Return the CSS and the JavaScript that `profiler_section` needs beside the report's own."""
+    return (_ASSETS / "profile.css").read_text(), (_ASSETS / "profile.js").read_text()
+
+
+def _environment() -> jinja2.Environment:
+    made = environment()
+    made.filters["seconds"] = _seconds
+    made.filters["phase"] = lambda name: timelines.PHASE_NAMES.get(name, name.replace("_", " "))
+    return made
+
+
+def _style() -> str:
+    return (_ASSETS / "report.css").read_text() + profiler_assets()[0]
+
+
+def _script() -> str:
+    return (_ASSETS / "report.js").read_text() + profiler_assets()[1]
+
+
+def _content(job: Path) -> dict[str, Any]:
+    path = job / CONTENT
+    if not path.is_file():
+        raise NotFoundError(f"{job} has no profile yet; `finepoint profile show {job}` makes one of its recording")
+    found = read_json(path)
+    seconds = found["seconds"]
+    return {
+        "profile": found,
+        "summary": found["summary"],
+        "words": found["words"],
+        "findings": [_finding(result) for result in found["results"] if result["status"] == "IssuesFound"],
+        "passed": [result["rule"] for result in found["results"] if result["status"] == "NoIssuesFound"],
+        "not_judged": [result for result in found["results"] if result["status"] in ("NotApplicable", "Error")],
+        "series": timelines.series_picture(found["series"], seconds),
+        "phases": timelines.phases_picture(found["phases"], seconds),
+        "shown_phases": [name for name in timelines.PHASE_NAMES if any(name in stretch for stretch in found["phases"])],
+        "cores": timelines.cores_picture(found["cores"]) if found["cores"] else None,
+        "marks": timelines.time_marks(seconds),
+        "durations": timelines.durations_chart(found["steps"]) if found["steps"]["counts"] else None,
+        "memory": timelines.memory_chart(found["memory_window"]) if len(found["memory_window"]) > 1 else None,
+        "breakdown": _breakdown(found["summary"]["phases"]),
+    }
+
+
+def _finding(result: Mapping[str, Any]) -> dict[str, Any]:
+    evidence = result["evidence"]
+    plain = ("share_of_time", "amdahl_bound", "predicted_speedup", "change", "urgent")
+    rest = {name: value for name, value in evidence.items() if name not in plain}
+    return {**result, "share": evidence["share_of_time"], "bound": evidence["amdahl_bound"], "rest": rest}
+
+
+def _breakdown(phases: Mapping[str, float]) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "words": words, "share": phases[name]}
+        for name, words in timelines.PHASE_NAMES.items()
+        if phases.get(name, 0.0) >= 0.0005
+    ]
+
+
+def _seconds(value: float | None) -> str:
+    """Return a duration.
+
+    >>> _seconds(0.0123), _seconds(4.2), _seconds(90), _seconds(None)
+    ('12.3 ms', '4.2 s', '90 s', '–')
+    """
+    if value is None:
+        return "–"
+    if value < 1:
+        return f"{1000 * value:.3g} ms"
+    return f"{value:.3g} s" if value < 300 else f"{value / 60:.1f} min"

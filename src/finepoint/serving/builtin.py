@@ -1,0 +1,255 @@
+"""The fast path: a package with the built-in handler, served without torch."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from finepoint.data.preprocessing import Preprocessing
+from finepoint.errors import RequestError
+from finepoint.models.answers import MAX_IMAGES, answer, is_single, read_images
+from finepoint.models.classifier import prediction
+from finepoint.serving import formats
+from finepoint.serving.admission import Admission, Service
+from finepoint.serving.arrays import read_array
+from finepoint.serving.batching import Batcher, ExpiredError
+from finepoint.serving.bulk import NamedImage, read_batch
+from finepoint.serving.decoders import DecoderPool
+from finepoint.serving.messages import JSON, Request, Response, json_response
+from finepoint.serving.metrics import SECONDS, SIZES, Counter, Gauge, Histogram, Metric
+
+
+class Model(Protocol):
+    """What the fast path asks of a classifier; `Classifier` has it."""
+
+    classes: tuple[str, ...]
+    version: str
+    random_weights: bool
+    description: dict[str, Any]
+    preprocessings: tuple[Preprocessing, ...]
+
+    def compute(self, crops: Sequence[np.ndarray], outputs: Sequence[str]) -> dict[str, np.ndarray]:
+        """Return the graph's outputs by name for crops [n, h, w, 3]."""
+        ...
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """Return calibrated probabilities [n, classes]."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """What a request wants of each image's answer."""
+
+    form: str
+    top: int | None
+    embedding: bool
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return ("features", "logits") if self.embedding else ("logits",)
+
+
+class BuiltinModel:
+    """A classifier behind a queue, with its decoders.
+
+    Args:
+        model: the classifier, loaded.
+        decoders: whose descriptions are the classifier's.
+        service: bounds.
+    """
+
+    def __init__(self, model: Model, decoders: DecoderPool, service: Service) -> None:
+        self._model = model
+        self._decoders = decoders
+        self._service = service
+        self._admission = Admission(service.queue_images)
+        self._seconds = Histogram("finepoint_phase_seconds", "Seconds that a phase took.", SECONDS, "phase")
+        self._sizes = Histogram("finepoint_batch_images", "Images computed at once.", SIZES)
+        self._images = Counter("finepoint_images", "Images answered, by their most probable class.")
+        self._batcher = Batcher(model.compute, max_batch=service.max_batch, observe=self._observe)
+        self._ready = False
+        self.version = model.version
+        self.metrics: list[Metric] = [
+            self._seconds,
+            self._sizes,
+            self._images,
+            Gauge("finepoint_images_in_work", "Images let in and not answered yet.", lambda: self._admission.images),
+            Gauge("finepoint_images_waiting", "Decoded images waiting for the device.", lambda: self._batcher.waiting),
+            Gauge("finepoint_decoder_deaths", "Decoding processes that died since the start.", lambda: decoders.deaths),
+        ]
+
+    async def open(self) -> None:
+        """Connect to the event loop and answer a warm-up request."""
+        await self._decoders.open()
+        blank = [np.zeros((part.height, part.width, 3), np.uint8) for part in self._model.preprocessings]
+        await self._batcher.submit(blank, ("logits",))
+        self._ready = True
+
+    async def close(self) -> None:
+        """End the decoders and the device's thread."""
+        self._ready = False
+        self._decoders.close()
+        self._batcher.close()
+
+    @property
+    def ready(self) -> bool:
+        """Whether the warm-up request was answered."""
+        return self._ready
+
+    def retry_after(self) -> str | None:
+        """Return when to come back where a request must be refused now, else None."""
+        return self._admission.retry_after(self._batcher.seconds_per_image) if self._admission.full else None
+
+    def metadata(self) -> dict[str, Any]:
+        """Return what a client may want to know of the model."""
+        description = self._model.description
+        return {
+            "handler": "builtin",
+            "classes": list(self._model.classes),
+            "preprocessing": [part.to_json() for part in self._model.preprocessings],
+            "backbones": [backbone["name"] for backbone in description.get("backbones", ())],
+            "metrics": description.get("metrics", {}),
+            "versions": description.get("versions", {}),
+            "schema_version": description.get("schema_version"),
+        }
+
+    async def invoke(self, request: Request) -> Response:
+        """Answer `/invocations`.
+
+        Raises:
+            RequestError: with the status that it is refused with.
+        """
+        wish = _wish(request)
+        kind = request.content_type.split(";")[0].strip().lower()
+        if kind == formats.NPY:
+            arrays, single = read_array(request.body, MAX_IMAGES)
+            crops = await asyncio.to_thread(self._resized, arrays)
+            rows = await self._all([self._compute(part, wish, request) for part in crops])
+        else:
+            images = read_images(request.body, request.content_type)
+            single = is_single(request.body, request.content_type)
+            rows = await self._all([self._classify(image, wish, request) for image in images], named=not single)
+        return self._response(rows, wish, single=single)
+
+    async def invoke_batch(self, request: Request) -> Response:
+        """Answer `/invocations/batch`: each image is answered or refused for itself.
+
+        Raises:
+            RequestError: the request as a whole is refused.
+        """
+        wish = _wish(request, default=formats.LINES)
+        if wish.form not in (formats.LINES, JSON):
+            raise RequestError(f"a batch is answered as {formats.LINES} or {JSON}: each image may be refused", 406)
+        images = read_batch(request.body, request.content_type)
+        if not images:
+            raise RequestError("the body holds no image", 400)
+
+        async def one(image: NamedImage) -> dict[str, Any]:
+            try:
+                if image.mistake or not image.data:
+                    raise RequestError(image.mistake or "the image is empty", 400)
+                (row,) = self._rows([await self._classify(image.data, wish, request)], wish)
+            except RequestError as error:
+                return {"name": image.name, "error": {"code": error.status, "message": str(error)}}
+            return {"name": image.name, **row}
+
+        rows = await self._all([one(image) for image in images])
+        if wish.form == formats.LINES:
+            return Response(formats.json_lines(rows), 200, formats.LINES)
+        return json_response({"predictions": rows, "model_version": self.version})
+
+    async def _classify(self, image: bytes, wish: _Wish, request: Request) -> dict[str, np.ndarray]:
+        start = time.perf_counter()
+        crops = await self._decoders.decode(image)
+        self._seconds.observe(time.perf_counter() - start, "decode")
+        return await self._compute(crops, wish, request)
+
+    async def _compute(self, crops: list[np.ndarray], wish: _Wish, request: Request) -> dict[str, np.ndarray]:
+        deadline = min(request.arrived + self._service.request_seconds, time.monotonic() + self._service.queue_seconds)
+        try:
+            return await self._batcher.submit(crops, wish.outputs, deadline)
+        except ExpiredError:
+            raise RequestError("the image waited too long for its turn; try again later", 503) from None
+
+    async def _all(self, works: Sequence[Any], *, named: bool = False) -> list[Any]:
+        """Run works of one request, a window of them at a time; the first failure ends the others."""
+        if len(works) == 1 and not named:
+            with self._admission.holding(1):
+                return [await works[0]]
+        window = asyncio.Semaphore(self._service.window)
+
+        async def one(work: Any, number: int) -> Any:
+            async with window:
+                try:
+                    return await work
+                except RequestError as error:
+                    raise RequestError(f"image {number}: {error}", error.status) from error
+
+        with self._admission.holding(min(len(works), self._service.window)):
+            try:
+                async with asyncio.TaskGroup() as group:
+                    tasks = [group.create_task(one(work, number)) for number, work in enumerate(works)]
+            except ExceptionGroup as failures:
+                raise failures.exceptions[0] from None
+            finally:
+                for work in works:
+                    work.close()
+        return [task.result() for task in tasks]
+
+    def _resized(self, images: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
+        return [[part.apply(np.ascontiguousarray(image)) for part in self._model.preprocessings] for image in images]
+
+    def _rows(self, found: Sequence[dict[str, np.ndarray]], wish: _Wish) -> list[dict[str, Any]]:
+        probabilities = self._model.probabilities(np.stack([outputs["logits"] for outputs in found]))
+        predictions = [prediction(self._model.classes, row, wish.top) for row in probabilities]
+        content = answer(predictions, self.version, self._model.random_weights)
+        rows: list[dict[str, Any]] = content["predictions"]
+        for row, outputs in zip(rows, found, strict=True):
+            self._images.add(label=row["label"])
+            if wish.embedding:
+                row["embedding"] = [float(value) for value in outputs["features"]]
+        return rows
+
+    def _response(self, found: Sequence[dict[str, np.ndarray]], wish: _Wish, *, single: bool) -> Response:
+        if wish.form in (formats.CSV, formats.NPY):
+            probabilities = self._model.probabilities(np.stack([outputs["logits"] for outputs in found]))
+            for row in probabilities:
+                self._images.add(label=self._model.classes[int(row.argmax())])
+            if wish.form == formats.NPY:
+                return Response(formats.array(probabilities), 200, formats.NPY)
+            names = [str(number) for number in range(len(found))]
+            return Response(
+                formats.table(self._model.classes, names, probabilities), 200, "text/csv; charset=utf-8; header=present"
+            )
+        rows = self._rows(found, wish)
+        if wish.form == formats.LINES:
+            return Response(formats.json_lines(rows), 200, formats.LINES)
+        content: dict[str, Any] = {**rows[0]} if single else {"predictions": rows}
+        content["model_version"] = self.version
+        if self._model.random_weights:
+            content["warning"] = "the backbone's weights are random; this answer means little"
+        return json_response(content)
+
+    def _observe(self, waits: Sequence[float], seconds: float) -> None:
+        self._sizes.observe(len(waits))
+        self._seconds.observe(seconds, "inference")
+        for wait in waits:
+            self._seconds.observe(wait, "queue")
+
+
+def _wish(request: Request, default: str = JSON) -> _Wish:
+    form = formats.chosen(request.headers.get("accept", ""), default)
+    top, embedding = request.query.get("top"), request.query.get("embedding", "false")
+    if top is not None and (not top.isdecimal() or len(top) > 6 or int(top) < 1):
+        raise RequestError(f"top is {top[:20]!r}; it must be a whole number from 1 on", 400)
+    if embedding not in ("true", "false"):
+        raise RequestError(f"embedding is {embedding[:20]!r}; it must be true or false", 400)
+    if form in (formats.CSV, formats.NPY) and (top is not None or embedding == "true"):
+        raise RequestError(f"top and embedding belong to JSON answers; {form} has every class", 400)
+    return _Wish(form, int(top) if top else None, embedding == "true")

@@ -1,0 +1,55 @@
+"""Opening what a package holds, ready to answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from finepoint.data.preprocessing import Preprocessing
+from finepoint.errors import ConfigurationError
+from finepoint.models.classifier import load_classifier
+from finepoint.models.package import DESCRIPTION, read_description
+from finepoint.models.runtimes import cores
+from finepoint.serving.admission import Service
+from finepoint.serving.builtin import BuiltinModel
+from finepoint.serving.decoders import DecoderPool
+from finepoint.serving.handlers import HandlerModel
+from finepoint.serving.versions import package_version
+
+
+async def open_model(
+    folder: Path, service: Service, *, body_bytes: int, allow_code: bool = False
+) -> BuiltinModel | HandlerModel:
+    """Return the model in a package's folder, loaded and warmed up.
+
+    Args:
+        folder: of the package.
+        service: bounds.
+        body_bytes: of the largest request.
+        allow_code: the package's own handler may run.
+
+    Raises:
+        FinepointError: it cannot be served, or has a handler of its own that may not run.
+    """
+    described: dict[str, Any] = {"handler": "custom"}
+    if (folder / DESCRIPTION).is_file():
+        described = read_description(folder)
+    if described["handler"] == "builtin":
+        return await _open_builtin(folder, described, service, body_bytes)
+    if not allow_code:
+        raise ConfigurationError(
+            f"{folder} has a handler of its own (code/inference.py), which would run with your rights; "
+            "read it, and give --allow-code if you trust it"
+        )
+    model = HandlerModel(folder, service, package_version(folder))
+    await model.open()
+    return model
+
+
+async def _open_builtin(folder: Path, described: dict[str, Any], service: Service, body_bytes: int) -> BuiltinModel:
+    preprocessings = [Preprocessing.from_json(backbone["preprocessing"]) for backbone in described["backbones"]]
+    # The decoders' processes import what they need while this one loads the model.
+    decoders = DecoderPool(preprocessings, processes=service.decoders or cores(), image_bytes=body_bytes)
+    model = BuiltinModel(load_classifier(folder), decoders, service)
+    await model.open()
+    return model

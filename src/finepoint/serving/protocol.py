@@ -1,0 +1,341 @@
+"""HTTP/1.1 on one connection: parsed by httptools, bounded in bytes and in time at every phase.
+
+A connection waits, receives a head, receives a body, is answered, and waits again. Only a request that has arrived
+whole costs more than its bytes: slow clients and half-sent bodies hold a connection and nothing else. What can be
+refused is refused as soon as the head is there; the rest of such a body is thrown away as it comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import traceback
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, cast
+from urllib.parse import parse_qsl, unquote
+
+import httptools
+
+from finepoint.serving.messages import Request, Response, refusal
+
+_LINGER_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of a connection.
+
+    Args:
+        body_bytes: the largest body.
+        head_bytes: the request line and headers together.
+        headers: how many of them.
+        head_seconds: from the first byte of a head to its last.
+        body_seconds: that a body may take to arrive.
+        answer_seconds: that a client may take to read an answer.
+        idle_seconds: that a connection may wait between two requests.
+        connections: at once; more are refused with 503.
+        pipelined: requests that a client may send ahead of their answers.
+    """
+
+    body_bytes: int = 20 * 2**20
+    head_bytes: int = 32 * 2**10
+    headers: int = 100
+    head_seconds: float = 10.0
+    body_seconds: float = 30.0
+    answer_seconds: float = 30.0
+    idle_seconds: float = 75.0
+    connections: int = 1000
+    pipelined: int = 16
+
+
+class Application(Protocol):
+    """What answers."""
+
+    def admit(self, request: Request) -> Response | None:
+        """Return the refusal of a request whose body has not arrived yet, or None to go on."""
+        ...
+
+    async def answer(self, request: Request) -> Response:
+        """Return the answer to a whole request; cancelled when the client goes away."""
+        ...
+
+
+class Connection(asyncio.Protocol):
+    """One client's connection.
+
+    Args:
+        application: what answers.
+        limits: of the connection.
+        open_connections: the set of all; this one adds and removes itself.
+    """
+
+    def __init__(self, application: Application, limits: Limits, open_connections: set[Connection]) -> None:
+        self._application = application
+        self._limits = limits
+        self._open = open_connections
+        self._loop = asyncio.get_running_loop()
+        self._parser = httptools.HttpRequestParser(self)
+        self._transport: asyncio.Transport = cast(asyncio.Transport, None)  # set when the connection is made
+        self._timer: asyncio.TimerHandle | None = None
+        self._message = _Message()
+        self._whole: deque[_Message] = deque()
+        self._task: asyncio.Task[None] | None = None
+        self._sent = asyncio.Event()
+        self._sent.set()
+        self._draining = self._closing = False
+
+    # What asyncio calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to wait for a head."""
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=0)
+        self._open.add(self)
+        if len(self._open) > self._limits.connections:
+            self._refuse(503, "too many connections are open; try again in a second", {"retry-after": "1"})
+        else:
+            self._arm(self._limits.head_seconds, self._close)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop computing for a client that has gone."""
+        self._open.discard(self)
+        self._closing = True
+        self._disarm()
+        self._sent.set()
+        if self._task is not None:
+            self._task.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse; the callbacks below do the rest."""
+        if self._closing:
+            return
+        message = self._message
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._refuse(400, "this server speaks HTTP/1.1 and upgrades to nothing else")
+        except httptools.HttpParserCallbackError as error:
+            if not isinstance(error.__context__, _RefusedError):
+                raise
+        except httptools.HttpParserError as error:
+            self._refuse(400, f"this is not HTTP/1.1 as it should be: {error}")
+        if self._message is message and message.begun and not message.head_complete:
+            message.head_bytes += len(data)
+            if message.head_bytes > self._limits.head_bytes:
+                self._refuse(431, f"the request's head is larger than {self._limits.head_bytes:,} bytes")
+
+    def pause_writing(self) -> None:
+        """Note that an answer is still on its way."""
+        self._sent.clear()
+
+    def resume_writing(self) -> None:
+        """Note that the answer is sent."""
+        self._sent.set()
+
+    # What httptools calls.
+
+    def on_message_begin(self) -> None:
+        """Give the head its time."""
+        self._message.begun = True
+        self._arm(self._limits.head_seconds, self._too_slow)
+
+    def on_url(self, url: bytes) -> None:
+        """Collect the address."""
+        self._message.url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Collect a header; trailers are counted and dropped."""
+        message, limits = self._message, self._limits
+        message.headers_seen += 1
+        message.header_bytes += len(name) + len(value)
+        if message.headers_seen > limits.headers or message.header_bytes > limits.head_bytes:
+            self._refuse(431, f"more than {limits.headers} headers, or than {limits.head_bytes:,} bytes of them")
+            raise _RefusedError
+        if not message.head_complete:
+            key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+            headers = message.headers
+            headers[key] = f"{headers[key]}, {text}" if key in headers else text
+
+    def on_headers_complete(self) -> None:
+        """Ask the application whether it wants the body."""
+        message = self._message
+        message.head_complete = True
+        message.keep_alive = self._parser.should_keep_alive()
+        self._arm(self._limits.body_seconds, self._too_slow)
+        declared = message.headers.get("content-length", "0")
+        if declared.isdigit() and int(declared) > self._limits.body_bytes:
+            self._refuse_large()
+        try:
+            message.request = _request(self._parser.get_method(), message)
+        except (httptools.HttpParserInvalidURLError, ValueError):
+            self._refuse(400, "the address is not a valid one")
+            raise _RefusedError from None
+        message.refused = self._application.admit(message.request)
+        if self._task is not None:
+            return  # earlier requests are answered first
+        if message.refused is not None:
+            self._write(message, message.refused)
+            message.answered = True
+        elif message.headers.get("expect", "").lower() == "100-continue":
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def on_body(self, part: bytes) -> None:
+        """Collect the body, or throw it away where the request was refused."""
+        message = self._message
+        message.size += len(part)
+        if message.size > self._limits.body_bytes:
+            self._refuse_large()
+        if message.refused is None:
+            message.parts.append(part)
+
+    def on_message_complete(self) -> None:
+        """Have the request answered, after those before it."""
+        message, self._message = self._message, _Message()
+        self._disarm()
+        if message.answered:
+            self._after_answer(message)
+            return
+        ahead = sum(other.size for other in self._whole)
+        if len(self._whole) >= self._limits.pipelined or (ahead and ahead + message.size > self._limits.body_bytes):
+            self._refuse(400, "too much was sent ahead of its answers")
+            raise _RefusedError
+        assert message.request is not None
+        message.request.body = b"".join(message.parts)
+        message.parts.clear()
+        self._whole.append(message)
+        if self._task is None:
+            self._task = self._loop.create_task(self._answer_all())
+
+    # What the server calls.
+
+    def drain(self, *, idle_seconds: float) -> None:
+        """Answer what has begun, then close; an idle connection has so many seconds left for a last request."""
+        self._draining = True
+        if self._task is None and not self._message.begun:
+            if idle_seconds > 0:
+                self._arm(idle_seconds, self._close)
+            else:
+                self._close()
+
+    def abort(self) -> None:
+        """Close now, whatever is unfinished."""
+        self._transport.abort()
+
+    # Answering.
+
+    async def _answer_all(self) -> None:
+        message = self._message
+        while self._whole and not self._closing:
+            message = self._whole.popleft()
+            self._write(message, message.refused or await self._answer(message))
+            if not self._sent.is_set():
+                self._arm(self._limits.answer_seconds, self.abort)
+                await self._sent.wait()
+        self._task = None
+        if not self._closing:
+            self._after_answer(message)
+
+    async def _answer(self, message: _Message) -> Response:
+        assert message.request is not None
+        try:
+            return await self._application.answer(message.request)
+        except Exception:  # noqa: BLE001 - a defect of ours costs one answer, not the connection's task
+            sys.stderr.write(traceback.format_exc())
+            return refusal(500, "the server made a mistake; its log has the details")
+
+    def _after_answer(self, message: _Message) -> None:
+        if not message.keep_alive or self._draining:
+            self._close()
+        elif not self._message.begun:
+            self._arm(self._limits.idle_seconds, self._close)
+
+    def _write(self, message: _Message, response: Response) -> None:
+        if self._closing:
+            return
+        message.keep_alive = message.keep_alive and not self._draining
+        body = b"" if message.request is not None and message.request.method == "HEAD" else response.body
+        self._transport.write(response.head(close=not message.keep_alive) + body)
+
+    def _refuse(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
+        """Answer with a refusal and end the connection, in a way that lets the client read why."""
+        if self._closing:
+            return
+        self._message.keep_alive = False
+        if self._task is not None or self._message.answered:
+            self._close()  # another answer is under way or sent; there is no place for this one
+            return
+        self._write(self._message, refusal(status, message, headers))
+        self._closing = True
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        self._arm(_LINGER_SECONDS, self.abort)
+
+    def _refuse_large(self) -> None:
+        self._refuse(413, f"the body is larger than {self._limits.body_bytes:,} bytes; send a smaller image")
+        raise _RefusedError
+
+    def _too_slow(self) -> None:
+        self._refuse(408, "the request took too long to arrive")
+
+    def _close(self) -> None:
+        self._closing = True
+        if self._task is not None:
+            self._task.cancel()
+        self._arm(self._limits.answer_seconds, self.abort)
+        self._transport.close()
+
+    def _arm(self, seconds: float, action: Callable[[], None]) -> None:
+        self._disarm()
+        self._timer = self._loop.call_later(seconds, action)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+class _Message:
+    """A request on its way in."""
+
+    __slots__ = (
+        "answered",
+        "begun",
+        "head_bytes",
+        "head_complete",
+        "header_bytes",
+        "headers",
+        "headers_seen",
+        "keep_alive",
+        "parts",
+        "refused",
+        "request",
+        "size",
+        "url",
+    )
+
+    def __init__(self) -> None:
+        self.url = b""
+        self.headers: dict[str, str] = {}
+        self.parts: list[bytes] = []
+        self.request: Request | None = None
+        self.refused: Response | None = None
+        self.headers_seen = self.header_bytes = self.head_bytes = self.size = 0
+        self.begun = self.head_complete = self.answered = False
+        self.keep_alive = True
+
+
+class _RefusedError(Exception):
+    """Stops the parser after a refusal was written."""
+
+
+def _request(method: bytes, message: _Message) -> Request:
+    url = httptools.parse_url(message.url)
+    query = (url.query or b"").decode("latin-1")
+    return Request(
+        method=method.decode("latin-1"),
+        path=unquote((url.path or b"/").decode("latin-1")),
+        query=dict(parse_qsl(query, keep_blank_values=True, max_num_fields=100)) if query else {},
+        headers=message.headers,
+    )

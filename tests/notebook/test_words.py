@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from finepoint import notebook as sagemaker
+from finepoint.errors import ConfigurationError, JobError
+from finepoint.notebook import debugging
+
+SCRIPT = """
+import argparse, os
+parser = argparse.ArgumentParser()
+parser.add_argument("--fails", type=int, default=0)
+parser.add_argument("--batch_size", default="")
+args = parser.parse_args()
+print("valid loss: 0.5", os.listdir(os.environ["SM_CHANNEL_TRAINING"]))
+open(os.environ["SM_MODEL_DIR"] + "/weights.bin", "w").close()
+raise SystemExit(args.fails)
+"""
+
+
+@pytest.fixture
+def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FINEPOINT_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("FINEPOINT_STATE", str(tmp_path / "state"))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "one").touch()
+    path = tmp_path / "train.py"
+    path.write_text(SCRIPT)
+    return path
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"dependencies": ["lib"]},
+        {"distribution": {"mpi": {"enabled": True}}},
+        {"input_mode": "Pipe"},
+        {"checkpoint_local_path": "/elsewhere"},
+        {"git_config": {"repo": "x"}},
+        {"no_argument_of_the_sdk": 1},
+    ],
+)
+def test_what_would_change_the_result_is_refused_by_name(arguments: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match=next(iter(arguments)).split("_")[0]):
+        sagemaker.PyTorch("train.py", **arguments)
+
+
+def test_what_means_something_only_in_the_cloud_is_recorded(script: Path) -> None:
+    estimator = sagemaker.PyTorch(str(script), role="r", instance_type="ml.p3.2xlarge", subnets=["a"])
+    assert estimator.spec("job", {}).tags == {"role": "r", "instance_type": "ml.p3.2xlarge", "subnets": "['a']"}
+
+
+def test_hyperparameters_come_back_json_encoded_as_in_the_sdk() -> None:
+    estimator = sagemaker.PyTorch("train.py", hyperparameters={"batch_size": "128", "lr": 0.1})
+    estimator.set_hyperparameters(epochs=2)
+    assert estimator.hyperparameters() == {"batch_size": '"128"', "lr": "0.1", "epochs": "2"}
+
+
+@pytest.mark.slow
+def test_fit_runs_the_script_and_leaves_a_model(script: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = [{"Name": "loss", "Regex": "valid loss: ([0-9.]+)"}]
+    estimator = sagemaker.PyTorch(str(script), metric_definitions=metrics)
+    address = sagemaker.Session().upload_data(str(script.parent / "data"), key_prefix="some/data")
+    assert address == "s3://finepoint-local/some/data"
+    estimator.fit(address)
+    assert "valid loss: 0.5 ['one']" in capsys.readouterr().out
+    assert estimator.latest_training_job is not None
+    described = estimator.latest_training_job.describe()
+    assert described["TrainingJobStatus"] == "Completed"
+    assert described["FinalMetricDataList"] == [{"MetricName": "loss", "Value": 0.5}]
+    with tarfile.open(estimator.model_data) as archive:
+        assert archive.getnames() == ["weights.bin"]
+    again = sagemaker.PyTorch.attach(estimator.latest_training_job.job_name)
+    assert again.model_data == estimator.model_data
+    estimator.set_hyperparameters(fails=3)
+    with pytest.raises(JobError, match="failed"):
+        estimator.fit(address, logs=False)
+
+
+def test_a_model_is_repacked_with_its_script(tmp_path: Path) -> None:
+    (tmp_path / "weights.bin").write_text("w")
+    with tarfile.open(tmp_path / "model.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "weights.bin", "weights.bin")
+    (tmp_path / "serve.py").write_text("def model_fn(folder): ...")
+    model = sagemaker.PyTorchModel(str(tmp_path / "model.tar.gz"), "role", str(tmp_path / "serve.py"))
+    with tarfile.open(model.repack(tmp_path / "packed.tar.gz")) as archive:
+        assert sorted(archive.getnames()) == ["code", "code/inference.py", "code/serve.py", "weights.bin"]
+
+
+def test_rules_have_the_sdks_names() -> None:
+    rule = sagemaker.Rule.sagemaker(
+        sagemaker.rule_configs.vanishing_gradient(),
+        rule_parameters={"threshold": "1e-5"},
+        collections_to_save=[sagemaker.CollectionConfig("gradients", {"save_interval": 10})],
+    )
+    hook = sagemaker.DebuggerHookConfig(s3_output_path="s3://x/y", hook_parameters={"train.save_interval": 5})
+    made = debugging.debugger_of([rule], hook)
+    assert made is not None
+    assert made["rules"] == {"VanishingGradient": {"threshold": "1e-5"}}
+    assert made["hook"] == {
+        "HookParameters": {"train.save_interval": "5"},
+        "CollectionConfigurations": [{"CollectionName": "gradients", "CollectionParameters": {"save_interval": "10"}}],
+    }
+    with pytest.raises(ConfigurationError, match="there is no rule"):
+        sagemaker.rule_configs.no_such_rule()
+
+
+def test_data_elsewhere_is_refused_with_what_to_do() -> None:
+    with pytest.raises(ConfigurationError, match="upload_data") as caught:
+        sagemaker.PyTorch("train.py").fit({"train": "s3://theirs/train", "valid": "s3://theirs/valid"})
+    assert len(caught.value.mistakes) == 2
+
+
+def test_what_is_sent_reads_back() -> None:
+    array = np.arange(6.0).reshape(2, 3)
+    pairs = [
+        (sagemaker.NumpySerializer(), sagemaker.NumpyDeserializer(), array),
+        (sagemaker.JSONSerializer(), sagemaker.JSONDeserializer(), {"a": [1, 2]}),
+        (sagemaker.JSONLinesSerializer(), sagemaker.JSONLinesDeserializer(), [1, {"a": 2}]),
+        (sagemaker.CSVSerializer(), sagemaker.CSVDeserializer(), [["1", "a,b"], ["2", 'c"']]),
+        (sagemaker.IdentitySerializer("image/jpeg"), sagemaker.BytesDeserializer(), b"\xff\xd8"),
+    ]
+    for serializer, deserializer, data in pairs:
+        read = deserializer.deserialize(serializer.serialize(data), serializer.CONTENT_TYPE)  # type: ignore[attr-defined]
+        assert np.array_equal(read, data) if isinstance(data, np.ndarray) else read == data
+    assert sagemaker.CSVSerializer().serialize([1, 2]) == b"1,2"
+    assert sagemaker.StringDeserializer().deserialize("ü".encode(), "") == "ü"
+
+
+def test_an_array_that_needs_unpickling_is_refused() -> None:
+    content = io.BytesIO()
+    np.save(content, np.array([{}], object), allow_pickle=True)
+    with pytest.raises(ValueError, match="pickle"):
+        sagemaker.NumpyDeserializer().deserialize(content.getvalue(), "application/x-npy")

@@ -1,0 +1,222 @@
+"""Our rules on recordings made by hand: what they are about, what they promise, and when they keep silent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.profiler.making import NETWORK, loader, recording, samples, step, table
+
+from finepoint.profiler.checking import judge_own
+from finepoint.profiler.phases import Mode
+from finepoint.profiler.rules.own_compute import (
+    ChannelsLast,
+    FrequentSync,
+    Precision,
+    RecomputedFeatures,
+    SlowPython,
+    ThreadOversubscription,
+    TinyBatch,
+)
+from finepoint.profiler.rules.own_loading import DataLoaderWorkers, DecodeBound, Oversized, SlowImageFormat
+from finepoint.profiler.rules.own_loop import CheckpointTooOften, EvaluationShare, HookTooHeavy
+from finepoint.profiler.rules.own_machine import BusyNeighbour, IdleInstance, MemoryLeak, SwapInUse, Throttled
+
+HEALTHY = [step(data_wait=0.001, forward=0.05, backward=0.1, optimizer=0.01, other=0.001)] * 40
+
+
+def images(pixels: float, *, decode: float = 0.8, count: float = 100, **formats: float) -> Any:
+    row = {"time": 1.0, "images": count, "pixels": pixels * count, "cpu": 1.0, "decode_cpu": decode, "seconds": 1.0}
+    return table([row | {f"format/{name}": value for name, value in (formats or {"JPEG": count}).items()}])
+
+
+def test_nothing_fires_on_a_healthy_job() -> None:
+    results = judge_own(recording(HEALTHY, facts={"loaders": [loader(workers=2)]}))
+    assert [result.rule for result in results if result.fired] == []
+    assert not any(result.status == "Error" for result in results)
+
+
+def test_no_rule_of_steps_passes_a_job_of_a_few_steps() -> None:
+    short = recording(HEALTHY[:3])
+    for rule in (
+        DataLoaderWorkers(),
+        SlowPython(),
+        CheckpointTooOften(),
+        EvaluationShare(),
+        HookTooHeavy(),
+        TinyBatch(),
+    ):
+        assert rule.judge(short).reason == "too few data points: 2 training steps after the first, of 8"
+
+
+def test_workers_are_predicted_to_hide_loading_behind_computing() -> None:
+    rows = [step(data_wait=0.3, forward=0.1, backward=0.1, cpu=0.5)] * 20
+    result = DataLoaderWorkers().judge(recording(rows))
+    assert result.fired
+    # Two workers load in 0.15 s what the network takes 0.2 s for; starting them twice (20 steps of 10) costs 0.12 s.
+    assert result.evidence["change"] == {"num_workers": 2}
+    assert result.evidence["predicted_speedup"] == pytest.approx(10 / (4 + 0.12), rel=0.01)
+    assert result.evidence["amdahl_bound"] == pytest.approx(1 / 0.4)
+
+
+def test_workers_promise_no_more_than_the_cores_can_do() -> None:
+    rows = [step(data_wait=0.3, forward=0.2, cpu=0.7)] * 20  # the network uses two cores
+    result = DataLoaderWorkers().judge(recording(rows, sampler={"usable_cores": 2}))
+    assert result.evidence["predicted_speedup"] == pytest.approx(10 / (7 + 0.06), rel=0.02)
+
+
+def test_far_more_workers_than_cores_are_too_many() -> None:
+    rows = [step(data_wait=2.0 if number % 10 == 0 else 0.001, forward=0.1) for number in range(40)]
+    result = DataLoaderWorkers().judge(recording(rows, facts={"loaders": [loader(workers=16)]}))
+    assert result.fired
+    assert result.evidence["change"] == {"num_workers": 4}
+    assert result.evidence["predicted_speedup"] == pytest.approx(12.04 / (12.04 - 8 * 0.75), rel=0.01)
+    assert not DataLoaderWorkers().judge(recording(rows, facts={"loaders": [loader(workers=8)]})).fired
+
+
+def test_images_far_larger_than_the_crop_are_oversized() -> None:
+    rows = [step(data_wait=0.3, forward=0.1)] * 20
+    big = recording(rows, loading=images(12e6))
+    result = Oversized().judge(big)
+    assert result.fired
+    assert result.evidence["pixel_ratio"] == pytest.approx(12e6 / 224**2)
+    assert result.evidence["change"] == {"image_side": 320}  # 224 * 1.5, to a multiple of 32
+    assert not Oversized().judge(recording(rows, loading=images(400 * 533))).fired
+    assert Oversized().judge(recording(rows)).status == "NotApplicable"
+
+
+def test_lossless_formats_are_slow_only_where_decoding_is_waited_for() -> None:
+    rows = [step(data_wait=0.3, forward=0.1)] * 20
+    assert SlowImageFormat().judge(recording(rows, loading=images(2e5, PNG=90, JPEG=10))).fired
+    assert not SlowImageFormat().judge(recording(rows, loading=images(2e5, PNG=10, JPEG=90))).fired
+    assert not SlowImageFormat().judge(recording(HEALTHY, loading=images(2e5, PNG=100))).fired
+
+
+def test_decoding_behind_workers_gains_what_is_waited_for() -> None:
+    rows = [step(data_wait=0.3, forward=0.1, wait_cpu=0.0)] * 20
+    result = DecodeBound().judge(recording(rows, loading=images(2e5), facts={"loaders": [loader(workers=2)]}))
+    # Loading takes 0.4 s a step, 0.1 of it hidden; without decoding 0.08 s, all hidden.
+    assert result.evidence["predicted_speedup"] == pytest.approx(4)
+    assert result.evidence["share_of_time"] == pytest.approx(0.75 * 0.8)
+
+
+def test_a_frozen_backbone_is_recomputed_from_the_second_pass_on() -> None:
+    rows = [step(data_wait=0.1, forward=0.3, backward=0.01)] * 40
+    frozen = {"networks": [NETWORK | {"frozen_share": 0.9}]}
+    result = RecomputedFeatures().judge(recording(rows, facts=frozen))
+    assert result.fired
+    assert result.evidence["passes"] == 4
+    saved = 40 * (0.1 + 0.9 * 0.3) * 3 / 4
+    assert result.evidence["predicted_speedup"] == pytest.approx(16.4 / (16.4 - saved), rel=0.01)
+    assert "only 1.0 passes" in RecomputedFeatures().judge(recording(rows[:10], facts=frozen)).reason
+    assert not RecomputedFeatures().judge(recording(rows)).fired
+
+
+def test_a_backbone_under_no_grad_counts_as_frozen() -> None:
+    rows = [step(forward=0.3, backward=0.01, frozen_forward=0.28)] * 40
+    assert RecomputedFeatures().judge(recording(rows)).fired
+
+
+@pytest.mark.parametrize(("rule", "name"), [(ChannelsLast(), "channels_last"), (Precision(), "bf16")])
+def test_formats_are_advised_only_where_measured_faster_here(rule: Any, name: str) -> None:
+    facts = {"networks": [NETWORK | {"convolutions": 5, "channels_last": False}]}
+    assert rule.judge(recording(HEALTHY, facts=facts)).status == "NotApplicable"
+    assert not rule.judge(recording(HEALTHY, facts=facts, speeds={name: 0.9})).fired
+    result = rule.judge(recording(HEALTHY, facts=facts, speeds={name: 2.0}))
+    share = 0.15 / 0.162
+    assert result.evidence["predicted_speedup"] == pytest.approx(1 / (1 - share / 2))
+
+
+def test_threads_beyond_the_cores_that_a_group_allows() -> None:
+    limited = {"usable_cores": 64, "cpu_limit_cores": 2.0}
+    result = ThreadOversubscription().judge(recording(HEALTHY, facts={"threads": 64}, sampler=limited))
+    assert result.fired
+    assert result.evidence["change"] == {"threads": 2}
+    assert not ThreadOversubscription().judge(recording(HEALTHY)).fired
+
+
+def test_reading_values_back_matters_only_with_a_gpu() -> None:
+    rows = [step(forward=0.1, other=0.1, syncs=3.0)] * 20
+    assert FrequentSync().judge(recording(rows)).status == "NotApplicable"
+    assert FrequentSync().judge(recording(rows, facts={"cuda": True})).evidence["syncs_per_step"] == 3
+
+
+def test_the_scripts_own_code_is_slow_python() -> None:
+    result = SlowPython().judge(recording([step(forward=0.1, other=0.3)] * 20))
+    assert result.evidence["predicted_speedup"] == pytest.approx(4, rel=0.2)
+    assert result.evidence["seconds_per_step"] == pytest.approx(0.3)
+
+
+def test_a_tiny_batch_pays_each_steps_own_cost_too_often() -> None:
+    rows = [step(forward=0.001, backward=0.001, optimizer=0.002)] * 50
+    result = TinyBatch().judge(recording(rows, facts={"loaders": [loader(batch_size=2)]}))
+    assert result.evidence["predicted_speedup"] == pytest.approx(1 / (1 - 0.5 * (1 - 2 / 64)), rel=0.01)
+    assert not TinyBatch().judge(recording(rows)).fired
+
+
+def test_a_leak_is_steady_and_says_when_memory_runs_out() -> None:
+    times = np.arange(60)
+    leaking = samples(60, job_main_rss_bytes=1e9 + 20e6 * times)
+    result = MemoryLeak().judge(recording([step(forward=1.0)] * 30, leaking))
+    assert result.evidence["bytes_per_second"] == pytest.approx(40e6)
+    assert result.evidence["seconds_left"] == pytest.approx((16 * 2**30 - 1e9 - 20e6 * 58) / 40e6, rel=0.02)
+    filling = samples(60, job_main_rss_bytes=1e9 + 5e8 * (1 - np.exp(-times / 8)))  # an allocator's cache fills up
+    assert not MemoryLeak().judge(recording([step(forward=1.0)] * 30, filling)).fired
+    sawtooth = samples(60, job_main_rss_bytes=1e9 + 3e8 * (times % 6))
+    assert not MemoryLeak().judge(recording([step(forward=1.0)] * 30, sawtooth)).fired
+
+
+def test_a_throttled_group_and_a_greedy_host() -> None:
+    limited = {"cpu_limit_cores": 1.0}
+    held = recording(HEALTHY, samples(60, throttled_seconds=0.5), sampler=limited)
+    assert Throttled().judge(held).evidence["throttled_share"] == pytest.approx(0.25, rel=0.2)
+    assert Throttled().judge(recording(HEALTHY, samples(60, cpu_steal=0.2))).evidence["stolen_share"] == pytest.approx(
+        0.2
+    )
+
+
+def test_a_gpu_whose_clock_is_held_back_names_the_reasons() -> None:
+    hot = samples(60, **{"gpu/0/throttle": 0x44})
+    result = Throttled().judge(recording(HEALTHY, hot, sampler={"gpus": [{"name": "a"}]}))
+    assert result.evidence["devices"]["gpu0"]["reasons"] == ["power cap", "thermal slowdown (hardware)"]
+
+
+def test_swapping() -> None:
+    assert SwapInUse().judge(recording(HEALTHY, samples(60, swap_in_bytes_per_second=5e6))).fired
+    assert not SwapInUse().judge(recording(HEALTHY)).fired
+
+
+def test_neighbours_count_only_on_a_saturated_machine() -> None:
+    crowded = samples(60, cpu=1.0, job_cpu=2.0)
+    result = BusyNeighbour().judge(recording(HEALTHY, crowded))
+    assert result.evidence["neighbours_cores"] == pytest.approx(2.0)
+    assert result.evidence["predicted_speedup"] == pytest.approx(2.0)
+    assert not BusyNeighbour().judge(recording(HEALTHY, samples(60, cpu=0.8, job_cpu=2.0))).fired
+
+
+def test_an_idle_machine_is_told_from_a_crowded_one() -> None:
+    long = [step(data_wait=1.0)] * 30
+    assert IdleInstance().judge(recording(long, samples(60, job_cpu=0.2))).fired
+    assert not IdleInstance().judge(recording(long, samples(60, job_cpu=0.2, cpu=1.0))).fired
+
+
+def test_saving_at_every_step_is_too_often() -> None:
+    result = CheckpointTooOften().judge(recording([step(forward=0.3, checkpoint=0.1, saves=1.0)] * 20))
+    assert result.evidence["share_of_time"] == pytest.approx(0.25)
+    assert "every 25 steps" in result.remedy
+    few = [step(forward=0.3, checkpoint=1.0 * (number == 19), saves=float(number == 19)) for number in range(20)]
+    assert not CheckpointTooOften().judge(recording(few)).fired
+
+
+def test_hooks_and_evaluation_have_their_share() -> None:
+    assert HookTooHeavy().judge(recording([step(forward=0.1, hook=0.01)] * 20)).fired
+    rows = [step(forward=0.1)] * 20 + [step(Mode.EVALUATION, data_wait=0.05, forward=0.1)] * 20
+    assert EvaluationShare().judge(recording(rows)).evidence["share_of_time"] == pytest.approx(0.6)
+
+
+def test_the_most_promising_finding_stands_first_and_danger_before_it() -> None:
+    rows = [step(data_wait=0.02, forward=0.1, other=0.3, checkpoint=0.1, saves=1.0)] * 60
+    leaking = samples(60, job_cpu=2.0, job_main_rss_bytes=1e9 + 20e6 * np.arange(60))
+    fired = [result.rule for result in judge_own(recording(rows, leaking)) if result.fired]
+    assert fired == ["MemoryLeak", "SlowPython", "CheckpointTooOften"]

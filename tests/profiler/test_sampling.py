@@ -1,0 +1,96 @@
+"""The sampler beside a job: it sees the whole tree, outlives the job, and knows how it ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from finepoint.errors import ConfigurationError
+from finepoint.files import read_json
+from finepoint.profiler.sampler import Sampler, sample_until_end
+from finepoint.profiler.sampling import check_interval, sampled
+from finepoint.profiler.segments import Table, read_table
+
+SPIN = "import time; end = time.monotonic() + {seconds}\nwhile time.monotonic() < end: pass"
+
+
+def run(folder: Path, code: str, *, interval_ms: int = 100) -> tuple[Table, dict[str, object]]:
+    job = subprocess.Popen([sys.executable, "-c", code])
+    with sampled(folder, job.pid, interval_ms=interval_ms) as sampler:
+        sampler.ended(job.wait())
+    return read_table(folder / "system"), read_json(folder / "ending.json")
+
+
+def test_a_signal_is_noted_and_the_samples_before_it_are_kept(tmp_path: Path) -> None:
+    table, ending = run(tmp_path, SPIN.format(seconds=1.5) + "\nimport os; os.kill(os.getpid(), 11)")
+    assert (ending["kind"], ending["signal"]) == ("signal", "SIGSEGV")
+    assert len(table) == ending["samples"]
+    assert len(table) >= 4
+    assert table["job_cpu"].max() > 0.3
+    assert ((table["cpu"] >= 0) & (table["cpu"] <= 1)).all()
+
+
+def test_child_processes_are_seen_as_workers(tmp_path: Path) -> None:
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {SPIN.format(seconds=1.5)!r}])"
+    table, ending = run(tmp_path, code)
+    assert ending["kind"] == "completed"
+    assert table["job_processes"].max() == 2
+    assert table["job_workers_cpu"].max() > 0.3
+    tree = read_table(tmp_path / "processes")
+    assert len(set(tree["pid"])) == 2
+    assert sum(name.startswith("name/") for name in tree.notes) == 2
+
+
+def test_the_sampler_goes_on_when_its_parent_says_nothing(tmp_path: Path) -> None:
+    with waiting_job() as job:
+        with sampled(tmp_path, job.pid, interval_ms=100) as sampler:
+            while not (tmp_path / "sampler.json").is_file():
+                os.sched_yield()
+        job.kill()
+        job.wait()
+        sampler.wait()
+    assert read_json(tmp_path / "ending.json")["kind"] == "unknown"
+
+
+def test_a_job_that_does_nothing_for_long_is_called_hung(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("finepoint.profiler.sampler.HANG_SECONDS", 0.3)
+    with waiting_job() as job:
+        sampler = Sampler(tmp_path, job.pid, 100)
+
+        def told(_: float) -> int | None:
+            if sampler.hung_seconds:
+                job.send_signal(signal.SIGTERM)
+                return job.wait()
+            return None
+
+        code, ended = sample_until_end(sampler, told=told)
+    assert (code, ended) == (-15, True)
+    assert sampler.finish(code).hung_seconds >= 0.3
+
+
+def waiting_job() -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+
+
+@pytest.mark.skipif(not os.access("/sys/fs/cgroup/memory", os.W_OK), reason="no writable memory control group here")
+def test_a_kill_for_memory_is_told_from_other_kills(tmp_path: Path) -> None:
+    group = Path("/sys/fs/cgroup/memory", f"finepoint-test-{os.getpid()}")
+    group.mkdir()
+    try:
+        (group / "memory.limit_in_bytes").write_text(str(64 * 2**20))
+        enter = f"open('{group}/cgroup.procs', 'w').write('0'); import time; time.sleep(1)\n"
+        _, ending = run(tmp_path, enter + "kept = []\nwhile True: kept.append(bytearray(b'x') * 2**22)")
+    finally:
+        group.rmdir()
+    assert ending["kind"] == "out of memory"
+
+
+@pytest.mark.parametrize("interval", [99, 60_001])
+def test_intervals_out_of_range_are_refused(interval: int) -> None:
+    with pytest.raises(ConfigurationError, match=r"100 to 60,000 ms"):
+        check_interval(interval)

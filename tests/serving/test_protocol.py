@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from tests.serving.conftest import Reddest, Served, eventually, picture, serving
+
+from finepoint.serving.admission import Service
+from finepoint.serving.protocol import Limits
+
+IMAGE = picture((255, 0, 0))
+SHORT = Limits(
+    body_bytes=100_000, head_bytes=4096, headers=20, head_seconds=0.3, body_seconds=0.3, idle_seconds=0.5, connections=5
+)
+
+
+@pytest.fixture(scope="module")
+def impatient() -> Iterator[Served]:
+    with serving(limits=SHORT) as running:
+        yield running
+
+
+@contextmanager
+def connected(served: Served) -> Iterator[socket.socket]:
+    with socket.create_connection(("127.0.0.1", served.port), timeout=10) as connection:
+        yield connection
+
+
+def everything(connection: socket.socket) -> bytes:
+    parts = []
+    while part := connection.recv(65536):
+        parts.append(part)
+    return b"".join(parts)
+
+
+def post(body: bytes, *lines: str, path: str = "/invocations") -> bytes:
+    head = [f"POST {path} HTTP/1.1", "host: x", "content-type: image/png", f"content-length: {len(body)}", *lines]
+    return ("\r\n".join(head) + "\r\n\r\n").encode() + body
+
+
+def exchange(served: Served, data: bytes) -> bytes:
+    with connected(served) as connection:
+        connection.sendall(data)
+        return everything(connection)
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"GARBAGE\r\n\r\n", 400),
+        (b"GET /ping HTTP/1.1\r\n" + b"a: " + b"x" * 5000 + b"\r\n\r\n", 431),
+        (b"GET /ping HTTP/1.1\r\n" + b"a: b\r\n" * 30 + b"\r\n", 431),
+        (b"GET /" + b"x" * 5000, 431),
+        (b"GET /ping HTTP/1.1\r\nhost: x\r\n", 408),
+        (post(IMAGE)[:-10], 408),
+        (b"POST /invocations HTTP/1.1\r\nhost: x\r\ncontent-length: 999999999\r\n\r\n", 413),
+        (b"POST /invocations HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\n", 400),
+        (b"POST /invocations HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n", 400),
+        (b"GET /ping?" + b"&".join([b"a=1"] * 200) + b" HTTP/1.1\r\nhost: x\r\n\r\n", 400),
+    ],
+)
+def test_what_is_no_request_or_too_slow_is_refused_and_the_connection_closed(
+    impatient: Served, data: bytes, status: int
+) -> None:
+    answer = exchange(impatient, data)
+    assert answer.startswith(f"HTTP/1.1 {status} ".encode())
+    assert b"connection: close" in answer
+
+
+def test_a_body_without_a_length_is_bounded_too(impatient: Served) -> None:
+    def parts() -> Iterator[bytes]:
+        for _ in range(200):
+            yield b"x" * 1000
+
+    answer = impatient.client.post("/invocations", content=parts(), headers={"Content-Type": "image/jpeg"})
+    assert answer.status_code == 413
+
+
+def test_a_chunked_body_is_answered(impatient: Served) -> None:
+    answer = impatient.client.post("/invocations", content=iter([IMAGE]), headers={"Content-Type": "image/png"})
+    assert answer.json()["label"] == "red"
+
+
+def test_requests_sent_ahead_are_answered_in_order(impatient: Served) -> None:
+    data = post(IMAGE) + post(b"no image") + b"GET /ping HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+    answer = exchange(impatient, data)
+    assert [part[:3] for part in answer.split(b"HTTP/1.1 ")[1:]] == [b"200", b"400", b"200"]
+
+
+def test_too_many_requests_ahead_end_the_connection(impatient: Served) -> None:
+    answer = exchange(impatient, post(IMAGE) * 40)
+    assert answer.count(b"HTTP/1.1 200") < 40
+
+
+def test_a_large_body_is_announced_and_refused_before_it_is_sent(impatient: Served) -> None:
+    with connected(impatient) as connection:
+        connection.sendall(post(IMAGE, "expect: 100-continue")[: -len(IMAGE)])
+        assert connection.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(IMAGE)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+    with connected(impatient) as connection:
+        connection.sendall(post(IMAGE, "expect: 100-continue", path="/nothing")[: -len(IMAGE)])
+        assert connection.recv(65536).startswith(b"HTTP/1.1 404")
+
+
+def test_a_refused_body_is_thrown_away_and_the_connection_goes_on(impatient: Served) -> None:
+    with connected(impatient) as connection:
+        connection.sendall(post(IMAGE, path="/nothing"))
+        assert connection.recv(65536).startswith(b"HTTP/1.1 404")
+        connection.sendall(post(IMAGE))
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+
+
+def test_half_sent_requests_cost_no_worker_and_connections_are_bounded(impatient: Served) -> None:
+    with serving(limits=Limits(connections=5)) as served:
+        idle = [socket.create_connection(("127.0.0.1", served.port)) for _ in range(3)]
+        for connection in idle:
+            connection.sendall(post(IMAGE)[:-5])
+        assert served.ask(IMAGE, "image/png").status_code == 200
+        idle += [socket.create_connection(("127.0.0.1", served.port)) for _ in range(3)]
+        idle[-1].settimeout(10)
+        assert idle[-1].recv(65536).startswith(b"HTTP/1.1 503")
+        for connection in idle:
+            connection.close()
+
+
+def test_an_idle_connection_is_closed(impatient: Served) -> None:
+    with connected(impatient) as connection:
+        connection.sendall(b"GET /ping HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert everything(connection).startswith(b"HTTP/1.1 200")
+
+
+class Gated(Reddest):
+    """Computes when the gate is open."""
+
+    def __init__(self) -> None:
+        self.gate, self.calls = threading.Event(), 0
+        self.gate.set()
+
+    def compute(self, crops: Sequence[np.ndarray], outputs: Sequence[str]) -> dict[str, np.ndarray]:
+        assert self.gate.wait(20)
+        self.calls += 1
+        return super().compute(crops, outputs)
+
+
+def asked(served: Served, answers: list[int], **headers: str) -> threading.Thread:
+    thread = threading.Thread(target=lambda: answers.append(served.ask(IMAGE, "image/png", **headers).status_code))
+    thread.start()
+    return thread
+
+
+def in_work(served: Served) -> int:
+    return served.model._admission.images
+
+
+def test_beyond_capacity_503_comes_at_once_with_retry_after() -> None:
+    model = Gated()
+    with serving(model, service=Service(queue_images=3, decoders=1)) as served:
+        model.gate.clear()
+        answers: list[int] = []
+        threads = [asked(served, answers) for _ in range(3)]
+        assert eventually(lambda: in_work(served) == 3)
+        refused = served.ask(IMAGE, "image/png")
+        assert refused.status_code == 503
+        assert int(refused.headers["retry-after"]) >= 1
+        runtime = served.ask(IMAGE, "image/png", "/endpoints/reddest/invocations")
+        assert (runtime.status_code, runtime.headers["x-amzn-errortype"]) == (503, "ServiceUnavailable")
+        assert served.client.get("/ping").status_code == 200
+        model.gate.set()
+        for thread in threads:
+            thread.join()
+        assert answers == [200, 200, 200]
+
+
+def test_a_request_past_its_time_is_answered_504() -> None:
+    model = Gated()
+    with serving(model, service=Service(request_seconds=0.2, decoders=1)) as served:
+        model.gate.clear()
+        assert served.ask(IMAGE, "image/png").status_code == 504
+        model.gate.set()
+
+
+def test_nothing_is_computed_for_a_client_that_has_gone() -> None:
+    model = Gated()
+    with serving(model, service=Service(decoders=1)) as served:
+        model.gate.clear()
+        warm, answers = model.calls, []
+        first = asked(served, answers)
+        assert eventually(lambda: in_work(served) == 1 and served.model._batcher.waiting == 0)
+        with connected(served) as connection:
+            connection.sendall(post(IMAGE))
+            assert eventually(lambda: served.model._batcher.waiting == 1)
+        assert eventually(lambda: in_work(served) == 1)
+        model.gate.set()
+        first.join()
+        assert served.ask(IMAGE, "image/png").status_code == 200
+        assert model.calls == warm + 2
+
+
+def test_stopping_answers_what_has_begun() -> None:
+    model = Gated()
+    answers: list[int] = []
+    with serving(model, service=Service(decoders=1)) as served:
+        model.gate.clear()
+        thread = asked(served, answers)
+        assert eventually(lambda: in_work(served) == 1)
+        stopping = asyncio.run_coroutine_threadsafe(served.server.stop(), served.loop)
+        assert eventually(lambda: not accepts(served))
+        model.gate.set()
+        thread.join()
+        stopping.result(10)
+    assert answers == [200]
+
+
+def accepts(served: Served) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", served.port), timeout=1).close()
+    except OSError:
+        return False
+    return True
