@@ -5,6 +5,7 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+from finepoint.engines.profiling import profiler_configuration
 from finepoint.engines.sagemaker.source import build_wheel, source_archive
 from finepoint.engines.spec import JobSpec
 
@@ -30,6 +31,20 @@ def test_the_wheel_is_whole_and_says_what_it_needs() -> None:
         recorded = [line.split(",")[0] for line in wheel.read(f"{info}/RECORD").decode().splitlines()]
         assert sorted(recorded) == sorted(wheel.namelist())
         assert "finepoint/training/__main__.py" in recorded
+
+
+def test_a_recorded_script_comes_with_finepoint_around_it(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text("")
+    (tmp_path / "requirements.txt").write_text("einops==0.8")
+    spec = JobSpec("j", entry_point="train.py", source_dir=str(tmp_path), profiler=profiler_configuration())
+    archive, entry_point = source_archive(spec)
+    with tarfile.open(fileobj=io.BytesIO(archive)) as packed:
+        requirements = packed.extractfile("requirements.txt")
+        assert requirements is not None
+        lines = requirements.read().decode().splitlines()
+    assert lines[0] == "einops==0.8"
+    assert lines[1].startswith("./finepoint-") and lines[1].endswith(".whl")
+    assert {"train.py", entry_point, "finepoint_recording.json"} <= set(names(archive))
 
 
 def test_a_script_comes_without_what_is_no_part_of_it(tmp_path: Path) -> None:

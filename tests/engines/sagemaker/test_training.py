@@ -9,8 +9,10 @@ from typing import Any
 import boto3
 import pytest
 
+from finepoint.engines.debugging import debugger_configuration
 from finepoint.engines.local import Watcher
 from finepoint.engines.metrics import MetricDefinition
+from finepoint.engines.profiling import profiler_configuration
 from finepoint.engines.records import JobFolder
 from finepoint.engines.rehearsal import container
 from finepoint.engines.rehearsal.faults import Fault, Kind
@@ -22,7 +24,7 @@ from finepoint.engines.sagemaker.ledger import ledgers
 from finepoint.engines.sagemaker.requests import Places, training_request
 from finepoint.engines.sagemaker.settings import SageMakerSettings
 from finepoint.engines.sagemaker.training import SageMakerEngine, stop
-from finepoint.engines.spec import Channel, JobSpec, Limits
+from finepoint.engines.spec import Channel, JobSpec, Limits, Resources
 from finepoint.errors import CloudError, ConfigurationError, JobError
 
 # In the official toolkit's place, where a test is about states and not about scripts: it is ready in no time.
@@ -113,8 +115,8 @@ def test_what_does_not_fit_into_a_request_is_refused_at_once(spec: JobSpec, sett
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"debugger": {"a": 1}}, "debugger cannot be attached"),
-        ({"profiler": {"a": 1}}, "profiler cannot be attached"),
+        ({"profiler": profiler_configuration(), "resources": Resources(2)}, "several processes cannot be recorded"),
+        ({"debugger": debugger_configuration(), "distribution": "torch_distributed"}, "cannot be recorded in AWS yet"),
         ({"checkpoint_location": "/tmp/kept"}, "must be an s3:// address"),
         ({"requirements": "offline"}, "offline has no meaning"),
     ],

@@ -100,7 +100,7 @@ class Platform:
     def forget(self) -> None:
         """Forget every resource."""
         for held in (self.jobs, self.tuning_jobs, self.transforms, self.models, self.endpoint_configs, self.endpoints):
-            held.clear()  # type: ignore[attr-defined]
+            held.clear()
 
     def _create(self, held: Mapping[str, Any], kind: str, name: str, request: Mapping[str, Any]) -> str:
         if name in held:

@@ -241,8 +241,6 @@ def _check(spec: JobSpec, hyperparameters: Mapping[str, str]) -> None:
         mistakes.append(f"{len(spec.metric_definitions)} metrics are defined; SageMaker takes at most {_MAX_METRICS}")
     if not spec.channels:
         mistakes.append("a SageMaker job needs at least one channel")
-    recordings = {"debugger": spec.debugger, "profiler": spec.profiler}
-    mistakes += [f"a {name} cannot be attached to a job in AWS yet" for name, value in recordings.items() if value]
     if spec.checkpoint_location and not spec.checkpoint_location.startswith("s3://"):
         mistakes.append(f"checkpoint_location {spec.checkpoint_location} must be an s3:// address for a job in AWS")
     if spec.requirements == "offline":

@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import importlib.metadata
 import io
+import json
 import tarfile
 import tempfile
 import zipfile
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import finepoint
 from finepoint.engines.container import copy_code
+from finepoint.engines.recorded import CONFIGURATION, configuration_of, is_recorded
 from finepoint.engines.spec import JobSpec
 
 ENTRY_POINT = "finepoint_job.py"
@@ -34,7 +36,16 @@ def source_archive(spec: JobSpec) -> tuple[bytes, str]:
             code = Path(folder) / "code"
             copy_code(spec, code)
             files = {path.relative_to(code).as_posix(): path.read_bytes() for path in code.rglob("*") if path.is_file()}
-        return _tar(files), spec.entry_point
+        if not is_recorded(spec):
+            return _tar(files), spec.entry_point
+        name, wheel = build_wheel()
+        files |= {
+            name: wheel,
+            "requirements.txt": files.get("requirements.txt", b"").rstrip() + f"\n./{name}\n".encode(),
+            CONFIGURATION: json.dumps(configuration_of(spec)).encode(),
+            ENTRY_POINT: _ENTRY.format(module="finepoint.engines.recorded").encode(),
+        }
+        return _tar(files), ENTRY_POINT
     name, wheel = build_wheel()
     files = {
         name: wheel,

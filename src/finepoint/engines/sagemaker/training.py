@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
 import tarfile
@@ -12,8 +13,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from finepoint.engines.debugging import judge_job
 from finepoint.engines.local import Watcher
 from finepoint.engines.metrics import explain_missing
+from finepoint.engines.profiling import judge_profile
+from finepoint.engines.recorded import PARTS, is_recorded
 from finepoint.engines.records import JobFolder
 from finepoint.engines.sagemaker.channels import push_channels
 from finepoint.engines.sagemaker.cloud import Cloud, is_missing, is_taken
@@ -23,9 +27,9 @@ from finepoint.engines.sagemaker.rates import price, refuse_above
 from finepoint.engines.sagemaker.requests import Places, instance_count, instance_type, training_request
 from finepoint.engines.sagemaker.settings import SageMakerSettings, load_settings
 from finepoint.engines.sagemaker.source import source_archive
-from finepoint.engines.sagemaker.transfer import encryption, fetch
+from finepoint.engines.sagemaker.transfer import encryption, fetch, pull
 from finepoint.engines.spec import JobResult, JobSpec, JobStatus
-from finepoint.errors import CloudError, InputError, JobError
+from finepoint.errors import CloudError, DataError, InputError, JobError
 from finepoint.events import parse
 from finepoint.files import read_json, write_bytes, write_json
 
@@ -183,7 +187,17 @@ class SageMakerEngine:
             if status == "Completed" and metric.name not in metrics:
                 watcher.say(f"warning: {explain_missing(metric, described['tail'])}")
         code = 0 if status == "Completed" else _exit_code(failure)
-        job.finish(status, exit_code=code, failure=failure, metrics=metrics, seconds=round(seconds, 3))
+        self._bring_recordings(folder, described, spec)
+        judged = judge_job(folder, spec.debugger, watcher.say)
+        job.finish(
+            status,
+            rules={result.rule: result.status for result in judged},
+            profiler_rules=judge_profile(folder, spec.profiler, watcher.say),
+            exit_code=code,
+            failure=failure,
+            metrics=metrics,
+            seconds=round(seconds, 3),
+        )
         self._note(folder, {"status": status, "billable_seconds": billed, "dollars": cost})
         self.ledger(spec).strike("training-job", name)
         words = _last_error(described["tail"]) or failure
@@ -193,6 +207,15 @@ class SageMakerEngine:
                 raise InputError(words)
             raise JobError(f"job {name} failed in AWS. {words}")
         return JobResult(status, code, folder, failure, seconds, metrics)
+
+    def _bring_recordings(self, folder: Path, described: Mapping[str, Any], spec: JobSpec) -> None:
+        """Download what the debugger and the profiler recorded, from below the checkpoints."""
+        if not is_recorded(spec):
+            return
+        for part in PARTS:
+            uri = f"{described['CheckpointConfig']['S3Uri'].rstrip('/')}/{part}"
+            with contextlib.suppress(DataError):  # nothing was recorded; the rules say why
+                pull(self.cloud, uri, folder / part)
 
     def _describe(self, name: str) -> dict[str, Any] | None:
         try:
