@@ -23,6 +23,7 @@ def command(
 
         finepoint rehearse --port 5055 --bucket photos
     """
+    import contextlib
     import threading
 
     from finepoint.cli.output import say, show
@@ -40,4 +41,5 @@ def command(
             show(f"  export {name}={value}")
         show(f"  finepoint run photos/ --engine sagemaker --cloud role={role} --cloud bucket={bucket}")
         say("Ctrl-C ends it, and everything in it is lost")
-        threading.Event().wait()
+        with contextlib.suppress(KeyboardInterrupt):
+            threading.Event().wait()
