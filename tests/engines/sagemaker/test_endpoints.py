@@ -38,7 +38,7 @@ def _echo(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
-    path = tmp_path / "model.tar.gz"
+    path = tmp_path / "dogs-7.tar.gz"
     (tmp_path / "weights.txt").write_text("1")
     with tarfile.open(path, "w:gz") as archive:
         archive.add(tmp_path / "weights.txt", "weights.txt")

@@ -23,7 +23,7 @@ from finepoint.engines.rehearsal.environment import overlay, toolkit_environment
 from finepoint.engines.rehearsal.objects import split
 
 if TYPE_CHECKING:
-    from finepoint.engines.rehearsal.platform import Platform
+    from finepoint.engines.rehearsal.control import Platform
 
 _SCRIPT = Path(__file__).with_name("hosting_process.py")
 _START_SECONDS = 300.0
@@ -65,7 +65,7 @@ class Hosted:
         home.mkdir()
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [str(python), str(_SCRIPT), str(model), str(self._port)],
+                [str(python), "-P", str(_SCRIPT), str(model), str(self._port)],
                 cwd=self.folder,
                 env={**kept, "HOME": str(home), **self._container.get("Environment", {})},
                 stdin=subprocess.DEVNULL,

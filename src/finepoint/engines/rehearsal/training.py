@@ -18,7 +18,7 @@ from finepoint.engines.rehearsal.environment import toolkit_environment
 from finepoint.engines.rehearsal.objects import inputs_of
 
 if TYPE_CHECKING:
-    from finepoint.engines.rehearsal.platform import Platform
+    from finepoint.engines.rehearsal.control import Platform
 
 _SYNC_SECONDS = 0.3
 ENDED = ("Completed", "Failed", "Stopped")

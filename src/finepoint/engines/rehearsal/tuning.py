@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from finepoint.engines.rehearsal.training import ENDED, TrainingJob
 
 if TYPE_CHECKING:
-    from finepoint.engines.rehearsal.platform import Platform
+    from finepoint.engines.rehearsal.control import Platform
 
 _POLL_SECONDS = 0.2
 

@@ -256,7 +256,7 @@ def _config(
 
 
 def _upload(cloud: Cloud, package: Path, uri: str, settings: SageMakerSettings) -> None:
-    push(cloud, {package.name: package}, uri.rpartition("/")[0], kms_key=settings.kms_key)
+    push(cloud, {"model.tar.gz": package}, uri.rpartition("/")[0], kms_key=settings.kms_key)
 
 
 def _create(call: Callable[[], dict[str, Any]]) -> None:

@@ -32,4 +32,5 @@ class CloudPredictor(Endpoint):
         rows = value.get("predictions", [value])
         for row in rows:  # the container's handler knows no `top`
             row["probabilities"] = dict(list(row["probabilities"].items())[:top])
-        return value
+        # ... and answers one image with a list of one.
+        return {**value, **rows[0]} if content_type != "application/json" else {**value, "predictions": rows}
