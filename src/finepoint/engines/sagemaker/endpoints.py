@@ -149,9 +149,10 @@ def predict(
     except CloudError as error:
         if error.code == "ModelError":
             cause = getattr(error.__cause__, "response", {})
-            raise RequestError(
-                str(cause.get("OriginalMessage") or error), int(cause.get("OriginalStatusCode", 500))
-            ) from error
+            message = str(cause.get("OriginalMessage") or error)
+            # The toolkit puts the traceback behind the message; CloudWatch has it.
+            first = next(iter(message.strip().splitlines()), "")
+            raise RequestError(first, int(cause.get("OriginalStatusCode", 500))) from error
         if is_missing(error):
             raise NotFoundError(
                 f"no endpoint {name!r} in {cloud.region}; `finepoint endpoints --engine sagemaker`"
