@@ -66,6 +66,7 @@ def test_a_rehearsal_shows_how_it_is_used_and_ends_on_an_interrupt(
         (["run", ".", "--engine", "sagemaker"], "role is ''"),
         (["deploy", "first", "--engine", "sagemaker", "--cloud", "nix=1"], "nix is no setting"),
         (["data", "push", ".", "photos"], "AWS region is set"),
+        (["predict", "first", "nix.jpg", "--engine", "sagemaker"], "one folder of images"),
         (["cleanup", "nix"], "nothing was created in AWS for 'nix'"),
     ],
 )

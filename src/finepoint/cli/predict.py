@@ -11,16 +11,20 @@ from typing import Annotated
 import typer
 
 from finepoint.cli.arguments import Json, ModelArgument, RunsDir
+from finepoint.cli.cloud import CloudSetting, Engine, MaxPrice
 
 
 def command(
     model: ModelArgument,
     images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.", metavar="IMAGE|FOLDER...")],
     out: Annotated[Path | None, typer.Option("--out", help="Write a CSV file with a row for each image.")] = None,
+    engine: Engine = "local",
+    cloud: CloudSetting = None,
+    max_price: MaxPrice = None,
     runs_dir: RunsDir = None,
     json: Json = False,
 ) -> None:
-    """Classify images without a server.
+    """Classify images without a server; in AWS a folder, by a batch transform job, with its answers put into --out.
 
     Files that are not images are named at the end, and the exit code is then 2; all others are classified.
 
@@ -29,6 +33,8 @@ def command(
         finepoint predict first photo.jpg
 
         finepoint predict model.tar.gz incoming/ --out answers.csv
+
+        finepoint predict first incoming/ --out answers/ --engine sagemaker
     """
     from dataclasses import asdict
 
@@ -37,6 +43,9 @@ def command(
     from finepoint.files import write_bytes
     from finepoint.runs.workflow import load_model, predict_files
 
+    if engine == "sagemaker":
+        _transform(model, images, out, cloud, max_price, runs_dir)
+        return
     files = _files(images)
     classifier = load_model(model, runs_dir, throughput=True)
     if classifier.random_weights:
@@ -66,6 +75,28 @@ def command(
         complain(f"{file}: {reason}")
     if bad:
         raise typer.Exit(2)
+
+
+def _transform(
+    model: str,
+    images: list[Path],
+    out: Path | None,
+    cloud: list[str] | None,
+    max_price: float | None,
+    runs_dir: Path | None,
+) -> None:
+    from finepoint.cli.cloud import settings_of
+    from finepoint.cli.output import plain, say, show
+    from finepoint.engines.sagemaker.batch import transform
+    from finepoint.engines.sagemaker.cloud import Cloud
+    from finepoint.errors import ConfigurationError
+    from finepoint.runs.workflow import model_path
+
+    if len(images) != 1 or not images[0].is_dir() or out is None:
+        raise ConfigurationError("a batch transform takes one folder of images, and --out FOLDER for its answers")
+    settings = settings_of(cloud, max_price)
+    count = transform(Cloud(settings.region), settings, model_path(model, runs_dir), images[0], out, say=say)
+    show(f"{count:,} answers in {plain(out)}, each as IMAGE.out")
 
 
 def _files(given: list[Path]) -> list[Path]:
