@@ -56,7 +56,7 @@ CASES = (
     Case("leak", ("MemoryLeak",), predicted=False),
     Case("tiny_batch", ("TinyBatch",), "batch_size"),
     Case("checkpoints", ("CheckpointTooOften",), "save_every"),
-    Case("neighbour", ("BusyNeighbour",)),
+    Case("neighbour", ("BusyNeighbour",), predicted=False),
     Case("throttled", ("Throttled",)),
     Case("many_threads", ("ThreadOversubscription",), "threads", predicted=False),
     Case("frozen", ("RecomputedFeatures",)),

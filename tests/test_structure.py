@@ -22,7 +22,7 @@ FLOORS = [
     {"evaluation", "debugger", "profiler"},
     {"models"},
     {"data"},
-    {"transfers"},
+    {"transfers", "loops"},
     {"attached"},
     {"attaching"},
     {"findings", "files", "events", "instrumentation", "results"},

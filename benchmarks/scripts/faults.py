@@ -125,6 +125,7 @@ def _saturate(parts: Parts, activation: type[nn.Module]) -> None:
 
 
 def _kill_relus(parts: Parts) -> None:
+    replace_activations(parts.model, nn.ReLU)
     with torch.no_grad():
         for layer in trained_layers(parts.model)[:-1]:
             if layer.bias is not None:
@@ -334,6 +335,9 @@ _BEGINS_BADLY = {
     "LearningRateTooHigh": "relative to such weights any step is large",
     "WeightUpdateRatio": "relative to such weights any step is large",
     "SaturatedActivation": "large weights saturate",
+    "ExplodingTensor": "large weights overflow",
+    "NotANumber": "large weights overflow",
+    "LearningRateTooLow": "relative to large weights any step is small; from tiny ones a larger one would lead away",
 }
 
 
@@ -347,6 +351,7 @@ FAULTS: tuple[Fault, ...] = (
         "WeightUpdateRatio": "weights without a gradient do not change",
     }),
     Fault("cut_backward", "VanishingGradient", _cut_backward, ("cnn_bn", "plain_cnn", "vit", "perceptron"), also={
+        "PoorWeightInitialization": "SageMaker's three signs are there, and cannot tell it from that",
         "WeightUpdateRatio": "weights without a gradient do not change", **_STUCK,
     }),
     Fault("no_zero_grad", "GradientsNotZeroed", _no_zero_grad, also={
@@ -372,7 +377,9 @@ FAULTS: tuple[Fault, ...] = (
     }),
     Fault("zeros", "PoorWeightInitialization", _zeros, also=_BEGINS_BADLY),
     Fault("constant", "PoorWeightInitialization", _constant, also=_BEGINS_BADLY),
-    Fault("tiny", "PoorWeightInitialization", _tiny, ("plain_cnn", "perceptron"), also=_BEGINS_BADLY),
+    Fault("tiny", "PoorWeightInitialization", _tiny, ("plain_cnn", "perceptron"), also={
+        **_BEGINS_BADLY, "LearningRateTooLow": "a larger one would carry them away from there",
+    }),
     Fault("huge", "PoorWeightInitialization", _huge, ("plain_cnn", "perceptron"), also=_BEGINS_BADLY),
     Fault(
         "saturated_tanh", "SaturatedActivation", lambda parts: _saturate(parts, nn.Tanh),
@@ -407,16 +414,20 @@ FAULTS: tuple[Fault, ...] = (
     Fault("zero_learning_rate", "LossNotDecreasing", _lr(0.0), also={
         "LearningRateTooLow": "it is", "WeightUpdateRatio": "nothing changes",
     }),
-    Fault("few_images", "Overfit", lambda parts: _few_images(parts, 40, 0.3), ("cnn_bn", "plain_cnn", "perceptron"),
+    Fault("few_images", "Overfit", lambda parts: _few_images(parts, 50, 0.4), ("cnn_bn", "plain_cnn", "perceptron"),
           also={"Overtraining": "it goes on long after the best epoch"},
           later="the validation loss has to fall before it can rise"),
-    Fault("forty_epochs", "Overtraining", lambda parts: _few_images(parts, 50, 0.2), ("cnn_bn", "plain_cnn", "perceptron"),
+    Fault("forty_epochs", "Overtraining", lambda parts: _few_images(parts, 50, 0.2),
+          ("cnn_bn", "plain_cnn", "perceptron"),
           also={"Overfit": "that is what going on does to it"}, later="it takes more than ten evaluations"),
     Fault("not_centred", "CheckInputImages", _only_to_tensor, ("cnn_bn", "plain_cnn", "vit"),
           parameters={"threshold_samples": "400"}),
-    Fault("rare_classes", "ClassImbalance", _rare_classes, also={"Confusion": "rare classes are taken for frequent ones"}),
+    Fault("rare_classes", "ClassImbalance", _rare_classes, also={
+        "Overfit": "the rare classes of the validation part get worse while the frequent ones get better",
+    }),
     Fault("two_classes_as_one", "Confusion", _mix_two_classes, also={
         "LogitsForWrongClassCount": "a label never occurs in training",
+        "Overfit": "the class that is never labelled gets worse while training improves",
     }, parameters={"min_diag": "0.9"}, later="the others have to be learnt first"),
     Fault("clock_jumps", "StalledTrainingRule", _clock_jumps),
     Fault("relu_on_logits", "ActivationOnLogits", lambda parts: after_head(parts.model, nn.ReLU()), also={
@@ -424,7 +435,8 @@ FAULTS: tuple[Fault, ...] = (
         "VanishingGradient": "dead logits have no gradient",
     }),
     Fault("sigmoid_on_logits", "ActivationOnLogits", lambda parts: after_head(parts.model, nn.Sigmoid()), also=_STUCK),
-    Fault("softmax_on_logits", "ActivationOnLogits", lambda parts: after_head(parts.model, nn.Softmax(-1)), also=_STUCK),
+    Fault("softmax_on_logits", "ActivationOnLogits", lambda parts: after_head(parts.model, nn.Softmax(-1)),
+          also=_STUCK),
     Fault("raw_images", "InputNotNormalised", _raw, also={
         "CheckInputImages": "the mean is not zero", "LearningRateTooHigh": "for inputs so large any rate is",
         "DeadRelu": "inputs that are all positive push units one way", **_STUCK,
@@ -434,14 +446,17 @@ FAULTS: tuple[Fault, ...] = (
     Fault("only_to_tensor", "InputNotNormalised", _only_to_tensor, ("frozen_resnet",), also={
         "CheckInputImages": "the mean is not zero",
     }),
-    Fault("normalised_twice", "InputNotNormalised", _twice, _IMAGES, also={"CheckInputImages": "the mean is not zero"}),
+    Fault("normalised_twice", "InputNotNormalised", _twice, _IMAGES, also={
+        "CheckInputImages": "the mean is not zero", "DeadRelu": "inputs far from zero silence units",
+    }),
     Fault("blue_green_red", "InputNotNormalised", _reversed, ("frozen_resnet",)),
     Fault("backbone_in_train_mode", "FrozenBatchNormDrift", _backbone_in_train_mode, ("frozen_resnet",)),
     Fault(
         # The perceptron's script has no data loader, without which no sample is known again.
         "random_evaluation", "RandomEvaluation", _random_evaluation, _IMAGES, later="it takes a second pass",
     ),
-    Fault("evaluated_in_train_mode", "EvaluatedInTrainMode", _evaluate_in_train_mode, ("frozen_resnet", "cnn_bn", "vit"),
+    Fault("evaluated_in_train_mode", "EvaluatedInTrainMode", _evaluate_in_train_mode,
+          ("frozen_resnet", "cnn_bn", "vit"),
           also={"FrozenBatchNormDrift": "evaluating in train mode moves the statistics"}),
     Fault("optimizer_of_a_copy", "FrozenEverything", _optimizer_of_a_copy, also={
         "UnusedParameters": "all parameters are in no optimizer", **_STUCK,
@@ -449,8 +464,10 @@ FAULTS: tuple[Fault, ...] = (
         "GradientsNotZeroed": "the optimizer clears the copy's gradients, never the model's",
         "LabelsShuffledOrConstant": "the loss stays at guessing",
     }),
-    Fault("all_frozen", "FrozenEverything", _all_frozen, also=_STUCK),
-    Fault("unused_layer", "UnusedParameters", _unused_layer),
+    Fault("all_frozen", "FrozenEverything", _all_frozen, also={
+        **_STUCK, "FrozenBatchNormDrift": "the frozen batch norms are in train mode",
+    }),
+    Fault("unused_layer", "UnusedParameters", _unused_layer, _IMAGES),
     Fault("layer_left_out", "UnusedParameters", _leave_out_a_layer, ("cnn_bn", "plain_cnn", "vit", "perceptron"),
           also={"UnchangedTensor": "what is in no optimizer does not change"}),
     Fault("learning_rate_times_300", "LearningRateTooHigh", _lr(300.0), also=_DIVERGES),
@@ -462,17 +479,21 @@ FAULTS: tuple[Fault, ...] = (
     }),
     Fault("constant_labels", "LabelsShuffledOrConstant", _constant_labels, also={
         "LogitsForWrongClassCount": "the other outputs stand for nothing",
-        "VanishingGradient": "nothing is left to learn at once", "WeightUpdateRatio": "nothing is left to learn at once",
+        "VanishingGradient": "soon nothing is left to learn", "WeightUpdateRatio": "soon nothing is left to learn",
+        "SaturatedActivation": "driven to one answer, units saturate",
     }),
     Fault("sorted_labels", "LabelsShuffledOrConstant", _sorted_labels, also={
         **_STUCK, "LearningRateTooHigh": "each batch undoes the one before it",
         "Overfit": "the last class of each pass is fitted, the others forgotten",
-        "DeadRelu": "a batch of one class uses few units", "Confusion": "all is taken for the last class",
+        "DeadRelu": "a batch of one class uses few units",
+        "VanishingGradient": "a batch of one class is soon right",
+        "SaturatedActivation": "driven to one answer, units saturate",
     }),
     Fault("forty_outputs_more", "LogitsForWrongClassCount", _more_outputs),
     Fault("bottleneck", "HeadBottleneck", _bottleneck, also={
         **_STUCK, "DeadRelu": "one of two units dead is half of them",
-        "VanishingGradient": "when both are dead nothing passes", "WeightUpdateRatio": "when both are dead nothing passes",
+        "VanishingGradient": "when both are dead nothing passes",
+        "WeightUpdateRatio": "when both are dead nothing passes",
     }),
     Fault("sum_over_batches", "EpochMetricMisscaled", _misscaled),
     Fault("not_divided", "EpochMetricMisscaled", _summed),

@@ -16,8 +16,8 @@ from scripts.images import DIGIT_CLASSES, GRATING_CLASSES, MEAN, STD, digits, gr
 from scripts.models import NormalisedCnn, PlainCnn, SmallVit, mlp, small_resnet, with_new_head
 from scripts.parts import Parts, run
 
-# Images, of which each run trains on 512.
-_TRAINING, _VALIDATION = 512, 128
+# Images, of which each run trains on 416.
+_TRAINING, _VALIDATION = 416, 128
 
 
 def normalise(image: Tensor) -> Tensor:
@@ -26,7 +26,7 @@ def normalise(image: Tensor) -> Tensor:
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the loss; the function is looked up when it is called, as in a script that the debugger was there before."""
+    """Return the loss; looked up when called, as in a script that is imported after the debugger was attached."""
     return functional.cross_entropy(logits, labels)
 
 

@@ -6,7 +6,7 @@ import itertools
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, ResNet
+from torchvision.models.resnet import Bottleneck, ResNet
 
 
 class PlainCnn(nn.Module):
@@ -72,8 +72,8 @@ def mlp(inputs: int, classes: int, activation: type[nn.Module] = nn.ReLU) -> nn.
 
 
 def small_resnet(classes: int) -> ResNet:
-    """Return a ResNet with a block in each of its four stages, as torchvision writes them."""
-    return ResNet(BasicBlock, [1, 1, 1, 1], num_classes=classes)
+    """Return a ResNet as ResNet-50 is made, with one narrow block in each of its four stages."""
+    return ResNet(Bottleneck, [1, 1, 1, 1], num_classes=classes, width_per_group=8)
 
 
 def with_new_head(resnet: ResNet, hidden: int, classes: int) -> ResNet:

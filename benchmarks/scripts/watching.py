@@ -17,9 +17,9 @@ from finepoint.debugger.selection import DEFAULT_COLLECTIONS, Selection
 from finepoint.debugger.writing import RecordingWriter
 from scripts.parts import Parts, run
 
-# These scripts' steps take 2 to 30 ms, and their epochs 16 or 32 of them: at the default of 3 % of the time an epoch would
-# have one saved step. So recording may take as long as the script; a real job has hundreds of steps of 0.1 s an epoch.
-_BUDGET = 1.0
+# These scripts' steps take 2 to 30 ms, and their epochs 16 or 32 of them: at the default of 3 % of the time an epoch
+# would have one saved step. So recording may take a third of that; a real job has hundreds of longer steps an epoch.
+_BUDGET = 0.3
 
 
 @dataclass

@@ -10,15 +10,12 @@ event                  callback is called with
 =====================  ====================================================================================
 FORWARD_BEGIN          module, args
 FORWARD_END            module, args, kwargs, output
-OUTER                  module, True before and False after: the outermost module called, also where it raises
 LOSS                   function name, args, kwargs, output: a loss of `torch.nn.functional` was computed
 BACKWARD_BEGIN / END   the tensors that `backward` starts from
 STEP_BEGIN / END       optimizer: around `Optimizer.step`
 ZERO_GRAD              optimizer or module whose gradients were just cleared
 SCHEDULE               scheduler, after its step
 LOADER_BEGIN           loader: an iteration over a DataLoader begins
-LOADER_READY           loader: its iterator is made (and its workers are started)
-WAIT                   loader: it is asked for a batch
 BATCH                  loader, batch, seconds waited for it
 LOADER_END             loader, whether it was exhausted
 COMPILE                what is given to `torch.compile`; a module that compiles itself gives its bound `_call_impl`
@@ -39,6 +36,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any, Generic, ParamSpec
 
 import torch
@@ -73,30 +71,36 @@ LOSS_FUNCTIONS = (
     "soft_margin_loss",
     "triplet_margin_loss",
 )
-
-
-class HookTime:
-    """How long observers that record tensors have worked in this process; they add to it, the profiler reads it."""
-
-    seconds = 0.0
-
-
-hook_time = HookTime()
 # Tracebacks of callbacks that raised and were dropped.
 failures: list[str] = []
 
 
 class Subscription:
-    """A callback's place at an event; `close` gives it up."""
+    """A callback's place at an event; `close` gives it up, `pause` until `resume`."""
 
-    def __init__(self, close: Remove) -> None:
+    def __init__(self, close: Remove, resume: Callable[[], None] | None = None) -> None:
         self._close: Remove | None = close
+        self._resume = resume
+        self._paused = False
 
     def close(self) -> None:
         """End it; closing twice does nothing."""
         if self._close is not None:
-            self._close()
+            if not self._paused:
+                self._close()
             self._close = None
+
+    def pause(self) -> None:
+        """Have nothing called, at no cost, until `resume`."""
+        if self._close is not None and self._resume is not None and not self._paused:
+            self._close()
+            self._paused = True
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        if self._close is not None and self._resume is not None and self._paused:
+            self._resume()
+            self._paused = False
 
 
 class Event(Generic[P]):
@@ -113,19 +117,24 @@ class Event(Generic[P]):
 
     def subscribe(self, callback: Callable[P, object]) -> Subscription:
         """Have `callback` called at every such moment from now on."""
-        self._callbacks = (*self._callbacks, callback)
-        if self._remove is None:
-            self._remove = self._install(self)
-        return Subscription(lambda: self._drop(callback))
+        self._add(callback)
+        return Subscription(lambda: self._drop(callback), lambda: self._add(callback))
 
     def emit(self, *args: P.args, **kwargs: P.kwargs) -> None:
-        """Call every callback."""
+        """Call every callback; not while torch compiles or exports, which traces what it meets."""
+        if torch.compiler.is_compiling():
+            return
         for callback in self._callbacks:
             try:
                 callback(*args, **kwargs)
             except Exception:  # noqa: BLE001 - the program that is watched must go on
                 self._drop(callback)
                 _tell_failure()
+
+    def _add(self, callback: Callable[P, object]) -> None:
+        self._callbacks = (*self._callbacks, callback)
+        if self._remove is None:
+            self._remove = self._install(self)
 
     def _drop(self, callback: Callable[P, object]) -> None:
         self._callbacks = tuple(kept for kept in self._callbacks if kept is not callback)
@@ -187,44 +196,22 @@ def _tell_failure() -> None:
 
 def _install_forward_begin(event: Event[[nn.Module, tuple[Any, ...]]]) -> Remove:
     def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-        if not torch.compiler.is_compiling():
-            event.emit(module, args)
+        event.emit(module, args)
 
     return module_hooks.register_module_forward_pre_hook(hook).remove
 
 
 def _install_forward_end(event: Event[[nn.Module, tuple[Any, ...], dict[str, Any], Any]]) -> Remove:
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        if not torch.compiler.is_compiling():
-            event.emit(module, args, kwargs, output)
+        event.emit(module, args, kwargs, output)
 
-    return module_hooks.register_module_forward_hook(hook, with_kwargs=True).remove
-
-
-def _install_outer(event: Event[[nn.Module, bool]]) -> Remove:
-    """Watch only the outermost module; global hooks would slow every module in it down four times as much."""
-    original = nn.Module.__call__
-    inside = False
-
-    def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        nonlocal inside
-        if inside:
-            return original(module, *args, **kwargs)
-        inside = True
-        event.emit(module, True)
-        try:
-            return original(module, *args, **kwargs)
-        finally:
-            inside = False
-            event.emit(module, False)
+    handle = module_hooks.register_module_forward_hook(hook, with_kwargs=True)
 
     def remove() -> None:
-        nonlocal inside
-        inside = True  # where another has wrapped ours since, ours does nothing any more
-        if vars(nn.Module)["__call__"] is call:
-            nn.Module.__call__ = original  # type: ignore[method-assign]
+        handle.remove()
+        # torch leaves this behind, and would go on warning of global hooks.
+        module_hooks._global_forward_hooks_with_kwargs.pop(handle.id, None)
 
-    nn.Module.__call__ = call  # type: ignore[method-assign]
     return remove
 
 
@@ -232,31 +219,61 @@ def _install_loss(event: Event[[str, tuple[Any, ...], dict[str, Any], Any]]) -> 
     def around(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
         def loss(*args: Any, **kwargs: Any) -> Any:
             output = original(*args, **kwargs)
-            if not torch.compiler.is_compiling():
-                event.emit(name, args, kwargs, output)
+            event.emit(name, args, kwargs, output)
             return output
 
         return loss
 
-    return replace_all([(functional, name, functools.partial(around, name)) for name in LOSS_FUNCTIONS])
+    return _replace_all(
+        [(owner, name, functools.partial(around, name)) for owner, name in _loss_places(len(sys.modules))]
+    )
 
 
-def _install_backward(begin: bool) -> Callable[[Event[[Any]]], Remove]:
-    def install(event: Event[[Any]]) -> Remove:
-        def around(original: Callable[..., Any]) -> Callable[..., Any]:
-            def backward(tensors: Any, *args: Any, **kwargs: Any) -> Any:
-                if begin:
-                    event.emit(tensors)
-                result = original(tensors, *args, **kwargs)
-                if not begin:
-                    event.emit(tensors)
-                return result
+@functools.lru_cache(maxsize=1)
+def _loss_places(modules: int) -> list[tuple[Any, str]]:
+    """Return where losses are called by name: torch, and modules that have imported them by name.
 
-            return backward
+    Args:
+        modules: how many are imported; looking through them takes milliseconds, and is done when there are more.
+    """
+    places = [(functional, name) for name in LOSS_FUNCTIONS]
+    for module in [held for held in sys.modules.values() if isinstance(held, ModuleType)]:
+        if not module.__name__.startswith("torch"):
+            known = module.__dict__
+            places += [(module, name) for name in LOSS_FUNCTIONS if known.get(name) is getattr(functional, name)]
+    return places
 
-        return replace_all([(torch.autograd, "backward", around)])
 
-    return install
+class _Shared:
+    """A patch that several events need: put in place for the first of them, taken away with the last."""
+
+    def __init__(self, put: Callable[[], Remove]) -> None:
+        self._put, self._users = put, 0
+        self._remove: Remove = lambda: None
+
+    def __call__(self, event: Event[Any]) -> Remove:
+        if self._users == 0:
+            self._remove = self._put()
+        self._users += 1
+        return self._leave
+
+    def _leave(self) -> None:
+        self._users -= 1
+        if self._users == 0:
+            self._remove()
+
+
+def _put_backward() -> Remove:
+    def around(original: Callable[..., Any]) -> Callable[..., Any]:
+        def backward(tensors: Any, *args: Any, **kwargs: Any) -> Any:
+            BACKWARD_BEGIN.emit(tensors)
+            result = original(tensors, *args, **kwargs)
+            BACKWARD_END.emit(tensors)
+            return result
+
+        return backward
+
+    return _replace_all([(torch.autograd, "backward", around)])
 
 
 def _install_step_begin(event: Event[[torch.optim.Optimizer]]) -> Remove:
@@ -268,65 +285,33 @@ def _install_step_end(event: Event[[torch.optim.Optimizer]]) -> Remove:
 
 
 def _install_zero_grad(event: Event[[Any]]) -> Remove:
-    return replace_all([(kind, "zero_grad", _emitting_self(event)) for kind in (torch.optim.Optimizer, nn.Module)])
+    return _replace_all([(kind, "zero_grad", _emitting_self(event)) for kind in (torch.optim.Optimizer, nn.Module)])
 
 
 def _install_schedule(event: Event[[Any]]) -> Remove:
     kinds = [torch.optim.lr_scheduler.LRScheduler]
     for kind in kinds:
         kinds += [below for below in kind.__subclasses__() if below not in kinds]
-    return replace_all([(kind, "step", _emitting_self(event)) for kind in kinds if "step" in vars(kind)])
-
-
-def _install_loader_begin(event: Event[[DataLoader[Any]]]) -> Remove:
-    def around(original: Callable[..., Any]) -> Callable[..., Any]:
-        def begin(loader: DataLoader[Any]) -> Any:
-            event.emit(loader)
-            return original(loader)
-
-        return begin
-
-    return replace_all([(DataLoader, "__iter__", around)])
-
-
-def _install_loader_ready(event: Event[[DataLoader[Any]]]) -> Remove:
-    def around(original: Callable[..., Any]) -> Callable[..., Any]:
-        def ready(loader: DataLoader[Any]) -> Any:
-            batches = original(loader)
-            event.emit(loader)
-            return batches
-
-        return ready
-
-    return replace_all([(DataLoader, "__iter__", around)])
+    return _replace_all([(kind, "step", _emitting_self(event)) for kind in kinds if "step" in vars(kind)])
 
 
 class _Batches:
     """An iterator over a loader's batches that tells of each; all else is the loader's own iterator's."""
 
-    def __init__(
-        self,
-        batches: Iterator[Any],
-        on_batch: Callable[[Any, float], None] | None,
-        on_end: Callable[[bool], None] | None,
-        on_wait: Callable[[], None] | None = None,
-    ) -> None:
-        self._batches, self._on_batch, self._on_end, self._on_wait = batches, on_batch, on_end, on_wait
+    def __init__(self, loader: DataLoader[Any], batches: Iterator[Any]) -> None:
+        self._loader, self._batches, self._ended = loader, batches, False
 
     def __iter__(self) -> _Batches:
         return self
 
     def __next__(self) -> Any:
-        if self._on_wait is not None:
-            self._on_wait()
         began = time.perf_counter()
         try:
             batch = next(self._batches)
         except StopIteration:
             self._end(True)
             raise
-        if self._on_batch is not None:
-            self._on_batch(batch, time.perf_counter() - began)
+        BATCH.emit(self._loader, batch, time.perf_counter() - began)
         return batch
 
     def __len__(self) -> int:
@@ -339,39 +324,20 @@ class _Batches:
         self._end(False)
 
     def _end(self, exhausted: bool) -> None:
-        if self._on_end is not None:
-            self._on_end(exhausted)
-            self._on_end = None
+        if not self._ended:
+            self._ended = True
+            LOADER_END.emit(self._loader, exhausted)
 
 
-def _install_wait(event: Event[[DataLoader[Any]]]) -> Remove:
+def _put_loader() -> Remove:
     def around(original: Callable[..., Any]) -> Callable[..., Any]:
         def batches(loader: DataLoader[Any]) -> _Batches:
-            return _Batches(original(loader), None, None, lambda: event.emit(loader))
+            LOADER_BEGIN.emit(loader)
+            return _Batches(loader, original(loader))
 
         return batches
 
-    return replace_all([(DataLoader, "__iter__", around)])
-
-
-def _install_batch(event: Event[[DataLoader[Any], Any, float]]) -> Remove:
-    def around(original: Callable[..., Any]) -> Callable[..., Any]:
-        def batches(loader: DataLoader[Any]) -> _Batches:
-            return _Batches(original(loader), lambda batch, waited: event.emit(loader, batch, waited), None)
-
-        return batches
-
-    return replace_all([(DataLoader, "__iter__", around)])
-
-
-def _install_loader_end(event: Event[[DataLoader[Any], bool]]) -> Remove:
-    def around(original: Callable[..., Any]) -> Callable[..., Any]:
-        def batches(loader: DataLoader[Any]) -> _Batches:
-            return _Batches(original(loader), None, lambda exhausted: event.emit(loader, exhausted))
-
-        return batches
-
-    return replace_all([(DataLoader, "__iter__", around)])
+    return _replace_all([(DataLoader, "__iter__", around)])
 
 
 def _install_compile(event: Event[[Any]]) -> Remove:
@@ -383,7 +349,7 @@ def _install_compile(event: Event[[Any]]) -> Remove:
 
         return compile_
 
-    return replace_all([(torch, "compile", around)])
+    return _replace_all([(torch, "compile", around)])
 
 
 def _emitting_self(event: Event[[Any]]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -398,7 +364,7 @@ def _emitting_self(event: Event[[Any]]) -> Callable[[Callable[..., Any]], Callab
     return around
 
 
-def replace_all(places: list[tuple[Any, str, Callable[[Callable[..., Any]], Callable[..., Any]]]]) -> Remove:
+def _replace_all(places: list[tuple[Any, str, Callable[[Callable[..., Any]], Callable[..., Any]]]]) -> Remove:
     """Replace attributes by what wraps them; return what puts the former ones back.
 
     Where another has wrapped ours since, ours stays below it and does nothing any more.
@@ -429,17 +395,18 @@ def _gated(original: Callable[..., Any], wrapped: Callable[..., Any], removed: l
 
 FORWARD_BEGIN: Event[[nn.Module, tuple[Any, ...]]] = Event(_install_forward_begin)
 FORWARD_END: Event[[nn.Module, tuple[Any, ...], dict[str, Any], Any]] = Event(_install_forward_end)
-OUTER: Event[[nn.Module, bool]] = Event(_install_outer)
 LOSS: Event[[str, tuple[Any, ...], dict[str, Any], Any]] = Event(_install_loss)
-BACKWARD_BEGIN: Event[[Tensor | Any]] = Event(_install_backward(True))
-BACKWARD_END: Event[[Tensor | Any]] = Event(_install_backward(False))
+_backward, _loader = _Shared(_put_backward), _Shared(_put_loader)
+BACKWARD_BEGIN: Event[[Tensor | Any]] = Event(_backward)
+BACKWARD_END: Event[[Tensor | Any]] = Event(_backward)
 STEP_BEGIN: Event[[torch.optim.Optimizer]] = Event(_install_step_begin)
 STEP_END: Event[[torch.optim.Optimizer]] = Event(_install_step_end)
 ZERO_GRAD: Event[[Any]] = Event(_install_zero_grad)
 SCHEDULE: Event[[Any]] = Event(_install_schedule)
-LOADER_BEGIN: Event[[DataLoader[Any]]] = Event(_install_loader_begin)
-LOADER_READY: Event[[DataLoader[Any]]] = Event(_install_loader_ready)
-WAIT: Event[[DataLoader[Any]]] = Event(_install_wait)
-BATCH: Event[[DataLoader[Any], Any, float]] = Event(_install_batch)
-LOADER_END: Event[[DataLoader[Any], bool]] = Event(_install_loader_end)
+LOADER_BEGIN: Event[[DataLoader[Any]]] = Event(_loader)
+BATCH: Event[[DataLoader[Any], Any, float]] = Event(_loader)
+LOADER_END: Event[[DataLoader[Any], bool]] = Event(_loader)
 COMPILE: Event[[Any]] = Event(_install_compile)
+
+# For modules that watch other moments.
+replace_all = _replace_all

@@ -104,3 +104,39 @@ def test_a_script_is_tuned_and_trained_with_the_best_hyperparameters(finepoint: 
     assert float(Path(row["path"], "model", "rate").read_text()) == best
     assert "valid loss" in finepoint("logs", f"tuned/trials/{study['best_job']}").stdout
     assert "--minimize NAME" in finepoint("tune", "--entry-point", script, *search, code=2).stderr
+
+
+SERVES = """
+import os
+
+def model_fn(folder):
+    return float(open(os.path.join(folder, "rate")).read())
+
+def predict_fn(data, model):
+    return [model * value for value in data]
+
+def output_fn(prediction, accept):
+    return str(prediction)
+
+def input_fn(body, content_type):
+    import json
+    return json.loads(body)
+"""
+
+
+def test_a_jobs_model_is_served_by_a_script(finepoint: Finepoint, tmp_path: Path) -> None:
+    import httpx
+
+    (tmp_path / "train.py").write_text(TUNED)
+    (tmp_path / "serve.py").write_text(SERVES)
+    finepoint("train", "--entry-point", tmp_path / "train.py", "--hp", "rate=0.5", "--run", "served")
+    given = ["--name", "scripted", "--entry-point", tmp_path / "serve.py", "--json"]
+    endpoint = value_of(finepoint("deploy", "served", *given))
+    try:
+        headers = {"Content-Type": "application/json"}
+        answer = httpx.post(f"{endpoint['url']}/invocations", json=[2, 4], headers=headers, trust_env=False)
+        assert (answer.status_code, answer.text) == (200, "[1.0, 2.0]")
+    finally:
+        finepoint("undeploy", "scripted")
+    finepoint("rm", "served")
+    assert "no run 'served'" in finepoint("deploy", "served", code=2).stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
@@ -27,6 +28,11 @@ def test_the_example_notebook_runs_from_the_first_cell_to_the_last(tmp_path: Pat
     for rule in ("VanishingGradient", "Overfit", "PoorWeightInitialization"):
         statuses = [line.split()[1] for line in done.stdout.splitlines() if line.startswith(f"{rule} ")]
         assert statuses and statuses[-1] in ("NoIssuesFound", "IssuesFound", "NotApplicable")
-    assert Path(done.stdout.splitlines()[-1]).is_file()
+    assert next(
+        iter((tmp_path / "runs").glob("colours-2*/rule-output/ProfilerReport/*/profiler-report.html"))
+    ).is_file()
+    probabilities, deleted = done.stdout.splitlines()[-2:]
+    assert sum(ast.literal_eval(probabilities.removeprefix("probabilities "))[0]) == pytest.approx(1)
+    assert deleted.startswith("deleted ")
     studies = list((tmp_path / "runs").glob("*/trials"))
     assert len(list(studies[0].iterdir())) == 4

@@ -90,7 +90,7 @@ def test_a_model_is_repacked_with_its_script(tmp_path: Path) -> None:
     (tmp_path / "serve.py").write_text("def model_fn(folder): ...")
     model = sagemaker.PyTorchModel(str(tmp_path / "model.tar.gz"), "role", str(tmp_path / "serve.py"))
     with tarfile.open(model.repack(tmp_path / "packed.tar.gz")) as archive:
-        assert sorted(archive.getnames()) == ["code", "code/inference.py", "code/serve.py", "weights.bin"]
+        assert sorted(archive.getnames()) == ["code/inference.py", "weights.bin"]
 
 
 def test_rules_have_the_sdks_names() -> None:

@@ -34,6 +34,7 @@ NETWORK = {
     "convolutions": 0,
     "frozen_share": 0.0,
     "seconds": 1.0,
+    "flops": 0.0,
     "modules": [],
 }
 

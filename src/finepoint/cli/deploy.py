@@ -27,6 +27,13 @@ def command(
     allow_code: Annotated[
         bool, typer.Option("--allow-code", help="Run the package's own code/inference.py, with your rights.")
     ] = False,
+    entry_point: Annotated[
+        str | None,
+        typer.Option("--entry-point", help="Your script with model_fn, for a model that a script of yours trained."),
+    ] = None,
+    source_dir: Annotated[
+        Path | None, typer.Option("--source-dir", help="Folder that holds it; without it the script comes alone.")
+    ] = None,
     mode: Annotated[
         Literal["realtime", "serverless", "async"], typer.Option("--mode", help="In AWS: the kind of endpoint.")
     ] = "realtime",
@@ -46,6 +53,8 @@ def command(
         finepoint deploy first
 
         finepoint deploy model.tar.gz --name clothes --port 8080
+
+        finepoint deploy train-2026-11-24-11-24-05-458 --entry-point inference.py --source-dir code/
     """
     from finepoint.cli.output import plain, print_json, show
     from finepoint.runs.deploying import deploy
@@ -53,11 +62,25 @@ def command(
 
     if engine == "sagemaker":
         from finepoint.cli.endpoints import deploy_in_cloud
+        from finepoint.errors import ConfigurationError
 
+        if entry_point is not None:
+            raise ConfigurationError(
+                "--entry-point is for this machine; in AWS the script goes into model.tar.gz as code/inference.py"
+            )
         deploy_in_cloud(model, name, mode, cloud, max_price, runs_dir, json)
         return
     access = Access(token_file, no_auth, tls_certificate, tls_key, allow_code)
-    endpoint = deploy(model, name=name, host=host, port=port, access=access, directory=runs_dir)
+    endpoint = deploy(
+        model,
+        name=name,
+        host=host,
+        port=port,
+        access=access,
+        directory=runs_dir,
+        entry_point=entry_point,
+        source_dir=source_dir,
+    )
     if json:
         print_json({"name": endpoint.name, "url": endpoint.url, "model_version": endpoint.model_version})
         return

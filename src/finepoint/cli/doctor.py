@@ -15,6 +15,10 @@ def command(
     backbone: Annotated[
         str, typer.Option("--backbone", help="Backbone to choose a runtime for.")
     ] = "efficientnet_lite0",
+    gpu: Annotated[
+        bool,
+        typer.Option("--gpu", help="Check an NVIDIA GPU under load, and record its answers in nvml-session.jsonl."),
+    ] = False,
     engine: Engine = "local",
     cloud: CloudSetting = None,
     json: Json = False,
@@ -29,11 +33,15 @@ def command(
 
         finepoint doctor --backbone resnet50 --json
 
+        finepoint doctor --gpu
+
         finepoint doctor --engine sagemaker
     """
     if engine == "sagemaker":
         _doctor_in_cloud(cloud, json)
         return
+    if gpu:
+        raise typer.Exit(_check_gpu(json))
     from finepoint.cli.output import plain, print_json, show
     from finepoint.models.building import versions
     from finepoint.runs.folder import runs_dir
@@ -82,6 +90,22 @@ def _doctor_in_cloud(cloud: list[str] | None, json: bool) -> None:
     else:
         show(*finding_lines(rows), "[green]Ready.[/]" if healthy else "[red]Not ready; see above.[/]")
     raise typer.Exit(0 if healthy else 1)
+
+
+def _check_gpu(json: bool) -> int:
+    from dataclasses import asdict
+    from pathlib import Path
+
+    from finepoint.cli.output import plain, print_json, show
+    from finepoint.profiler.gpu_check import check_gpu
+
+    checks = check_gpu(Path.cwd())
+    if json:
+        print_json([asdict(check) for check in checks])
+    else:
+        for check in checks:
+            show(f"{'[green]yes[/]' if check.passed else '[red]no[/]'}  {plain(check.name)}: {plain(check.detail)}")
+    return 0 if all(check.passed for check in checks) else 1
 
 
 def _folders(runs: str) -> dict[str, str]:

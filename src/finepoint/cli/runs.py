@@ -63,14 +63,16 @@ def _job_row(job: Any) -> dict[str, Any]:
     from finepoint.engines.jobs import state_of
 
     record = state_of(job)
+    spec = record.get("spec", {})  # jobs of `finepoint debug run` and `finepoint profile run` say less of themselves
+    script = spec.get("entry_point") or spec.get("script", "")
     none = dict.fromkeys(("accuracy", "accuracy_low", "accuracy_high"))
     return {
         "run": job.path.name,
         "path": str(job.path),
-        "kind": "script" if record["spec"]["entry_point"] else "study",
+        "kind": "study" if spec.get("module") else "script",
         "status": record["status"].lower(),
         "started_at": record["started_at"],
-        "backbone": record["spec"]["entry_point"],
+        "backbone": script or spec.get("hyperparameters", {}).get("trial", {}).get("entry_point", ""),
         **none,
-        "metrics": record["metrics"],
+        "metrics": record.get("metrics", {}),
     }

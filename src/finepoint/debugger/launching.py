@@ -94,18 +94,21 @@ def run_script(job: DebugJob, out: IO[str] | None = None) -> DebugResult:
     started = _now()
     _write_record(job, "InProgress", started, None)
     stopped: list[str] = []
-    with (job.folder / "logs.txt").open("a", encoding="utf-8") as log:
-        process = subprocess.Popen(
-            [job.python, str(job.script), *job.arguments],
+    command = [job.python, str(job.script), *job.arguments]
+    with (
+        (job.folder / "logs.txt").open("a", encoding="utf-8") as log,
+        subprocess.Popen(
+            command,
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             encoding="utf-8",
             errors="replace",
-        )
-        with _judged_live(job, process.pid, stopped):
-            interrupted = _follow(process, [log, *([out] if out is not None else [])])
+        ) as process,
+        _judged_live(job, process.pid, stopped),
+    ):
+        interrupted = _follow(process, [log, *([out] if out is not None else [])])
     status = "Stopped" if interrupted or stopped else "Completed" if process.returncode == 0 else "Failed"
     _write_record(job, status, started, process.returncode)
     return _judge(job, process.returncode, status, stopped[0] if stopped else None)

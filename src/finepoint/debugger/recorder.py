@@ -5,57 +5,40 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, ParamSpec
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from finepoint.debugger.budget import Budget
+from finepoint.debugger.budget import CALL_SECONDS, PASSED_OVER_SECONDS
+from finepoint.debugger.gathering import Gatherer
+from finepoint.debugger.gathering import Step as Step
 from finepoint.debugger.modes import ModeKeys
 from finepoint.debugger.naming import Names, unwrapped
-from finepoint.debugger.reductions import Arriving, Pending, as_array, measurable, reduce, reduce_all
-from finepoint.debugger.selection import Plan, Selection
-from finepoint.debugger.writing import RecordingWriter, SeriesKey
-from finepoint.instrumentation import COMPILE, FORWARD_BEGIN, FORWARD_END, Event, Subscription, hook_time, watch_calls
+from finepoint.debugger.selection import Selection
+from finepoint.debugger.writing import RecordingWriter
+from finepoint.instrumentation import (
+    BACKWARD_BEGIN,
+    BACKWARD_END,
+    COMPILE,
+    FORWARD_BEGIN,
+    FORWARD_END,
+    LOSS,
+    ZERO_GRAD,
+    Event,
+    Subscription,
+    watch_calls,
+)
+from finepoint.loops import hook_time
 
 P = ParamSpec("P")
-# Steps whose values may be on their way from a GPU at once; then the oldest is waited for.
-_ON_THEIR_WAY = 16
+# Of a compiled function torch would trace what stands around these calls.
+_TRACED: tuple[Event[Any], ...] = (LOSS, BACKWARD_BEGIN, BACKWARD_END, ZERO_GRAD)
+# Where fewer steps are passed over than that, going to sleep and waking up costs more than it saves.
+_WORTH_SLEEPING = 8
 
 
-@dataclass
-class Step:
-    """A step that is being recorded.
-
-    Args:
-        number: within its mode.
-        at: over all modes.
-        light: whether what costs next to nothing is recorded of it.
-        active: the collections that are saved of it.
-        args: what the model was called with.
-        kwargs: likewise.
-        calls: of each module, so far.
-    """
-
-    mode: ModeKeys
-    number: int
-    at: int
-    light: bool
-    active: frozenset[str]
-    args: tuple[Any, ...] = ()
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
-    calls: dict[str, int] = field(default_factory=dict)
-    spent: float = 0.0
-
-    @property
-    def heavy(self) -> bool:
-        """Whether tensors are saved of it."""
-        return bool(self.active)
-
-
-class Recorder:
+class Recorder(Gatherer):
     """Gathers what is recorded of this process.
 
     Observers add to `on_step_begin`, `on_step_end`, `on_module_end` and `watch` events; what they note goes into the
@@ -71,45 +54,53 @@ class Recorder:
     def __init__(
         self, writer: RecordingWriter, selection: Selection, *, discover: bool, mode: ModeKeys | None = None
     ) -> None:
-        self.writer, self.selection, self.mode = writer, selection, mode
-        self.budget = selection.budget or Budget()
+        super().__init__(writer, selection, mode)
         self.names = Names()
-        self.step: Step | None = None
         self.numbers = dict.fromkeys(ModeKeys, -1)
-        self.total = -1
         self.compiled = False
         self.closed = False
         self.root: nn.Module | None = None
+        # Copies of the root (averages of its weights) whose calls are steps as well.
+        self.stand_ins: list[nn.Module] = []
         self.on_first_step: list[Callable[[], object]] = []
         self.on_model: list[Callable[[nn.Module], object]] = []
         self.on_step_begin: list[Callable[[Step], object]] = []
+        self.on_step_skipped: list[Callable[[ModeKeys, int], object]] = []
         self.on_step_end: list[Callable[[Step], object]] = []
         self.on_module_end: list[Callable[[str, nn.Module, tuple[Any, ...], Any], object]] = []
         self.on_close: list[Callable[[], object]] = []
         self._save_next = False
-        self._pending = Pending()
-        self._arriving: list[tuple[Step, Arriving]] = []
         self._subscriptions: list[Subscription] = []
+        # Those that are paused in steps that are passed over.
+        self._sleeping: list[Subscription] = []
+        # Those whose patches torch would trace into.
+        self._traced: list[Subscription] = []
         self._modules: list[Subscription] = []
         self._calls: list[Subscription] = []
         self._depth = 0
         self._discover = discover
         self._busy = False
+        self._awake = True
         self._pid = os.getpid()
-        self._nonfinite = False
         self._told = 0.0
         self._credited = 0.0
-        self._named: dict[str, set[str]] = {}
         if discover:
             self.watch(COMPILE, self._compile)
             self._watch_modules()
 
     # What observers and the hook call.
 
-    def watch(self, event: Event[P], callback: Callable[P, object]) -> Subscription:
-        """Subscribe to an event until the recorder closes; the time the callback takes counts as spent."""
-        subscription = event.subscribe(self._guarded(callback))
+    def watch(self, event: Event[P], callback: Callable[P, object], *, always: bool = False) -> Subscription:
+        """Subscribe to an event until the recorder closes; the time the callback takes counts as spent.
+
+        Where steps are so short that most are passed over, callbacks are not called in those, unless `always`.
+        """
+        subscription = event.subscribe(self._guarded(callback, always))
         self._subscriptions.append(subscription)
+        if not always:
+            self._sleeping.append(subscription)
+        if event in _TRACED:
+            self._traced.append(subscription)
         return subscription
 
     def watch_module(
@@ -130,65 +121,9 @@ class Recorder:
 
         self._subscriptions.append(watch_calls(type(module), self._guarded(begins), self._guarded(ends)))
 
-    def put(self, name: str, value: Tensor | float, reduction: str = "value") -> None:
-        """Add one number (or a tensor of no dimensions, of its own) to the current step."""
-        if self.step is not None:
-            self._pending.add((name, reduction), value)
-
-    def plan(self, name: str, kind: str) -> Plan:
-        """Return what is to be saved of a tensor at the current step."""
-        return self.selection.plan(name, kind, self.step.active if self.step is not None else frozenset())
-
-    def save(self, name: str, tensor: Any, kind: str) -> None:
-        """Save of a tensor what its collections ask for at this step.
-
-        Args:
-            name: in full.
-            tensor: what is not a tensor of numbers is passed over.
-            kind: `weight, gradient, output, input, loss` or `other`; decides the reductions where nothing else does.
-        """
-        plan = self.plan(name, kind)
-        if plan and (ready := measurable(tensor)) is not None:
-            self._keep(name, tensor, plan)
-            for reduction, value in reduce(ready, plan.reductions):
-                self._pending.add((name, reduction), value)
-
-    def save_all(self, tensors: list[tuple[str, Tensor]], kind: str) -> None:
-        """Save several tensors; norms of all of them are computed at once."""
-        groups: dict[tuple[str, ...], list[tuple[str, Tensor]]] = {}
-        for name, tensor in tensors:
-            plan = self.plan(name, kind)
-            if plan and (ready := measurable(tensor)) is not None:
-                self._keep(name, tensor, plan)
-                groups.setdefault(plan.reductions, []).append((name, ready))
-        for reductions, members in groups.items():
-            rows = reduce_all([tensor for _, tensor in members], reductions)
-            for (name, _), row in zip(members, rows, strict=True):
-                for reduction, value in row:
-                    self._pending.add((name, reduction), value)
-
-    def scalar(self, name: str, value: float) -> None:
-        """Record a number that the program names, at the current step or, before the first, at step 0."""
-        step = self.step
-        if step is not None:
-            self.put(name, value)
-        else:
-            self.writer.values(max(self.total, 0), self.mode or ModeKeys.TRAIN, {(name, "value"): value})
-
-    def keep_whole(self, name: str, tensor: Tensor, collections: tuple[str, ...]) -> None:
-        """Keep a whole tensor at the current step, whether or not the step is saved."""
-        for collection in collections:
-            self.member(collection, name)
-        if self.step is not None:
-            self.writer.tensor(name, self.step.number, self.step.mode, as_array(tensor), self.step.at)
-
     def save_next(self) -> None:
         """Have the next step saved whatever the budget says: something has gone wrong."""
         self._save_next = True
-
-    def member(self, collection: str, name: str) -> None:
-        """Note that a name belongs to a collection."""
-        self._named.setdefault(collection, set()).add(name)
 
     def adopt(self, model: nn.Module) -> None:
         """Take a model as one whose steps and tensors are recorded."""
@@ -214,7 +149,7 @@ class Recorder:
         number = self.numbers[mode]
         active = self.selection.active(mode, number, force=self._save_next)
         self._save_next = False
-        light = number % self.budget.stride == 0 or bool(active)
+        light = self.selection.fixed or number % self.budget.stride == 0 or bool(active)
         self.step = Step(mode, number, self.total, light, active, args, kwargs or {})
         self._depth = 0
         if active and not self.compiled:
@@ -235,7 +170,7 @@ class Recorder:
         self.step = None
         self._credited = time.perf_counter() - began
         step.spent += self._credited
-        if self.budget.step_ended(step.mode, step.heavy, step.spent):
+        if not self.selection.fixed and self.budget.step_ended(step.mode, step.heavy, step.spent):
             self.writer.note(
                 f"steps are so short that loss, learning rate and the like are recorded at every "
                 f"{self.budget.stride}th only, to keep to {100 * self.budget.share:g} % of the job's time"
@@ -245,16 +180,6 @@ class Recorder:
             self._tell_cost()
             self._drain(True)
             self.writer.tick()
-
-    def flush(self) -> None:
-        """Send what has been gathered of the current step to the writer."""
-        if self.step is not None and self._pending:
-            self._arriving.append((self.step, self._pending.depart()))
-        self._drain(False)
-
-    def modules_done(self) -> None:
-        """Watch modules no longer in this step."""
-        self._watch_modules(False)
 
     def close(self) -> None:
         """End recording; closing twice does nothing."""
@@ -281,15 +206,63 @@ class Recorder:
         self.root = unwrapped(model)
         for subscription in self._calls:
             subscription.close()
-        self._calls = [watch_calls(type(model), self._guarded(self._root_called), self._guarded(self._root_returned))]
+        self._calls = [self._watch_root(type(model))]
+
+    def _watch_root(self, kind: type[nn.Module]) -> Subscription:
+        begin, end = self._guarded(self._root_called, always=True), self._guarded(self._root_returned)
+
+        def called(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if self._counts(module) and not self._passed_over(module):
+                begin(module, args, kwargs)
+
+        def returned(module: nn.Module, output: Any) -> None:
+            if self._modules:
+                end(module, output)
+
+        return watch_calls(kind, called, returned)
+
+    def _counts(self, module: nn.Module) -> bool:
+        """Return whether a call of a module is a step."""
+        return module is self.root or unwrapped(module) is self.root or any(module is one for one in self.stand_ins)
+
+    def _passed_over(self, module: nn.Module) -> bool:
+        """Count a step and return True where steps are so short that this one is not recorded at all."""
+        stride = self.budget.stride
+        if stride < _WORTH_SLEEPING or self._busy or os.getpid() != self._pid:
+            return False
+        mode = self._mode_of(module)
+        number = self.numbers[mode] + 1
+        if number % stride == 0 or self._save_next or self.budget.first(mode, number):
+            self._wake(True)
+            return False
+        if self.step is not None:
+            self._guarded(self.end_step, always=True)()
+        self.numbers[mode] = number
+        self.total += 1
+        self.budget.spent += PASSED_OVER_SECONDS
+        # What counts calls between steps needs to see the one before a step that is recorded.
+        soon = (number + 1) % stride == 0 or self.budget.first(mode, number + 1)
+        if soon is not self._awake:
+            self._wake(soon)
+        for tell in self.on_step_skipped:
+            tell(mode, number)
+        return True
+
+    def _wake(self, wanted: bool) -> None:
+        if wanted is not self._awake:
+            self._awake = wanted
+            for subscription in self._sleeping:
+                subscription.resume() if wanted else subscription.pause()
 
     def _root_called(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if unwrapped(module) is self.root:
-            self.begin_step(self._mode_of(module), args, kwargs)
+        self.begin_step(self._mode_of(module), args, kwargs)
 
     def _root_returned(self, module: nn.Module, output: Any) -> None:
-        if unwrapped(module) is self.root and (not self._discover or (self.total > 0 and len(self.names.models) == 1)):
-            self.modules_done()
+        if not self._counts(module):
+            return
+        # The first time, and with several models, modules are called after the root that are to be seen as well.
+        if not self._discover or (self.total > 0 and len(self.names.models) == 1):
+            self._watch_modules(False)
 
     def _mode_of(self, module: nn.Module) -> ModeKeys:
         if self.mode is not None:
@@ -335,12 +308,18 @@ class Recorder:
         for subscription in self._modules:
             subscription.close()
         self._modules = []
+        if not isinstance(model, nn.Module):
+            for subscription in self._traced:
+                subscription.close()
+            self.writer.note(
+                "torch.compile is used on a function: only optimizers and data loaders are seen from here on, "
+                "neither losses nor outputs; each optimizer step counts as a step"
+            )
+            return
         self.writer.note(
             "torch.compile is used: of the compiled model only its inputs, parameters and gradients are seen, "
             "not the outputs of the modules inside; losses only where they are computed outside"
         )
-        if not isinstance(model, nn.Module):
-            return
         inner = unwrapped(model)
         if self.names.module(inner) is None:
             self.names.add(inner)
@@ -351,14 +330,13 @@ class Recorder:
             from torch._dynamo.eval_frame import OptimizedModule
 
             self._calls[0].close()
-            begin, end = self._guarded(self._root_called), self._guarded(self._root_returned)
-            self._calls = [watch_calls(OptimizedModule, begin, end)]
+            self._calls = [self._watch_root(OptimizedModule)]
 
-    def _guarded(self, callback: Callable[P, object]) -> Callable[P, None]:
+    def _guarded(self, callback: Callable[P, object], always: bool = False) -> Callable[P, None]:
         """Return a callback that is silent in forked children and while we ourselves compute, and whose time counts."""
 
         def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
-            if self._busy or self.closed or os.getpid() != self._pid:
+            if not (self._awake or always) or self._busy or self.closed or os.getpid() != self._pid:
                 return
             self._busy = True
             began = time.perf_counter()
@@ -366,7 +344,7 @@ class Recorder:
                 callback(*args, **kwargs)
             finally:
                 self._busy = False
-                spent = time.perf_counter() - began
+                spent = time.perf_counter() - began + CALL_SECONDS
                 self.budget.spent += spent
                 hook_time.seconds += spent
                 if self.step is not None:
@@ -376,53 +354,6 @@ class Recorder:
 
         return guarded
 
-    # How values leave.
-
-    def _keep(self, name: str, tensor: Tensor, plan: Plan) -> None:
-        for collection in plan.collections:
-            self.member(collection, name)
-        if plan.whole and self.step is not None:
-            self.writer.tensor(name, self.step.number, self.step.mode, as_array(tensor), self.step.at)
-
-    def _drain(self, wait: bool) -> None:
-        while self._arriving and (wait or self._arriving[0][1].here or len(self._arriving) > _ON_THEIR_WAY):
-            step, arriving = self._arriving.pop(0)
-            values = arriving.read()
-            self.writer.row(step.number, step.mode, tuple(values), np.array(list(values.values())), step.at)
-            if step.heavy and not self._nonfinite:
-                self._look_for_nonfinite(step, values)
-
-    def _look_for_nonfinite(self, step: Step, values: Mapping[SeriesKey, float]) -> None:
-        for (name, reduction), value in values.items():
-            if not np.isfinite(value) and reduction != "value":
-                self._nonfinite = True
-                self.writer.fact("nonfinite", step.number, step.mode, **_describe(name))
-                return
-
-    def _tell_cost(self) -> None:
-        self.writer.fact(
-            "overhead",
-            hook_seconds=self.budget.spent,
-            job_seconds=self.budget.elapsed,
-            fraction=self.budget.fraction,
-        )
-        for collection, names in self._named.items():
-            self.writer.fact("collection", name=collection, tensors=sorted(names))
-        self._named = {}
-
 
 def _trainable(model: nn.Module) -> bool:
     return any(parameter.requires_grad for parameter in model.parameters())
-
-
-def _describe(name: str) -> dict[str, str | None]:
-    """Return what kind of tensor a series is of, and its module."""
-    if name.startswith("gradient/"):
-        return {"name": name, "what": "gradient", "module": name.removeprefix("gradient/").rpartition(".")[0]}
-    if name == "input" or name.startswith("input/"):
-        return {"name": name, "what": "input", "module": None}
-    for mark, what in (("_output_", "output"), ("_input_", "input")):
-        module, found, _ = name.rpartition(mark)
-        if found:
-            return {"name": name, "what": "loss" if "loss" in module.lower() else what, "module": module}
-    return {"name": name, "what": "parameter", "module": name.rpartition(".")[0]}

@@ -42,6 +42,21 @@ def measurable(value: object) -> Tensor | None:
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
 
 
+# Outputs with more numbers are measured on the first samples of the batch only, but on two at least.
+_ENOUGH = 1 << 18
+
+
+def sampled(tensor: Tensor) -> Tensor:
+    """Return the first samples of a large batch: enough of them for statistics, at a fraction of the cost.
+
+    >>> sampled(torch.zeros(64, 32, 32, 32)).shape[0], sampled(torch.zeros(64, 100)).shape[0]
+    (8, 64)
+    """
+    if tensor.dim() < 2 or tensor.numel() <= _ENOUGH:
+        return tensor
+    return tensor[: max(2, _ENOUGH * tensor.shape[0] // tensor.numel())]
+
+
 def reduce(tensor: Tensor, names: Iterable[str]) -> list[tuple[str, Tensor]]:
     """Return reductions of a tensor as tensors of no dimensions on its device.
 
@@ -134,6 +149,12 @@ class Arriving:
         parts: list[tuple[list[SeriesKey], Tensor, torch.cuda.Event | None]],
     ) -> None:
         self._values, self._parts = values, parts
+        # The keys of what was computed in no more than float32.
+        self.narrow = {
+            key
+            for key, value in values.items()
+            if isinstance(value, Tensor) and value.dtype in (torch.float32, torch.float16, torch.bfloat16)
+        }
 
     @property
     def here(self) -> bool:

@@ -38,6 +38,8 @@ class Plan:
     reductions: tuple[str, ...] = ()
     whole: bool = False
     collections: tuple[str, ...] = ()
+    # Whether the first samples of a batch will do: where nobody has said what to save.
+    sampled: bool = False
 
     def __bool__(self) -> bool:
         return bool(self.reductions or self.whole)
@@ -67,6 +69,7 @@ class Selection:
     ) -> None:
         self.manager, self.included = manager, list(dict.fromkeys(included))
         self.save_config, self.reduction_config, self.budget, self.whole = save_config, reduction_config, budget, whole
+        self._fixed: bool | None = None
         self._matching: dict[str, tuple[str, ...]] = {}
         self._plans: dict[tuple[str, frozenset[str]], Plan] = {}
 
@@ -87,6 +90,13 @@ class Selection:
             if due:
                 found.append(name)
         return frozenset(found)
+
+    @property
+    def fixed(self) -> bool:
+        """Whether somebody has set steps to save, so that none may be passed over."""
+        if self._fixed is None:
+            self._fixed = self.budget is None or any(self.configured(name) for name in self._saved())
+        return self._fixed
 
     def configured(self, name: str) -> bool:
         """Return whether the steps of a collection have been set, so that the budget has no say."""
@@ -111,7 +121,8 @@ class Selection:
             else:
                 reductions += config.names
                 whole |= config.save_raw_tensor
-        return Plan(tuple(dict.fromkeys(reductions)), whole, tuple(matching))
+        asked = self.whole or self.reduction_config or any(self.manager.get(n).reduction_config for n in matching)
+        return Plan(tuple(dict.fromkeys(reductions)), whole, tuple(matching), kind == "output" and not asked)
 
     def _members(self, tensor: str) -> tuple[str, ...]:
         if tensor not in self._matching:

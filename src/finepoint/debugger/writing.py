@@ -86,7 +86,7 @@ class RecordingWriter:
     def tensor(self, name: str, step: int, mode: ModeKeys, array: np.ndarray, global_step: int | None = None) -> None:
         """Keep a whole tensor; the array must not be changed afterwards."""
         place = (name, mode.name, step, step if global_step is None else global_step)
-        self._tensors.append((place, np.ascontiguousarray(array)))
+        self._tensors.append((place, np.ascontiguousarray(array).reshape(array.shape)))
         self._bytes += array.nbytes
         self._added()
 

@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import sys
-import tarfile
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -28,7 +27,8 @@ from finepoint.engines.spec import JobResult, JobSpec, JobStatus
 from finepoint.engines.supervisor import HostProcess, Outcome, Supervisor
 from finepoint.errors import ConfigurationError, InputError, JobError
 from finepoint.events import parse
-from finepoint.files import atomic_path, write_bytes
+from finepoint.files import write_bytes
+from finepoint.models.package import pack
 
 _TAIL_LINES = 40
 _LOG_LINES = 2000
@@ -227,7 +227,8 @@ class _Run:
         elif self.spec.is_script:
             if status == "Completed":
                 write_bytes(self.folder.path / "output" / "success", b"")
-            _pack(self.folder)
+            if any((self.folder.path / "model").iterdir()):
+                pack(self.folder.path / "model", self.folder.model)
         missing = [metric for metric in self.spec.metric_definitions if metric.name not in self.latest]
         for metric in missing if status == "Completed" else ():
             self.watcher.say(f"warning: {explain_missing(metric, self.lines)}")
@@ -249,16 +250,6 @@ class _Run:
         if not self.spec.is_script:
             return words
         return f'ExecuteUserScriptError:\nExitCode {code}\nErrorMessage "{words}"\nCommand "{self.spec.entry_point}"'
-
-
-def _pack(folder: JobFolder) -> None:
-    """Pack what lies in `model/` into model.tar.gz, as SageMaker does; nothing where there is nothing."""
-    entries = sorted((folder.path / "model").iterdir())
-    if not entries:
-        return
-    with atomic_path(folder.model) as temporary, tarfile.open(temporary, "w:gz", compresslevel=1) as archive:
-        for entry in entries:
-            archive.add(entry, entry.name)
 
 
 def _last_words(tail: deque[str], folder: JobFolder) -> str:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import tarfile
 import tempfile
 from pathlib import Path
 
 from finepoint.data.extracting import extract
 from finepoint.errors import ConfigurationError, DataError
-from finepoint.files import atomic_path
+from finepoint.models.package import pack
 
 _LEFT_OUT = shutil.ignore_patterns("__pycache__", ".git", "*.pyc")
 
@@ -43,7 +42,5 @@ def pack_with_script(model: Path, entry_point: str, source_dir: Path | None, tar
         else:
             code.mkdir()
         shutil.copy2(script, code / "inference.py")
-        with atomic_path(target) as temporary, tarfile.open(temporary, "w:gz", compresslevel=1) as archive:
-            for entry in sorted(folder.iterdir()):
-                archive.add(entry, entry.name)
+        pack(folder, target)
     return target

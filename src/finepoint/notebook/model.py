@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
-import tarfile
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from finepoint.engines.jobs import job_name
+from finepoint.engines.packing import pack_with_script
 from finepoint.errors import ConfigurationError, EndpointError, RequestError
-from finepoint.files import atomic_path, state_dir
+from finepoint.files import state_dir
 from finepoint.notebook.arguments import take
 from finepoint.notebook.formats import BytesDeserializer, IdentitySerializer, NumpyDeserializer, NumpySerializer
 from finepoint.notebook.session import local_path
-from finepoint.serving.deployment import deploy, find_endpoint, undeploy
+from finepoint.serving.deployment import Access, deploy, find_endpoint, undeploy
 
 
 class Predictor:
@@ -153,7 +151,8 @@ class PyTorchModel:
             raise ConfigurationError(f"initial_instance_count is {initial_instance_count}; this machine is one")
         take("deploy", {"instance_type": instance_type, **others})
         name = endpoint_name or self.name
-        deploy(self.repack(state_dir() / "models" / f"{name}.tar.gz"), name=name)
+        # Whoever writes this cell has named the script.
+        deploy(self.repack(state_dir() / "models" / f"{name}.tar.gz"), name=name, access=Access(allow_code=True))
         predictor = self._predictor(name, None)
         if serializer is not None:
             predictor.serializer = serializer
@@ -167,27 +166,5 @@ class PyTorchModel:
         Raises:
             ConfigurationError: model or script are missing, or the archive is unsafe.
         """
-        model, script = Path(local_path(self.model_data)), Path(self.source_dir or "") / self.entry_point
-        mistakes = [f"{path} does not exist" for path in (model, script) if not path.is_file()]
-        if mistakes:
-            raise ConfigurationError(mistakes)
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            try:
-                with tarfile.open(model, "r:gz") as archive:
-                    archive.extractall(folder, filter="data")
-            except (tarfile.TarError, OSError) as error:
-                raise ConfigurationError(f"{model} is no usable model.tar.gz: {error}") from error
-            code = folder / "code"
-            shutil.rmtree(code, ignore_errors=True)
-            if self.source_dir:
-                shutil.copytree(self.source_dir, code, ignore=shutil.ignore_patterns("__pycache__", ".git"))
-            else:
-                code.mkdir()
-                shutil.copy2(script, code)
-            if script.name != "inference.py" or script.parent != Path(self.source_dir or script.parent):
-                shutil.copy2(script, code / "inference.py")
-            with atomic_path(target) as temporary, tarfile.open(temporary, "w:gz", compresslevel=1) as archive:
-                for entry in sorted(folder.iterdir()):
-                    archive.add(entry, entry.name)
-        return target
+        source = Path(self.source_dir) if self.source_dir else None
+        return pack_with_script(Path(local_path(self.model_data)), self.entry_point, source, target)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from finepoint import instrumentation as moments
-from finepoint import transfers
+from finepoint import loops, transfers
 from finepoint.profiler.loading import LoadingRecorder
 from finepoint.profiler.network import NetworkProbe
 from finepoint.profiler.phases import PhaseClock
@@ -71,7 +71,7 @@ class StepRecorder:
         self.clock = PhaseClock(
             lambda row: self._writer.append(row | self._labels),
             _process_start(),
-            hook_clock=lambda: moments.hook_time.seconds,
+            hook_clock=lambda: loops.hook_time.seconds,
             first="import",
         )
         self.clock.leave("import")
@@ -94,10 +94,10 @@ class StepRecorder:
         """Watch this process; where it has a CUDA device, copies to it and waits for it too."""
         pairs: list[tuple[moments.Event[Any], Callable[..., None]]] = [
             (moments.LOADER_BEGIN, self._loader_begins),
-            (moments.LOADER_READY, self._loader_ready),
-            (moments.WAIT, self._waits),
+            (loops.LOADER_READY, self._loader_ready),
+            (loops.WAIT, self._waits),
             (moments.BATCH, self._batch),
-            (moments.OUTER, self._outer),
+            (loops.OUTER, self._outer),
             (moments.BACKWARD_BEGIN, self._backward_begins),
             (moments.BACKWARD_END, self._backward_ends),
             (moments.STEP_BEGIN, self._step_begins),

@@ -107,7 +107,7 @@ def _change_loaders(change: dict[str, Any]) -> None:
             kwargs["batch_size"] = change["batch_size"]
         original(loader, dataset, **kwargs)
 
-    DataLoader.__init__ = changed  # type: ignore[method-assign]
+    DataLoader.__init__ = changed  # type: ignore[assignment, method-assign]
 
 
 def _channels_last() -> None:
@@ -118,7 +118,7 @@ def _channels_last() -> None:
         if id(module) not in turned:
             turned.add(id(module))
             if any(parameter.ndim == 4 for parameter in module.parameters(recurse=False)):
-                module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+                module.to(memory_format=torch.channels_last)
         args = tuple(
             value.contiguous(memory_format=torch.channels_last)
             if isinstance(value, Tensor) and value.ndim == 4 and value.is_floating_point()

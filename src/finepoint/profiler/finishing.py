@@ -52,7 +52,7 @@ def finish(job: Path, *, price_per_hour: float | None = None, measure_speeds: bo
     """
     recording = open_recording(job, price_per_hour=price_per_hour)
     network = recording.network()
-    if measure_speeds and network is not None and network["convolutions"] and not recording.speeds:
+    if measure_speeds and network is not None and network["flops"] and not recording.speeds:
         from finepoint.profiler.speeds import machine_speeds
 
         write_json(job / OUTPUT / "speeds.json", machine_speeds(device=network["device"]))

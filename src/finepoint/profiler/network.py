@@ -26,6 +26,7 @@ class NetworkProbe:
         self._stack: list[tuple[nn.Module, float]] = []
         self._seconds: dict[nn.Module, float] = {}
         self._roots: dict[nn.Module, _Root] = {}
+        self._flops: dict[nn.Module, float] = {}
         self._subscriptions = [
             moments.FORWARD_BEGIN.subscribe(self._begins),
             moments.FORWARD_END.subscribe(self._ends),
@@ -40,10 +41,13 @@ class NetworkProbe:
             for subscription in self._subscriptions:
                 subscription.close()
             self._found = [
-                root.describe(module, self._seconds) for module, root in self._roots.items() if root.parameters
+                root.describe(module, self._seconds, self._flops)
+                for module, root in self._roots.items()
+                if root.parameters
             ]
             self._seconds.clear()
             self._roots.clear()
+            self._flops.clear()
             self._stack.clear()
             return True
         return False
@@ -53,8 +57,9 @@ class NetworkProbe:
         return self._found if self._left == 0 else []
 
     def _begins(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        if not self._stack and module not in self._roots:
-            self._roots[module] = _Root(module, args)
+        if not self._stack:
+            root = self._roots.setdefault(module, _Root(module, args))
+            root.calls += 1
         self._stack.append((module, time.perf_counter()))
 
     def _ends(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -62,6 +67,7 @@ class NetworkProbe:
         while self._stack:
             begun, at = self._stack.pop()
             if begun is module:
+                self._flops[module] = self._flops.get(module, 0.0) + _operations(module, output)
                 self._seconds[module] = self._seconds.get(module, 0.0) + time.perf_counter() - at
                 break
 
@@ -78,8 +84,11 @@ class _Root:
         self.autocast = torch.is_autocast_enabled(self.device) if self.device else False
         self.channels_last = _is_channels_last(args[0]) if args else False
         self.grad = torch.is_grad_enabled()
+        self.calls = 0
 
-    def describe(self, module: nn.Module, seconds: dict[nn.Module, float]) -> dict[str, Any]:
+    def describe(
+        self, module: nn.Module, seconds: dict[nn.Module, float], flops: dict[nn.Module, float]
+    ) -> dict[str, Any]:
         whole = seconds.get(module, 0.0)
         names = dict(module.named_modules())
         frozen = [child for name, child in names.items() if _is_frozen(child) and not _frozen_above(name, names)]
@@ -106,8 +115,19 @@ class _Root:
             "convolutions": sum(isinstance(child, nn.Conv2d) for child in names.values()),
             "frozen_share": min(frozen_seconds / whole, 1.0) if whole else 0.0,
             "seconds": whole,
+            "flops": sum(flops.get(child, 0.0) for child in names.values()) / max(self.calls, 1),
             "modules": sorted(rows, key=lambda row: -float(row["share"]))[:_MODULES],
         }
+
+
+def _operations(module: nn.Module, output: Any) -> float:
+    """Return the multiplications and additions of a convolution or a linear layer's forward; others have few."""
+    if not isinstance(output, torch.Tensor):
+        return 0.0
+    if isinstance(module, nn.Conv2d):
+        window = module.kernel_size[0] * module.kernel_size[1]
+        return 2.0 * output.numel() * module.in_channels // module.groups * window
+    return 2.0 * output.numel() * module.in_features if isinstance(module, nn.Linear) else 0.0
 
 
 def _is_frozen(module: nn.Module) -> bool:

@@ -50,7 +50,7 @@ def nvml_driver() -> Iterator[Ask]:
     Raises:
         NvmlError: there is no driver, or it cannot be used.
     """
-    import pynvml  # type: ignore[import-untyped]
+    import pynvml
 
     try:
         pynvml.nvmlInit()

@@ -30,7 +30,8 @@ class ProfilerRecording:
         ending: how the job ended; None while it runs, or where nobody saw.
         facts: of the main process: threads, loaders, networks.
         operators: of the torch.profiler window; None without one.
-        speeds: how many times faster this machine computes a convolution in `channels_last` or `bf16`, where measured.
+        speeds: of this machine, where measured: how many times faster it computes a convolution in `channels_last` or
+            `bf16`, and its `gflops` in float32.
         price_per_hour: of the machine; None where it is not given.
     """
 

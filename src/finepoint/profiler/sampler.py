@@ -55,7 +55,7 @@ class Sampler:
         self.folder, self.pid, self.interval_ms = folder, pid, interval_ms
         self._processes, self._machine, self._devices = ProcessReader(pid), MachineReader(), devices
         self._group = control_group_of(pid)
-        self._kills, self._started = self._group.memory_kills(), time.monotonic()
+        self._kills, self._started, self._started_at = self._group.memory_kills(), time.monotonic(), time.time()
         self._kills_seen, self._throttled = self._kills, self._group.throttled_seconds()
         self._own = psutil.Process()
         self._active_at = time.monotonic()
@@ -126,6 +126,12 @@ class Sampler:
 
     def _limits(self) -> dict[str, float]:
         """Return what the control group counted since the last look; its folder may go with the job."""
+        group = control_group_of(self.pid)
+        if group.cpu and group != self._group:  # it moved itself, or its launcher did
+            self._group = group
+            self._kills_seen = self._kills = group.memory_kills()
+            self._throttled = group.throttled_seconds()
+            self._describe(self._devices)
         with contextlib.suppress(OSError):
             self._kills_seen = max(self._kills_seen, self._group.memory_kills())
         throttled, before = self._group.throttled_seconds(), self._throttled
@@ -143,7 +149,7 @@ class Sampler:
                 "pid": self.pid,
                 "sampler_pid": os.getpid(),
                 "interval_ms": self.interval_ms,
-                "started_at": time.time(),
+                "started_at": self._started_at,
                 "cores": psutil.cpu_count() or 1,
                 "usable_cores": len(os.sched_getaffinity(0))
                 if hasattr(os, "sched_getaffinity")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
+from finepoint.engines.packing import pack_with_script
+from finepoint.files import state_dir
 from finepoint.runs.workflow import Run, model_path
 from finepoint.serving import registry
 from finepoint.serving.client import Endpoint
@@ -20,6 +23,8 @@ def deploy(
     port: int = 0,
     access: Access | None = None,
     directory: Path | None = None,
+    entry_point: str | None = None,
+    source_dir: Path | None = None,
 ) -> Endpoint:
     """Put a model behind an endpoint on this machine, wait until it is healthy, and return the endpoint.
 
@@ -30,18 +35,26 @@ def deploy(
         port: to bind to; 0 takes a free one.
         access: who may reach it, and what the package may do.
         directory: that holds runs.
+        entry_point: a script of yours that serves the model (`model_fn`, ...); it runs with your rights.
+        source_dir: the folder that holds it and what it imports.
 
     Raises:
         InputError: there is no such model, or the name or port is taken.
         EndpointError: the server did not become healthy.
     """
     path = model.model if isinstance(model, Run) else model_path(model, directory)
-    return deploy_package(path, name=name or default_name(path), host=host, port=port, access=access)
+    name = name or default_name(path)
+    if entry_point is not None:
+        path = pack_with_script(path, entry_point, source_dir, state_dir() / "models" / f"{name}.tar.gz")
+        access = replace(access or Access(), allow_code=True)  # who names the script has read it
+    return deploy_package(path, name=name, host=host, port=port, access=access)
 
 
 def default_name(package: Path) -> str:
     """Return an endpoint name for a package that no endpoint has yet."""
-    stem = package.resolve().parent.name if package.name == "model.tar.gz" else package.name.split(".")[0]
+    place = package.resolve().parent
+    place = place.parent if place.name == "output" else place  # a job's
+    stem = place.name if package.name == "model.tar.gz" else package.name.split(".")[0]
     stem = re.sub(r"[^A-Za-z0-9]+", "-", stem).strip("-")[:50] or "model"
     name, number = stem, 1
     while (record := registry.find(name)) is not None and record.process() is not None:

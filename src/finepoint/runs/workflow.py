@@ -17,6 +17,8 @@ from finepoint.data.dataset import DataSet
 from finepoint.data.fetching import local_data
 from finepoint.data.finding import find_images
 from finepoint.data.loading import load_batches
+from finepoint.engines.records import RECORD as JOB
+from finepoint.engines.records import JobFolder
 from finepoint.errors import ConfigurationError, DataError, NotFoundError
 from finepoint.evaluation.calibration import softmax
 from finepoint.evaluation.labels import find_label_issues
@@ -179,7 +181,7 @@ def load_model(model: str | Path, directory: Path | None = None, *, throughput: 
 
 
 def model_path(model: str | Path, directory: Path | None = None) -> Path:
-    """Return the package that a run's name, a run's folder, or a package's path means.
+    """Return the package that a run's or a job's name, its folder, or a package's path means.
 
     Raises:
         NotFoundError: there is none.
@@ -187,6 +189,12 @@ def model_path(model: str | Path, directory: Path | None = None) -> Path:
     path = Path(model)
     if path.is_file() or (path / "finepoint.json").is_file():
         return path
+    for job in (path, runs_dir(directory) / str(model)):
+        if (job / JOB).is_file():
+            packed = JobFolder(job).model
+            if not packed.is_file():
+                raise NotFoundError(f"job {job.name} left no model; its script puts one into SM_MODEL_DIR")
+            return packed
     folder = find_run(model, directory)
     if not folder.model.is_file():
         raise NotFoundError(f"run {folder.name} has no model yet; `finepoint train PATH --run {folder.name}` makes one")

@@ -38,10 +38,11 @@ class Loaders:
         self._last: tuple[float, ModeKeys] | None = None
         # The pass whose batch came last, and that batch's number: what a step is most likely about.
         self.current: Pass | None = None
-        recorder.watch(LOADER_BEGIN, self._begins)
-        recorder.watch(BATCH, self._batch)
-        recorder.watch(LOADER_END, self._ends)
+        recorder.watch(LOADER_BEGIN, self._begins, always=True)
+        recorder.watch(BATCH, self._batch, always=True)
+        recorder.watch(LOADER_END, self._ends, always=True)
         recorder.on_step_begin.append(self._step_begins)
+        recorder.on_step_skipped.append(self._step_counts)
 
     def loader(self, number: int) -> DataLoader[Any]:
         """Return the loader of a number."""
@@ -72,11 +73,18 @@ class Loaders:
         if step.light and self._last is not None and self._last[1] is step.mode:
             self._recorder.put("step_seconds", now - self._last[0])
             self._recorder.put("data_seconds", self._waited)
-        self._last, self._waited = (now, step.mode), 0.0
+        self._last = (now, step.mode)
+        self._step_counts(step.mode, step.number)
+
+    def _step_counts(self, mode: ModeKeys, number: int) -> None:
+        # After a step that is passed over, no time from step to step is known.
+        if self._recorder.step is None:
+            self._last = None
+        self._waited = 0.0
         if self.current is not None:
-            self.current.modes[step.mode] += 1
-            first, _ = self.current.steps.get(step.mode, (step.number, step.number))
-            self.current.steps[step.mode] = (first, step.number)
+            self.current.modes[mode] += 1
+            first, _ = self.current.steps.get(mode, (number, number))
+            self.current.steps[mode] = (first, number)
 
     def _ends(self, loader: DataLoader[Any], exhausted: bool) -> None:
         ended = self._passes.pop(id(loader), None)

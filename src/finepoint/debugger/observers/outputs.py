@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from finepoint.debugger.recorder import Recorder, Step
-from finepoint.debugger.reductions import measurable
+from finepoint.debugger.reductions import measurable, sampled
 
 _RELU_LIKE = (nn.ReLU, nn.ReLU6)
 # Where a sigmoid's slope is below 0.01, a tanh's below 0.04.
@@ -53,8 +53,8 @@ class Outputs:
         for number, tensor in self._numbered(step, f"{name}_output_", output):
             full = f"{name}_output_{number}"
             self._recorder.save(full, tensor, "output")
-            if self._beyond and self._recorder.plan(full, "output"):
-                self._look_closer(full, module, tensor)
+            if self._beyond and (plan := self._recorder.plan(full, "output")):
+                self._look_closer(full, module, tensor, plan.sampled)
 
     def _numbered(self, step: Step, prefix: str, value: Any) -> Iterator[tuple[int, Tensor]]:
         for tensor in _tensors(value):
@@ -62,10 +62,11 @@ class Outputs:
             step.calls[prefix] = number + 1
             yield number, tensor
 
-    def _look_closer(self, name: str, module: nn.Module, output: Tensor) -> None:
+    def _look_closer(self, name: str, module: nn.Module, output: Tensor, some: bool) -> None:
         tensor = measurable(output)
         if tensor is None:
             return
+        tensor = sampled(tensor) if some else tensor
         if isinstance(module, _RELU_LIKE):
             self._recorder.put(f"zero_fraction/{name}", 1 - torch.count_nonzero(tensor) / tensor.numel())
             if tensor.dim() > 1:

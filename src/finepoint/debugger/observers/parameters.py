@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from finepoint.debugger.collection import CollectionKeys
 from finepoint.debugger.modes import ModeKeys
 from finepoint.debugger.recorder import Recorder, Step
 from finepoint.debugger.reductions import measurable
@@ -69,6 +70,10 @@ class Gradients:
         if not self._beyond:
             self._wanted = frozenset()
             return
+        if CollectionKeys.OPTIMIZER_VARIABLES in step.active:
+            for name, item in named:
+                for variable, value in optimizer.state.get(item, {}).items():
+                    recorder.save(f"optimizer/{variable}/{name}", value, "other")
         for name, gradient in gradients:
             if (ready := measurable(gradient)) is not None:
                 recorder.put(f"zero_fraction/{name}", 1 - torch.count_nonzero(ready) / ready.numel())

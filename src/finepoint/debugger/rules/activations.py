@@ -27,7 +27,9 @@ class DeadRelu(Rule):
     Fires when more than `threshold_layer` percent of a layer's units are dead at three saved steps in a row.
 
     Where the documented default misfires: a frozen backbone's ReLUs are what they are, and nothing that is trained
-    comes before them, so they are not looked at; and one batch of few samples leaves many units silent.
+    comes before them, so they are not looked at; one batch of few samples leaves many units silent; and of a layer that
+    has not begun to learn, whose input hardly varies, half of the units are silent by the toss of a coin, more of a
+    narrow one (four standard deviations are allowed).
 
     Args:
         tensor_regex: outputs to look at; by default those of all ReLU-like modules.
@@ -47,7 +49,8 @@ class DeadRelu(Rule):
             return self.not_applicable(f"outputs of fewer than {_IN_A_ROW} steps were saved")
         found = []
         for name, layer in layers.items():
-            index = first_run(100 * layer.values > self.threshold_layer, _IN_A_ROW)
+            least = min(max(self.threshold_layer / 100, _by_chance(recording, name)), 0.999)
+            index = first_run(layer.values > least, _IN_A_ROW)
             if index is not None:
                 found.append((int(layer.steps[index]), name, layer))
         if not found:
@@ -172,6 +175,19 @@ class SaturatedActivation(Rule):
             active = 100 * ((units > low) & (units < high)).mean(0)
             shares.append(float((active < self.threshold_inactivity).mean()))
         return _series(f"saturated_fraction/{name}", places, np.array(shares))
+
+
+def _by_chance(recording: Recording, name: str) -> float:
+    """Return how large a share of a layer's units may be silent if each is by the toss of a coin."""
+    listed = modules(recording)
+    place = next((index for index, module in enumerate(listed) if name.startswith(f"{module.name}_output")), 0)
+    widths = (
+        module.settings.get(key)
+        for module in reversed(listed[:place])
+        for key in ("out_features", "out_channels", "num_features")
+    )
+    units = next((int(width) for width in widths if width), 0)
+    return 0.5 + 4 * (0.25 / units) ** 0.5 if units else 0.5
 
 
 def _behind_trained(recording: Recording) -> list[str] | None:

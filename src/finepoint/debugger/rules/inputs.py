@@ -24,8 +24,8 @@ _EXPLAINED = {
         "image = image[..., ::-1] (RGB), or read with Pillow",
     ),
 }
-# Mean divergence per channel, in nats, between what the first batch norm sees and what it saw in pretraining: above this
-# the input does not fit, if a correction brings it down to a third (docs/decisions/015 has the measurement).
+# Mean divergence per channel, in nats, between what the first batch norm sees and what it saw in pretraining: above
+# this the input does not fit, if a correction brings it down to a third (docs/decisions/015 has the measurement).
 _MISFIT, _EXPLAINS = 0.5, 1 / 3
 # A reversed order of the channels changes little; it has to fit this much better.
 _EXPLAINS_REVERSED = 0.6
@@ -56,7 +56,10 @@ class InputNotNormalised(Rule):
 
     def judge(self, recording: Recording) -> RuleResult:
         facts = recording.facts("first_layer_input", rank=first_rank(recording))
-        images = [fact for fact in facts if len(fact["shape"]) == 4 and fact["shape"][1] in (1, 3)]
+        # A perceptron's first layer is given images that have been made flat.
+        given = [fact["shape"] for fact in recording.facts("sample_input", rank=first_rank(recording))]
+        flat = any(_is_image(shape) for shape in given)
+        images = [fact for fact in facts if _is_image(fact["shape"]) or (flat and len(fact["shape"]) == 2)]
         if not facts:
             return self.not_applicable("the input of the first layer was not seen")
         if not images:
@@ -109,6 +112,10 @@ class InputNotNormalised(Rule):
             fit=fact["fit"],
             series=plot(*(series(recording, "input", kind) for kind in ("min", "mean", "max"))),
         )
+
+
+def _is_image(shape: list[int]) -> bool:
+    return len(shape) == 4 and shape[1] in (1, 3)
 
 
 @rule

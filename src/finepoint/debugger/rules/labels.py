@@ -11,12 +11,23 @@ from typing import Any, ClassVar
 import numpy as np
 
 from finepoint.debugger.recording import Recording
+from finepoint.debugger.rules.activations import DeadRelu
 from finepoint.debugger.rules.base import Rule, rule
-from finepoint.debugger.rules.learning_rate import median_ratio
-from finepoint.debugger.rules.reading import EVAL, epoch_means, epochs, first_rank, loss, plot, series
+from finepoint.debugger.rules.gradients import GradientsNotZeroed, VanishingGradient
+from finepoint.debugger.rules.heads import ActivationOnLogits
+from finepoint.debugger.rules.initialization import PoorWeightInitialization
+from finepoint.debugger.rules.inputs import InputNotNormalised
+from finepoint.debugger.rules.learning_rate import LearningRateTooHigh, LearningRateTooLow, median_ratio
+from finepoint.debugger.rules.parameters_used import FrozenEverything, UnusedParameters
+from finepoint.debugger.rules.reading import EVAL, epoch_means, epochs, first_rank, loss, plot
 from finepoint.debugger.rules.result import RuleResult
 
 Histogram = Counter[int]
+# Before so many steps nothing can be said to have been learnt, or not.
+_FEWEST_STEPS = 32
+_LARGEST_RATIO = 3.0
+# A model that is right less often has not yet learnt enough to tell classes apart.
+_LOWEST_ACCURACY = 0.8
 
 
 @rule
@@ -53,7 +64,7 @@ class ClassImbalance(Rule):
             counts, step = _histogram(passes[0]), int(passes[0]["step"] or 0)
             ratio = _ratio(counts, slack=0.0)
         else:
-            counts, step = _sum_until(batches, self.samples)
+            counts, step = _total(batches), int(batches[-1]["step"]) if batches else 0
             if sum(counts.values()) < self.samples:
                 return self.not_applicable(f"{sum(counts.values())} labels were seen; it takes {self.samples}")
             ratio = _ratio(counts, slack=2.6)
@@ -72,8 +83,8 @@ class ClassImbalance(Rule):
             "TRAIN",
             meaning=f"The largest class has {ratio:.0f} times the images of the smallest (label {rare}, "
             f"{counts[rare]} images): the rare ones will hardly be learnt.",
-            remedy="weight the loss (finepoint: --class-weights balanced; torch: CrossEntropyLoss(weight=...)), or draw "
-            "with torch.utils.data.WeightedRandomSampler",
+            remedy="weight the loss (finepoint: --class-weights balanced; torch: CrossEntropyLoss(weight=...)), or "
+            "draw with torch.utils.data.WeightedRandomSampler",
             ratio=ratio,
             histogram=dict(sorted(counts.items())[:200]),
             **({} if worst is None else {"worst_class": worst, "mispredicted": missed[worst]}),
@@ -87,9 +98,10 @@ class Confusion(Rule):
 
     Of the last pass of evaluation. As documented, the diagonal is divided by the sum of the diagonal, which cannot
     reach 0.9 for any of two or more classes; so here a class's share of right answers is compared with `min_diag`,
-    and a class's share of answers for one other with `max_off_diag`. A model that is weak on all classes has other
-    troubles: only classes fire whose share of right answers is below that of all together beyond chance
-    (2.6 standard deviations).
+    and a class's share of answers for one other with `max_off_diag`. That alone is true of some class of most models;
+    so it must also be taken for the other at least twice as often as for itself, its share of right answers must be
+    below that of all together beyond chance (2.6 standard deviations), and that must be 0.8: a weak model has other
+    troubles.
 
     Not judged unless asked for: some pairs of classes are simply hard.
 
@@ -119,14 +131,16 @@ class Confusion(Rule):
         if not totals.sum():
             return self.not_applicable("no label is among the categories")
         overall = float(np.trace(matrix) / totals.sum())
+        if overall < _LOWEST_ACCURACY:
+            return self.not_applicable(f"accuracy is {overall:.2f}: no class is learnt yet")
         bad = []
         for label in np.flatnonzero(totals):
             share = matrix[label, label] / totals[label]
-            others = np.delete(matrix[label], label) / totals[label]
+            others = np.where(np.arange(len(matrix)) == label, 0, matrix[label]) / totals[label]
             spread = np.sqrt(max(overall * (1 - overall), 1e-9) / totals[label])
-            if share < self.min_diag and share < overall - 2.6 * spread and others.max() > self.max_off_diag:
-                taken = int(np.argmax(np.where(np.arange(len(matrix)) == label, -1, matrix[label])))
-                bad.append({"label": int(label), "right": float(share), "taken_for": taken})
+            by_documentation = share < self.min_diag and others.max() > self.max_off_diag
+            if by_documentation and share < overall - 2.6 * spread and others.max() > 2 * share:
+                bad.append({"label": int(label), "right": float(share), "taken_for": int(np.argmax(others))})
         if not bad:
             return self.clean(accuracy=overall)
         bad.sort(key=lambda item: float(item["right"]))
@@ -152,7 +166,9 @@ class LabelsShuffledOrConstant(Rule):
     - batches hold less than half of the labels that chance would give, and their mean label goes up or down with the
       place in the pass: the loader does not shuffle, and the images are sorted by class;
     - after `passes` passes the loss is still what guessing by frequency gives (the entropy of the labels), in
-      evaluation too, while the weights moved as they do in a sound training: the labels say nothing about the images.
+      evaluation too, while the weights moved as they do in a sound training, and no other rule says what keeps the
+      network from learning: the labels say nothing about the images. One pass is not enough: plain networks without
+      normalisation may stay there for one or two before they begin to learn.
 
     Args:
         samples: labels to see before calling them constant.
@@ -161,8 +177,8 @@ class LabelsShuffledOrConstant(Rule):
     """
 
     samples: int = 100
-    passes: int = 1
-    margin: float = 0.03
+    passes: int = 2
+    margin: float = 0.005
 
     def judge(self, recording: Recording) -> RuleResult:
         batches = [fact for fact in _facts(recording, "labels") if fact["mode"] == "TRAIN"]
@@ -195,7 +211,7 @@ class LabelsShuffledOrConstant(Rule):
         first = [fact for fact in batches if fact["step"] <= end]
         known = [_histogram(fact) for fact in _facts(recording, "pass_labels") if fact["mode"] == "TRAIN"]
         total = known[0] if known else _total(batches)
-        if len(first) < 5 or len(total) < 3:
+        if len(first) < 4 or len(total) < 3:
             return None
         histograms = [_histogram(fact) for fact in first]
         shares = np.array(list(total.values())) / sum(total.values())
@@ -217,26 +233,21 @@ class LabelsShuffledOrConstant(Rule):
         )
 
     def _meaningless(self, recording: Recording, batches: list[dict[str, Any]]) -> RuleResult | None:
-        spans, means = epoch_means(recording)
+        means = epoch_means(recording)[1]
         evaluations, valid = epoch_means(recording, EVAL)
-        if (
-            len(means) < self.passes
-            or not len(valid)
-            or any(fact.get("weighted") for fact in _facts(recording, "loss"))
-        ):
+        weighted = any(fact.get("weighted") for fact in _facts(recording, "loss"))
+        if min(len(means), len(valid)) < self.passes or weighted or len(loss(recording)) < _FEWEST_STEPS:
             return None
         counts = _total(batches)
         shares = np.array(list(counts.values())) / sum(counts.values())
         entropy = float(-(shares * np.log(shares)).sum())
         ratio = median_ratio(recording)
         moved = float(np.median(ratio.values)) if len(ratio) else 0.0
-        within = abs(float(means[: self.passes].min()) - entropy) < 3 * self.margin * entropy
-        guessing = float(valid.min()) > (1 - self.margin) * entropy and float(valid[0]) < 1.5 * entropy
-        spread = series(recording, "logits", "std")
-        says = (
-            len(spread) and float(spread.values[-1]) > 0.02
-        )  # a network whose units are dead says nothing to anything
-        if not (within and guessing and says and 5e-4 < moved < 0.2):
+        within = abs(float(means[: self.passes].min()) - entropy) < 0.1 * entropy
+        guessing = float(valid.min()) > (1 - self.margin) * entropy and float(valid[-1]) < 1.1 * entropy
+        if _ratio(counts, slack=0.0) > _LARGEST_RATIO:
+            return None  # evaluation may hold the classes in other shares, and then guessing costs more
+        if not (within and guessing and 5e-4 < moved < 0.2) or self._explained(recording):
             return None
         span = evaluations[min(self.passes, len(evaluations)) - 1]
         return self.issue(
@@ -250,6 +261,13 @@ class LabelsShuffledOrConstant(Rule):
             median_update=moved,
             series=[*plot(loss(recording)), *plot(loss(recording, EVAL))],
         )
+
+    def _explained(self, recording: Recording) -> bool:
+        """Whether something else keeps the network from learning."""
+        others: tuple[type[Rule], ...] = (VanishingGradient, GradientsNotZeroed, DeadRelu, ActivationOnLogits)
+        others += (PoorWeightInitialization, FrozenEverything, UnusedParameters, InputNotNormalised)
+        others += (LearningRateTooHigh, LearningRateTooLow)
+        return any(other().judge(recording).fired for other in others)
 
 
 @rule

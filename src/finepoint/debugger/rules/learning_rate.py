@@ -42,7 +42,8 @@ class LearningRateTooHigh(Rule):
         if len(losses) < self.steps:
             return self.not_applicable(f"{len(losses)} losses were recorded; it takes {self.steps}")
         values = np.nan_to_num(losses.values, nan=np.inf, posinf=np.inf)
-        begin = float(np.mean(values[:2]))
+        # The second loss may be beyond the leap already; and what begins above guessing has yet to come down to it.
+        begin = min(float(values[0]), _guessing(recording))
         means = smooth(np.minimum(values, 1e30), _WINDOW)
         ratio = median_ratio(recording)
         if not len(ratio):
@@ -119,6 +120,8 @@ class LearningRateTooLow(Rule):
         if len(ratio) < self.saved or len(losses) < _WINDOW:
             return self.not_applicable(f"updates of {len(ratio)} steps were saved; it takes {self.saved}")
         step = int(max(ratio.steps[self.saved - 1], losses.steps[_WINDOW - 1]))
+        if not (np.isfinite(ratio.values).all() and np.isfinite(losses.values).all()):
+            return self.not_applicable("losses or updates are not finite")
         moved = float(ratio.values[ratio.steps <= step].max())
         if float(ratio.values.max()) >= self.small_ratio:
             return self.clean(largest_median_update=float(ratio.values.max()))
@@ -159,6 +162,12 @@ def learning_rate(recording: Recording) -> float:
     """Return the highest learning rate of the first group, as it was used; 0 where none was recorded."""
     rates = series(recording, "learning_rate/group0")
     return float(rates.values.max()) if len(rates) else 0.0
+
+
+def _guessing(recording: Recording) -> float:
+    """Return a little more than the loss of guessing among the classes; infinity where there are none."""
+    classes = [fact["classes"] for fact in recording.facts("labels") if fact.get("classes")]
+    return 1.1 * math.log(classes[0]) if classes and classes[0] > 1 else math.inf
 
 
 def _relative_gradient(recording: Recording) -> float:

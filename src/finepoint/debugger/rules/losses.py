@@ -7,15 +7,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from finepoint.debugger.modes import ModeKeys
-from finepoint.debugger.recording import Recording
+from finepoint.debugger.recording import Recording, Series
 from finepoint.debugger.rules.base import Rule, rule
-from finepoint.debugger.rules.reading import EVAL, TRAIN, Series, Span, epoch_means, epochs, loss, plot, series
+from finepoint.debugger.rules.learning_rate import median_ratio
+from finepoint.debugger.rules.reading import EVAL, TRAIN, Span, epoch_means, epochs, loss, plot, series
 from finepoint.debugger.rules.result import RuleResult
 
 # A loss below this share of its beginning has decreased, whatever it does now.
 _DECREASED = 0.97
-# Steps before which noise and a slow start cannot be told from no progress.
-_FEWEST_STEPS = 16
+# Fewer losses than that have no mean worth comparing.
+_FEWEST_STEPS = 5
+# A plain network may stay for so many steps where guessing is before it begins to learn; only one whose weights do not
+# move, or whose loss rises, is known sooner to get nowhere.
+_SLOW_START = 192
+_STILL = 1e-5
+_NOISE = 0.85
 
 
 @rule
@@ -23,13 +29,17 @@ _FEWEST_STEPS = 16
 class LossNotDecreasing(Rule):
     """The loss does not come down.
 
-    In training the mean loss of successive windows of `num_steps` steps (at least 16, at most a pass over the data) is
-    compared with that of the first; in evaluation the means of whole passes are. Fires when two windows in a row are
-    not below the first by `diff_percent` (at least 3 percent: less is noise).
+    In training the mean loss of successive windows of `num_steps` steps (at most a third of a pass over the data, at
+    least 5) is compared with that of the first; in evaluation the means of whole passes are. Fires when two windows
+    in a row are not below the first by `diff_percent` (at least 3 percent: less is noise).
+
+    A flat loss counts from step 192 on (plain networks may need as long before they begin to learn), sooner where it
+    rises by a tenth or the weights do not move.
 
     Where the documented default misfires: two batches `num_steps` apart differ by chance, and a loss that came down and
     has stayed down since need not decrease further. So windows and passes are compared, and with the beginning. In
-    evaluation it takes three passes, and that training did not come down either: that it does only there is overfitting.
+    evaluation it takes three passes, and that training did not come down either: that it does only there is
+    overfitting.
 
     Args:
         collection_names: collections of losses; by default `losses`.
@@ -57,7 +67,7 @@ class LossNotDecreasing(Rule):
             losses = series(recording, chosen[0]) if chosen else loss(recording)
             window = self._window(recording)
             if len(losses) >= 3 * window:
-                return self._windows(losses, window)
+                return self._windows(recording, losses, window)
             if self.mode is not None or len(losses) < 3 * _FEWEST_STEPS:
                 return self.not_applicable(f"{len(losses)} losses were recorded; it takes {3 * window}")
         spans, means = epoch_means(recording, EVAL)
@@ -69,16 +79,26 @@ class LossNotDecreasing(Rule):
             return self._found(span.last, EVAL, float(means[0]), float(means[over[0] + 2]), loss(recording, EVAL))
         return self.clean(first=float(means[0]), lowest=float(means.min()))
 
-    def _windows(self, losses: Series, window: int) -> RuleResult:
+    def _windows(self, recording: Recording, losses: Series, window: int) -> RuleResult:
         count = len(losses) // window
         means = losses.values[: count * window].reshape(count, window).mean(1)
-        lowest = np.minimum.accumulate(np.nan_to_num(means, nan=np.inf, posinf=np.inf))
-        over = np.flatnonzero(lowest[2:] >= means[0] * self._factor())
-        # The loss of a diverged training is not lower either, whatever it was for a moment.
+        means = np.nan_to_num(means, nan=np.inf, posinf=np.inf)
+        lowest = np.minimum.accumulate(means)
+        late = np.arange(len(means)) * window >= _SLOW_START - window
+        rising = means > 1.1 * means[0]
+        still = self._stands_still(recording)
+        # Where no weight moves a lower loss is another batch.
+        factor = min(_NOISE, self._factor()) if still else self._factor()
+        over = np.flatnonzero((lowest >= means[0] * factor)[2:] & (late | rising | still)[2:])
         if over.size:
             step = int(losses.steps[(over[0] + 3) * window - 1])
             return self._found(step, TRAIN, float(means[0]), float(means[over[0] + 2]), losses)
         return self.clean(first=float(means[0]), lowest=float(lowest[-1]))
+
+    def _stands_still(self, recording: Recording) -> bool:
+        ratio = median_ratio(recording)
+        told = recording.facts("optimizer")
+        return bool(len(ratio) and np.median(ratio.values) < _STILL) or bool(told and not len(ratio))
 
     def _factor(self) -> float:
         return min(_DECREASED, 1 - self.diff_percent / 100)
@@ -86,7 +106,7 @@ class LossNotDecreasing(Rule):
     def _window(self, recording: Recording) -> int:
         spans = epochs(recording)
         longest = spans[0].last - spans[0].first + 1 if spans else 10**9
-        return max(self.num_steps, min(_FEWEST_STEPS, longest))
+        return max(_FEWEST_STEPS, min(self.num_steps, longest // 3))
 
     def _found(self, step: int, mode: ModeKeys, first: float, now: float, losses: Series) -> RuleResult:
         return self.issue(
@@ -133,7 +153,8 @@ class Overfit(Rule):
         best = np.minimum.accumulate(valid)
         gap = (valid - train) / np.maximum(train, 1e-12) > self.ratio_threshold
         risen = (valid > best * (1 + self.ratio_threshold)) & (valid > best + 2 * noise)
-        falling = train <= np.minimum.accumulate(train) * 1.05
+        at_best = np.array([train[int(np.argmin(valid[: index + 1]))] for index in range(len(valid))])
+        falling = train < at_best
         run = 0
         for index, flag in enumerate(gap & risen & falling):
             run = run + 1 if flag else 0
@@ -145,8 +166,8 @@ class Overfit(Rule):
         return self.issue(
             span.last,
             "EVAL",
-            meaning=f"The validation loss has risen from {valid[: index + 1].min():.3g} to {valid[index]:.3g} while the "
-            f"training loss fell to {train[index]:.3g}: the training images are learnt by heart.",
+            meaning=f"The validation loss has risen from {valid[: index + 1].min():.3g} to {valid[index]:.3g} while "
+            f"the training loss fell to {train[index]:.3g}: the training images are learnt by heart.",
             remedy=f"stop after evaluation {int(np.argmin(valid[: index + 1])) + 1}, augment, add weight decay or "
             "dropout, or get more images",
             best_evaluation=int(np.argmin(valid[: index + 1])) + 1,
@@ -162,7 +183,8 @@ class Overtraining(Rule):
     """Training went on long after it had stopped helping.
 
     Fires when the validation loss has not come `delta` below its lowest for more than `patience_validation` evaluations
-    and the training loss not below its own for more than `patience_train` passes, or has while the validation loss rose.
+    and the training loss not below its own for more than `patience_train` passes, or has while the validation loss
+    rose.
 
     SageMaker's `delta` of 0.1 is a difference of losses; a loss of 0.2 then counts as stuck the moment it is reached.
     Here it is that share of the lowest loss.

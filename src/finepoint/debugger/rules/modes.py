@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import Any
@@ -84,10 +85,12 @@ class RandomEvaluation(Rule):
         judged, lowest = 0, 1.0
         for numbers in passes.values():
             ordered = [numbers[number] for number in sorted(numbers)]
-            for before, now in zip(ordered, ordered[1:], strict=False):
-                known = Counter(before["samples"])
-                same = sum((known & Counter(now["samples"])).values())
-                of = max(1, min(len(before["samples"]), len(now["samples"])))
+            for before, now in itertools.pairwise(ordered):
+                earlier, later = _comparable(before["batches"], now["batches"])
+                of = min(len(earlier), len(later))
+                if not of:
+                    continue
+                same = sum((Counter(earlier) & Counter(later)).values())
                 judged, lowest = judged + 1, min(lowest, same / of)
                 if same < self.share * of:
                     return self._found(recording, now, same / of)
@@ -128,8 +131,8 @@ class EvaluatedInTrainMode(Rule):
                 return self.issue(
                     int(fact["step"] or 0),
                     fact["mode"] or "EVAL",
-                    meaning=f"{len(names)} modules ({names[0]} first) were in train mode while evaluating: dropout drops, "
-                    "batch norm normalises by the batch.",
+                    meaning=f"{len(names)} modules ({names[0]} first) were in train mode while evaluating: dropout "
+                    "drops, batch norm normalises by the batch.",
                     remedy="model.eval() before evaluating, model.train() after it",
                     modules=names[:10],
                     series=plot(loss(recording), loss(recording, EVAL)),
@@ -151,12 +154,23 @@ def _change(size: Any, mean: Any) -> np.ndarray:
     """Return how far a statistic moved between saved steps, relative to its norm; [n - 1]."""
     if len(size) < 2:
         return np.zeros(0)
-    norm = np.maximum(np.abs(size.values[:-1]), 1e-12)
+    # A mean that begins at zero would otherwise change beyond all measure.
+    norm = np.maximum(np.maximum(np.abs(size.values[:-1]), np.abs(size.values[1:])), 1e-12)
     moved = np.abs(np.diff(size.values)) / norm
     if len(mean) == len(size):
         moved = np.maximum(moved, np.abs(np.diff(mean.values)) / norm)
     result: np.ndarray = moved
     return result
+
+
+def _comparable(before: dict[int, list[str]], now: dict[int, list[str]]) -> tuple[list[str], list[str]]:
+    """Return the samples of two passes; where batches were left out of the recording, of those that both have."""
+    numbers = (set(before), set(now)) if set(before) == set(now) else (set(before) & set(now),) * 2
+    first, second = (
+        [sample for number in sorted(chosen) for sample in batches[number]]
+        for chosen, batches in zip(numbers, (before, now), strict=True)
+    )
+    return first, second
 
 
 def _fingerprints(recording: Recording) -> dict[Any, dict[int, dict[str, Any]]]:
@@ -172,7 +186,7 @@ def _fingerprints(recording: Recording) -> dict[Any, dict[int, dict[str, Any]]]:
         place = (data, fact["loader"], fact["pass"])
         number = order.setdefault(place, len(order))
         entry = passes[data].setdefault(
-            number, {"samples": [], "step": fact["step"], "mode": fact["mode"], "loader": fact["loader"]}
+            number, {"batches": {}, "step": fact["step"], "mode": fact["mode"], "loader": fact["loader"]}
         )
-        entry["samples"] += fact["samples"]
+        entry["batches"][fact["batch"]] = fact["samples"]
     return passes

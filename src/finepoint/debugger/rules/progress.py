@@ -53,8 +53,8 @@ class StalledTrainingRule(Rule):
             int(steps[-1]) if steps.size else 0,
             "TRAIN",
             meaning=f"Nothing happened for {gaps[over[0]]:.0f} seconds.",
-            remedy="`py-spy dump --pid PID` shows where it waits; a data loader's worker and a process that others wait "
-            "for are the usual places",
+            remedy="`py-spy dump --pid PID` shows where it waits; a data loader's worker and a process that others "
+            "wait for are the usual places",
             gap_seconds=float(gaps[over[0]]),
             threshold=self.threshold,
         )
@@ -65,9 +65,10 @@ class StalledTrainingRule(Rule):
 class EpochMetricMisscaled(Rule):
     """A logged loss of an epoch is a multiple of the mean of its batches' losses.
 
-    The usual way to it is a sum over samples divided by the number of batches. Compared are numbers that are printed (or
-    saved as scalars) under a name with `loss` in it, between the end of a pass and the beginning of the next of the same
-    mode, with the mean loss of the pass. Fires when they differ by the batch size, the number of batches or of samples
+    The usual way to it is a sum over samples divided by the number of batches. Compared are numbers that are printed
+    (or saved as scalars) under a name with `loss` in it, between the end of a pass and the beginning of the next of
+    the same mode, with the mean loss of the pass. Fires when they differ by the batch size, the number of batches or
+    of samples
     (within `tolerance`), and never when a number of that name agrees with a mean. Factors below four are left alone:
     they may be another loss.
 

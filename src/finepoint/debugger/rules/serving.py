@@ -54,7 +54,8 @@ class TrainServeSkew(Rule):
         except (SyntaxError, ValueError) as error:
             return self.not_applicable(f"{self.inference_script} is no Python: {error}")
         constants = _constants(tree)
-        differences, compared = [], []
+        differences: list[str] = []
+        compared: list[str] = []
         for name, served in _assigned_layers(tree, constants):
             trained = _recorded_layers(recording, name)
             if trained:
@@ -63,8 +64,8 @@ class TrainServeSkew(Rule):
         transforms, recorded = list(_served_transforms(tree, constants)), _recorded_transform(recording)
         if transforms and recorded:
             compared.append("transform")
-            each = [_differences("transform", recorded, served) for served in transforms]
-            differences += min(each, key=len)
+            each = [_differences("transform", recorded, steps) for steps in transforms]
+            differences += sorted(each, key=len)[0]
         if not compared:
             return self.not_applicable("the script writes down neither a recorded module nor a recorded transform")
         if not differences:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from finepoint.debugger.recording import Recording, Series
+from finepoint.debugger.recording import Recording, Series, TensorPlace
 from finepoint.debugger.rules.base import Rule, rule
 from finepoint.debugger.rules.reading import TRAIN, collections_of, first_run, plot, series, trained_weights
 from finepoint.debugger.rules.result import RuleResult
@@ -67,7 +67,8 @@ class UnchangedTensor(Rule):
     """A tensor has stayed the same over `num_steps` saved steps, as numpy.allclose tells it.
 
     Whole tensors are compared; else all recorded reductions (mean, standard deviation, norm, largest) must be the same,
-    which no tensor that changes manages.
+    which no tensor that changes manages. Steps whose learning rate is below a hundredth of the highest do not count:
+    at the end of a cosine nothing changes.
 
     Args:
         collection_names: collections to look at; this or `tensor_regex` is needed.
@@ -123,11 +124,14 @@ class UnchangedTensor(Rule):
                 return [], np.zeros(0, bool)
             steps = known[0].steps.tolist()
             table = list(np.array([item.values for item in known if len(item) == len(steps)]).T)
+        # Reductions of a tensor that changes by less than the tolerance may be closer than that: they must be equal.
+        rtol, atol = (self.rtol, self.atol) if places else (0.0, 0.0)
         close = [
-            np.allclose(a, b, rtol=self.rtol, atol=self.atol, equal_nan=self.equal_nan)
+            np.allclose(a, b, rtol=rtol, atol=atol, equal_nan=self.equal_nan)
             for a, b in zip(table[1:], table, strict=False)
         ]
-        return steps, np.array(close, bool)
+        full = _at_full_rate(series(recording, "learning_rate/group0"), np.array(steps, np.int64))
+        return steps, np.array(close, bool) & full[:-1]
 
 
 @rule
@@ -187,8 +191,9 @@ class WeightUpdateRatio(Rule):
     change over the mean absolute value (with `epsilon` added), between saved steps `num_steps` apart.
 
     Where the documented default misfires: biases, scales and tokens begin at zero, and a zero learning rate, at the
-    first step of a warm-up or the last of a cosine, changes nothing. So only weights count, only at steps whose learning
-    rate is at least a hundredth of the highest, and only three saved steps in a row.
+    first step of a warm-up or the last of a cosine, changes nothing. So only weights count, only at steps whose
+    learning rate is at least a hundredth of the highest, and only two (too large) or three saved steps (too small)
+    in a row.
 
     Args:
         num_steps: steps between the weights compared, where they were saved whole; by default the last saved.
@@ -211,8 +216,12 @@ class WeightUpdateRatio(Rule):
         found = []
         for name, ratio in ratios.items():
             full = _at_full_rate(rates, ratio.steps)
-            for word, flags in (("much", ratio.values > self.large_threshold), ("little", self._small(ratio))):
-                index = first_run(flags & full, 3)
+            large = ratio.values > self.large_threshold
+            # What overflowed after such a step is more of the same; a weight that began at zero is not.
+            large = np.isfinite(ratio.values) & large
+            large |= ~np.isfinite(ratio.values) & np.maximum.accumulate(large)
+            for word, flags, times in (("much", large, 2), ("little", ratio.values < self.small_threshold, 3)):
+                index = first_run(flags & full, times)
                 if index is not None:
                     found.append((int(ratio.steps[index]), name, word, ratio))
         if not found:
@@ -228,9 +237,6 @@ class WeightUpdateRatio(Rule):
             weights=sorted({name for _, name, *_ in found})[:10],
             series=plot(ratio),
         )
-
-    def _small(self, ratio: Series) -> np.ndarray:
-        return ratio.values < self.small_threshold
 
     def _ratio(self, recording: Recording, name: str) -> Series:
         places = recording.tensors(name, TRAIN)
@@ -277,7 +283,7 @@ def _variance(recording: Recording, name: str) -> Series:
     return Series(name, TRAIN, "variance", std.steps, std.values**2, *_rest(std))
 
 
-def _made(name: str, places: list, values: list[float]) -> Series:  # type: ignore[type-arg]
+def _made(name: str, places: list[TensorPlace], values: list[float]) -> Series:
     steps = np.array([place.step for place in places], np.int64)
     at = np.array([place.global_step for place in places], np.int64)
     ranks = np.array([place.rank for place in places], np.int64)

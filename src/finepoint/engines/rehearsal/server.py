@@ -15,9 +15,9 @@ from urllib.parse import parse_qs, unquote
 from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
+from finepoint.engines.rehearsal.control import Platform, ServiceError, request_id
 from finepoint.engines.rehearsal.faults import ANSWERS, Faults
 from finepoint.engines.rehearsal.objects import Objects
-from finepoint.engines.rehearsal.control import Platform, ServiceError, request_id
 
 _CONTROL = "SageMaker."
 _INVOKE = re.compile(r"/endpoints/([^/]+)/(invocations|async-invocations)")

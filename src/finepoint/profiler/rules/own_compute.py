@@ -188,32 +188,50 @@ class SlowPython(OwnRule):
 @own_rule
 @dataclass(frozen=True)
 class TinyBatch(OwnRule):
-    """Fires where so few images go into a step that what each step costs by itself weighs more than they do."""
+    """Fires where so few images go into a step that what each step costs by itself weighs more than they do.
+
+    What a step costs by itself is its time less the waiting for data and less what this machine needs for the
+    network's multiplications (backward is twice a forward); where the machine was not measured, the time of the
+    optimizer and of the code between.
+    """
 
     batch: int = 8
     share: float = 0.2
     target: int = 64
 
     def judge(self, recording: ProfilerRecording) -> RuleResult:
-        """Take the time of the optimizer and of the code between, which is the same for any batch."""
+        """Take the time of a step that is the same for any batch."""
         loader = recording.loader()
         size = loader.get("batch_size") if loader else None
         if not size:
             return self.not_applicable("no DataLoader with a batch size was seen")
         if (few := too_few_steps(recording)) is not None:
             return self.not_applicable(few)
-        fixed = recording.share("optimizer") + recording.share("other")
-        if size > self.batch or fixed < self.share:
-            return self.clean(batch_size=size, fixed_share=fixed)
-        saved = recording.loop_seconds * fixed * (1 - size / self.target)
+        training = recording.training
+        steps = total(training, "steps")
+        step, wait = total(training, "seconds") / steps, total(training, "phase/data_wait") / steps
+        fixed = self._fixed(recording, step - wait, steps)
+        share = fixed / step * total(training, "seconds") / max(recording.loop_seconds, 1e-9)
+        if size > self.batch or share < self.share:
+            return self.clean(batch_size=size, fixed_share=share)
+        each = (step - fixed) / size + fixed / self.target
+        saved = total(training, "seconds") * (1 - each * size / step)
         return self.issue(
-            meaning=f"With {size} images a step, {100 * fixed:.0f} % of the time is what each step costs by itself.",
+            meaning=f"With {size} images a step, {100 * share:.0f} % of the time is what each step costs by itself.",
             remedy=f"raise batch_size to {self.target}, and the learning rate with it",
-            share=fixed,
+            share=share,
             speedup=loop_speedup(recording, saved),
             change={"batch_size": self.target},
             batch_size=size,
+            seconds_per_step=step,
         )
+
+    def _fixed(self, recording: ProfilerRecording, computing: float, steps: float) -> float:
+        network, speed = recording.network(), recording.speeds.get("gflops")
+        if network is None or not network.get("flops") or not speed:
+            named = sum(total(recording.training, f"phase/{name}") for name in ("optimizer", "other"))
+            return min(named / steps, computing)
+        return max(computing - 3 * float(network["flops"]) / (speed * 1e9), 0.0)
 
 
 def _faster(

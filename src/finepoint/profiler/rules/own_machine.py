@@ -179,7 +179,7 @@ class BusyNeighbour(OwnRule):
             meaning=f"Other processes keep {taken:.1f} of {count} cores busy, which the job would have used.",
             remedy="stop them (top shows which), or run the job when they have ended",
             share=share,
-            speedup=(mine + taken) / mine if mine else None,
+            # Threads that wait for an interrupted one make it worse than the share says: nothing is promised.
             neighbours_cores=taken,
             job_cores=mine,
         )

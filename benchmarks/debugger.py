@@ -1,0 +1,170 @@
+"""What recording costs: steps with and without the debugger, paired and interleaved in one process.
+
+Each round runs a stretch of steps without and one with the recorder, in changing order; the overhead is the ratio of
+the medians of the rounds' times. Also: the bytes of a recording of a ResNet-50, and that off means zero.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from benchmarks.reporting import Goal, parser, report
+from torch import nn
+from torch.nn import functional
+
+from finepoint.debugger.budget import Budget
+from finepoint.debugger.collection import CollectionManager
+from finepoint.debugger.observers import observe
+from finepoint.debugger.recorder import Recorder
+from finepoint.debugger.recording import Recording
+from finepoint.debugger.selection import Selection
+from finepoint.debugger.writing import RecordingWriter
+
+# The debugger may take so much of a job's time.
+TARGET_PERCENT = 3.0
+SIZE_TARGET_MB = 50.0
+SAVED_STEPS = 1000
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Something that is trained."""
+
+    name: str
+    model: Callable[[], nn.Module]
+    shape: tuple[int, ...]
+    classes: int
+    steps: int
+    rounds: int
+
+
+def small_cnn() -> nn.Module:
+    """Return a CNN of three convolutions for 32 x 32 images."""
+    layers: list[nn.Module] = []
+    for before, after in ((3, 32), (32, 64), (64, 128)):
+        layers += [nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU(), nn.MaxPool2d(2)]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(128 * 16, 10))
+
+
+def workloads(quick: bool) -> list[Workload]:
+    """Return what is measured."""
+    resnet = torchvision.models.resnet50
+    return [
+        Workload("resnet50, batch 8 of 224 px", resnet, (8, 3, 224, 224), 1000, 4 if quick else 12, 2 if quick else 5),
+        Workload(
+            "small CNN, batch 64 of 32 px", small_cnn, (64, 3, 32, 32), 10, 60 if quick else 200, 3 if quick else 7
+        ),
+        Workload(
+            "head on features, batch 64",
+            lambda: nn.Linear(1280, 100),
+            (64, 1280),
+            100,
+            1000 if quick else 4000,
+            3 if quick else 7,
+        ),
+    ]
+
+
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Any, labels: Any, steps: int) -> float:
+    """Take steps; return the seconds."""
+    began = time.perf_counter()
+    for _ in range(steps):
+        optimizer.zero_grad()
+        functional.cross_entropy(model(batch), labels).backward()
+        optimizer.step()
+    return time.perf_counter() - began
+
+
+def measure(workload: Workload, folder: Path) -> dict[str, Any]:
+    """Return a row: the time of a step without and with the recorder, and the overhead."""
+    torch.manual_seed(0)
+    batch, labels = torch.randn(workload.shape), torch.randint(0, workload.classes, (workload.shape[0],))
+    model = workload.model()
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+    train(model, optimizer, batch, labels, max(2, workload.steps // 10))
+    plain: list[float] = []
+    watched: list[float] = []
+    hook = saved = 0.0
+    for number in range(workload.rounds):
+        for recording in (False, True) if number % 2 else (True, False):
+            if not recording:
+                plain.append(train(model, optimizer, batch, labels, workload.steps))
+                continue
+            recorder = start(folder / f"{number}", model)
+            watched.append(train(model, optimizer, batch, labels, workload.steps))
+            recorder.close()
+            hook += recorder.budget.spent
+            saved += len(Recording.open(folder / f"{number}").series("input").steps)
+    ratios = [with_ / without for with_, without in zip(watched, plain, strict=True)]
+    return {
+        "workload": workload.name,
+        "steps": workload.steps,
+        "rounds": workload.rounds,
+        "ms a step": round(1000 * statistics.median(plain) / workload.steps, 3),
+        "with": round(1000 * statistics.median(watched) / workload.steps, 3),
+        "overhead %": round(100 * (statistics.median(ratios) - 1), 2),
+        "hook's own %": round(100 * hook / sum(watched), 2),
+        "saved steps": round(saved / workload.rounds, 1),
+    }
+
+
+def start(folder: Path, model: nn.Module, budget: Budget | None = None) -> Recorder:
+    """Return a recorder as the attached debugger makes it, which finds the model by itself."""
+    selection = Selection(CollectionManager(), budget=budget or Budget())
+    recorder = Recorder(RecordingWriter(folder), selection, discover=True)
+    observe(recorder)
+    return recorder
+
+
+def recording_megabytes(folder: Path, steps: int) -> float:
+    """Return the size of a recording of a ResNet-50 with so many saved steps, scaled from a tenth of them.
+
+    The values that a saved step has do not depend on the images' size; small images make the steps short.
+    """
+    measured = steps // 10
+    model = torchvision.models.resnet50(num_classes=10)
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+    recorder = start(folder, model, Budget(share=1e9))
+    train(model, optimizer, torch.randn(2, 3, 32, 32), torch.randint(0, 10, (2,)), measured)
+    recorder.close()
+    saved = len(Recording.open(folder).series("input").steps)
+    return sum(path.stat().st_size for path in folder.rglob("*.safetensors")) / 1e6 * steps / saved
+
+
+def main() -> None:
+    """Run the benchmark."""
+    flags = parser(__doc__ or "")
+    flags.add_argument("--only", default="", help="only workloads with this in their name; `size` for the recording's")
+    arguments = flags.parse_args()
+    chosen = [item for item in workloads(arguments.quick) if arguments.only in item.name]
+    if arguments.only == "size":
+        chosen = []
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [measure(item, Path(folder) / str(number)) for number, item in enumerate(chosen)]
+        size = None
+        if arguments.only in ("", "size"):
+            measured = SAVED_STEPS // 5 if arguments.quick else SAVED_STEPS
+            size = recording_megabytes(Path(folder) / "size", measured) * SAVED_STEPS / measured
+    goals = [
+        Goal(f"{row['workload']}: {TARGET_PERCENT:g} % less overhead", TARGET_PERCENT - row["overhead %"], 0)
+        for row in rows
+    ]
+    notes = "The overhead is the median ratio of paired stretches of steps; 'hook's own' is what the hook measures."
+    if size is not None:
+        rows.append({**dict.fromkeys(rows[0] if rows else ("workload",), ""), "workload": f"recording: {size:.1f} MB"})
+        goals.append(
+            Goal(f"{SIZE_TARGET_MB:g} MB less a ResNet-50's {SAVED_STEPS} saved steps", SIZE_TARGET_MB - size, 0)
+        )
+    report("The debugger's cost", rows, goals, as_json=arguments.json, notes=notes)
+
+
+if __name__ == "__main__":
+    main()
