@@ -13,6 +13,7 @@
     ├── JobError                  a job's process failed
     ├── EndpointError             an endpoint did not start, answer or stop
     │   └── RequestError          an endpoint refused a request; carries the HTTP status
+    ├── CloudError                AWS refused, failed or did not answer; nothing unknown is left running
     ├── StorageError              a disk is full, or a file or folder may not be written
     └── TestPartError             the test part was about to be read before the best model was fixed
 
@@ -88,6 +89,14 @@ class RequestError(EndpointError):
 
     def __init__(self, message: str, status: int) -> None:
         self.status = status
+        super().__init__(message)
+
+
+class CloudError(FinepointError):
+    """AWS refused, failed, or did not answer. `code` is its error code, or ""."""
+
+    def __init__(self, message: str, code: str = "") -> None:
+        self.code = code
         super().__init__(message)
 
 

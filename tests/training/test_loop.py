@@ -158,4 +158,4 @@ def test_the_environment_is_read_as_a_container_sets_it(tmp_path: Path) -> None:
 def test_a_training_job_that_is_given_test_images_refuses(tmp_path: Path) -> None:
     channels = {"train": tmp_path, "valid": tmp_path, "test": tmp_path}
     with pytest.raises(TestPartError):
-        prepare(Environment(tmp_path, tmp_path, tmp_path, channels, {}))
+        prepare(Environment(tmp_path, tmp_path, tmp_path, tmp_path, channels, {}))

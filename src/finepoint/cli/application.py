@@ -8,6 +8,7 @@ import typer
 
 from finepoint.cli import (
     cache,
+    cleanup,
     data,
     debug,
     demo,
@@ -19,6 +20,7 @@ from finepoint.cli import (
     predict,
     profile,
     query,
+    rehearse,
     report,
     rm,
     run,
@@ -46,6 +48,7 @@ for _panel, _commands in {
     "Look at it": {"evaluate": evaluate, "predict": predict, "runs": runs, "report": report},
     "Jobs": {"logs": logs, "wait": wait, "stop": stop, "rm": rm},
     "Put it to use": {"deploy": deploy, "query": query, "endpoints": endpoints, "undeploy": undeploy},
+    "In AWS": {"cleanup": cleanup, "rehearse": rehearse},
     "Find your way": {"demo": demo, "doctor": doctor, "cache": cache},
 }.items():
     for _name, _module in _commands.items():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -108,3 +110,78 @@ def fetch(
     if fetched.sha256:
         show(f"SHA-256 {fetched.sha256}")
     say(f"Go on with: finepoint run {fetched.root}")
+
+
+@group.command("push")
+def push(
+    path: Annotated[Path, typer.Argument(help="Folder, or a file.", metavar="PATH")],
+    uri: Annotated[str, typer.Argument(help="Where to, s3://BUCKET/PREFIX.", metavar="S3-URI")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be sent.")] = False,
+    kms_key: Annotated[str, typer.Option("--kms-key", help="Encrypt with this KMS key.")] = "",
+    region: Annotated[str, typer.Option("--region", help="Of the bucket.", show_default="boto3's")] = "",
+    json: Json = False,
+) -> None:
+    """Upload a folder to S3: in parallel, only what changed, going on after an interruption.
+
+    A bucket that everybody can read is refused.
+
+    Examples:
+
+        finepoint data push photos/ s3://my-bucket/photos
+
+        finepoint data push photos/ s3://my-bucket/photos --dry-run
+    """
+    from finepoint.engines.sagemaker.cloud import Cloud
+    from finepoint.engines.sagemaker.transfer import files_of
+    from finepoint.engines.sagemaker.transfer import push as send
+
+    with _transfer_progress("push") as progress:
+        moved = send(Cloud(region), files_of(path), uri, kms_key=kms_key, dry_run=dry_run, progress=progress)
+    _show_transfer("Would send" if dry_run else "Sent", moved, json)
+
+
+@group.command("pull")
+def pull(
+    uri: Annotated[str, typer.Argument(help="From where, s3://BUCKET/PREFIX.", metavar="S3-URI")],
+    path: Annotated[Path, typer.Argument(help="Folder to put it into.", metavar="PATH")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be fetched.")] = False,
+    region: Annotated[str, typer.Option("--region", help="Of the bucket.", show_default="boto3's")] = "",
+    json: Json = False,
+) -> None:
+    """Download what lies under an S3 address: in parallel, only what changed, checked by SHA-256 where it was pushed.
+
+    Examples:
+
+        finepoint data pull s3://my-bucket/photos photos/
+    """
+    from finepoint.engines.sagemaker.cloud import Cloud
+    from finepoint.engines.sagemaker.transfer import pull as fetch
+
+    with _transfer_progress("pull") as progress:
+        moved = fetch(Cloud(region), uri, path, dry_run=dry_run, progress=progress)
+    _show_transfer("Would fetch" if dry_run else "Fetched", moved, json)
+
+
+@contextmanager
+def _transfer_progress(what: str) -> Iterator[Any]:
+    """Yield a function that shows bytes, rate and time left on a terminal, and nothing elsewhere."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    from finepoint.cli.output import messages
+
+    columns = (TextColumn(what), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    console = messages()
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _show_transfer(verb: str, moved: Any, json: bool) -> None:
+    from dataclasses import asdict
+
+    from finepoint.cli.output import print_json, show
+
+    if json:
+        print_json(asdict(moved))
+    else:
+        show(f"{verb} {moved.moved:,} of {moved.files:,} files, {moved.moved_bytes:,} of {moved.bytes:,} bytes")

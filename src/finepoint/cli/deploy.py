@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from finepoint.cli.arguments import Json, ModelArgument, RunsDir
+from finepoint.cli.cloud import CloudSetting, Engine, MaxPrice
 
 
 def command(
@@ -33,6 +34,12 @@ def command(
     source_dir: Annotated[
         Path | None, typer.Option("--source-dir", help="Folder that holds it; without it the script comes alone.")
     ] = None,
+    mode: Annotated[
+        Literal["realtime", "serverless", "async"], typer.Option("--mode", help="In AWS: the kind of endpoint.")
+    ] = "realtime",
+    engine: Engine = "local",
+    cloud: CloudSetting = None,
+    max_price: MaxPrice = None,
     runs_dir: RunsDir = None,
     json: Json = False,
 ) -> None:
@@ -53,6 +60,16 @@ def command(
     from finepoint.runs.deploying import deploy
     from finepoint.serving.deployment import Access
 
+    if engine == "sagemaker":
+        from finepoint.cli.endpoints import deploy_in_cloud
+        from finepoint.errors import ConfigurationError
+
+        if entry_point is not None:
+            raise ConfigurationError(
+                "--entry-point is for this machine; in AWS the script goes into model.tar.gz as code/inference.py"
+            )
+        deploy_in_cloud(model, name, mode, cloud, max_price, runs_dir, json)
+        return
     access = Access(token_file, no_auth, tls_certificate, tls_key, allow_code)
     endpoint = deploy(
         model,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
 
 from finepoint.cli.arguments import Json
+from finepoint.cli.cloud import CloudSetting, Engine
 
 
 def command(
@@ -17,6 +19,8 @@ def command(
         bool,
         typer.Option("--gpu", help="Check an NVIDIA GPU under load, and record its answers in nvml-session.jsonl."),
     ] = False,
+    engine: Engine = "local",
+    cloud: CloudSetting = None,
     json: Json = False,
 ) -> None:
     """Show versions, what this machine has, and which runtime computes features here, and why.
@@ -30,7 +34,12 @@ def command(
         finepoint doctor --backbone resnet50 --json
 
         finepoint doctor --gpu
+
+        finepoint doctor --engine sagemaker
     """
+    if engine == "sagemaker":
+        _doctor_in_cloud(cloud, json)
+        return
     if gpu:
         raise typer.Exit(_check_gpu(json))
     from finepoint.cli.output import plain, print_json, show
@@ -64,6 +73,22 @@ def command(
     for name, value in rows.items():
         table.add_row(f"[dim]{plain(name)}[/]", "\n".join(map(plain, value.splitlines())))
     show(table, "[green]Ready.[/]" if healthy else "[red]Not ready; see above.[/]")
+    raise typer.Exit(0 if healthy else 1)
+
+
+def _doctor_in_cloud(cloud: list[str] | None, json: bool) -> None:
+    from finepoint.cli.cloud import account
+    from finepoint.cli.output import print_json, show
+    from finepoint.cli.verdicts import finding_lines
+    from finepoint.engines.sagemaker.diagnosis import diagnose
+
+    found = diagnose(*account(cloud))
+    rows: list[Mapping[str, Any]] = [finding.to_json() for finding in found]
+    healthy = all(finding.severity != "error" for finding in found)
+    if json:
+        print_json(rows)
+    else:
+        show(*finding_lines(rows), "[green]Ready.[/]" if healthy else "[red]Not ready; see above.[/]")
     raise typer.Exit(0 if healthy else 1)
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 from finepoint.cli.arguments import Json
+from finepoint.cli.cloud import CloudSetting, Engine, account
 
 _COLOURS = {"healthy": "green", "unhealthy": "red", "stale": "yellow"}
 
 
-def command(json: Json = False) -> None:
-    """List the endpoints on this machine and how they are.
+def command(engine: Engine = "local", cloud: CloudSetting = None, json: Json = False) -> None:
+    """List the endpoints on this machine, or in AWS with what they cost so far, and how they are.
 
     `stale` means that the server's process is gone; `finepoint undeploy NAME` forgets it.
 
@@ -17,12 +21,17 @@ def command(json: Json = False) -> None:
         finepoint endpoints
 
         finepoint endpoints --json
+
+        finepoint endpoints --engine sagemaker
     """
     from dataclasses import asdict
 
     from finepoint.cli.output import plain, print_json, show
     from finepoint.serving.deployment import endpoints
 
+    if engine == "sagemaker":
+        _list_in_cloud(cloud, json)
+        return
     found = endpoints()
     if json:
         print_json([{**asdict(item.record), "state": item.state} for item in found])
@@ -38,3 +47,68 @@ def command(json: Json = False) -> None:
         state = f"[{_COLOURS[item.state]}]{item.state}[/]"
         table.add_row(plain(record.name), state, record.url, plain(record.model), record.started_at)
     show(table)
+
+
+def _list_in_cloud(cloud: list[str] | None, json: bool) -> None:
+    from dataclasses import asdict
+
+    from finepoint.cli.output import plain, print_json, show
+    from finepoint.engines.sagemaker.endpoints import list_endpoints
+
+    _, where = account(cloud)
+    found = list_endpoints(where)
+    if json:
+        print_json([asdict(item) for item in found])
+        return
+    if not found:
+        show(f"No endpoints in {where.region}.")
+        return
+    from rich.table import Table
+
+    table = Table("name", "state", "kind", "machine", "since", "cost so far, USD", "made by", pad_edge=False)
+    for item in found:
+        cost = "unknown" if item.dollars is None else f"{item.dollars:.2f}"
+        owner = plain(item.run) if item.run else "not finepoint"
+        table.add_row(plain(item.name), item.status, item.mode, item.instance_type, item.created_at, cost, owner)
+    show(table)
+
+
+def deploy_in_cloud(
+    model: str,
+    name: str | None,
+    mode: Any,
+    cloud: list[str] | None,
+    max_price: float | None,
+    runs_dir: Path | None,
+    json: bool,
+) -> None:
+    """Put a model behind an endpoint in AWS."""
+    from dataclasses import asdict
+
+    from finepoint.cli.cloud import settings_of
+    from finepoint.cli.output import plain, print_json, say, show
+    from finepoint.engines.sagemaker.cloud import Cloud
+    from finepoint.engines.sagemaker.endpoints import deploy
+    from finepoint.runs.deploying import default_name
+    from finepoint.runs.workflow import model_path
+
+    settings = settings_of(cloud, max_price)
+    package = model_path(model, runs_dir)
+    found = deploy(Cloud(settings.region), settings, package, name or default_name(package), mode=mode, say=say)
+    if json:
+        print_json(asdict(found))
+        return
+    show(
+        f"Endpoint [bold]{plain(found.name)}[/] is {found.status}",
+        f"  finepoint query {plain(found.name)} IMAGE.jpg --engine sagemaker",
+        f"  finepoint undeploy {plain(found.name)} --engine sagemaker",
+    )
+
+
+def undeploy_in_cloud(endpoint: str | None, cloud: list[str] | None) -> list[str]:
+    """Delete an endpoint in AWS with its configuration and model; without a name all that finepoint made."""
+    from finepoint.engines.sagemaker.endpoints import list_endpoints, undeploy
+
+    _, where = account(cloud)
+    wanted = [item.name for item in list_endpoints(where) if item.run] if endpoint is None else [endpoint]
+    return [line for name in wanted for line in undeploy(where, name)]

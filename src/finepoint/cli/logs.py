@@ -24,11 +24,15 @@ def command(
 
         finepoint logs -f first/training
     """
+    from finepoint.cli.cloud import in_cloud, refresh
     from finepoint.cli.output import print_json
     from finepoint.engines.jobs import find_job, read_log
     from finepoint.runs.folder import runs_dir as default_dir
 
-    lines = read_log(find_job(job, default_dir(runs_dir)), follow=follow)
+    found = find_job(job, default_dir(runs_dir))
+    if in_cloud(found.path):
+        refresh(found.path, follow=follow)
+    lines = read_log(found, follow=False if in_cloud(found.path) else follow)
     if json:
         print_json({"job": job, "lines": [line.rstrip("\n") for line in lines]})
         return

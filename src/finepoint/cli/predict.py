@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from finepoint.cli.arguments import Json, ModelArgument, RunsDir
+from finepoint.cli.cloud import CloudSetting, Engine, MaxPrice
 
 if TYPE_CHECKING:
     from finepoint.models.classifier import Prediction
@@ -20,10 +21,13 @@ def command(
     model: ModelArgument,
     images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.", metavar="IMAGE|FOLDER...")],
     out: Annotated[Path | None, typer.Option("--out", help="Write a CSV file with a row for each image.")] = None,
+    engine: Engine = "local",
+    cloud: CloudSetting = None,
+    max_price: MaxPrice = None,
     runs_dir: RunsDir = None,
     json: Json = False,
 ) -> None:
-    """Classify images without a server.
+    """Classify images without a server; in AWS a folder, by a batch transform job, with its answers put into --out.
 
     Files that are not images are named at the end, and the exit code is then 2; all others are classified.
 
@@ -32,6 +36,8 @@ def command(
         finepoint predict first photo.jpg
 
         finepoint predict model.tar.gz incoming/ --out answers.csv
+
+        finepoint predict first incoming/ --out answers/ --engine sagemaker
     """
     from dataclasses import asdict
 
@@ -41,6 +47,9 @@ def command(
     from finepoint.files import write_bytes
     from finepoint.runs.workflow import load_model, predict_files
 
+    if engine == "sagemaker":
+        _transform(model, images, out, cloud, max_price, runs_dir)
+        return
     files = _files(images)
     classifier = load_model(model, runs_dir, throughput=True)
     if classifier.random_weights:
@@ -77,6 +86,28 @@ def _table(classes: Sequence[str], answers: Sequence[tuple[Path, Prediction]]) -
         each = (f"{answer.probabilities[name]:.6f}" for name in classes)
         writer.writerow([path, answer.label, f"{answer.probability:.6f}", *each])
     return text.getvalue().encode("utf-8", "surrogateescape")
+
+
+def _transform(
+    model: str,
+    images: list[Path],
+    out: Path | None,
+    cloud: list[str] | None,
+    max_price: float | None,
+    runs_dir: Path | None,
+) -> None:
+    from finepoint.cli.cloud import settings_of
+    from finepoint.cli.output import plain, say, show
+    from finepoint.engines.sagemaker.batch import transform
+    from finepoint.engines.sagemaker.cloud import Cloud
+    from finepoint.errors import ConfigurationError
+    from finepoint.runs.workflow import model_path
+
+    if len(images) != 1 or not images[0].is_dir() or out is None:
+        raise ConfigurationError("a batch transform takes one folder of images, and --out FOLDER for its answers")
+    settings = settings_of(cloud, max_price)
+    count = transform(Cloud(settings.region), settings, model_path(model, runs_dir), images[0], out, say=say)
+    show(f"{count:,} answers in {plain(out)}, each as IMAGE.out")
 
 
 def _files(given: list[Path]) -> list[Path]:

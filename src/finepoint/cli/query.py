@@ -8,12 +8,15 @@ from typing import Annotated
 import typer
 
 from finepoint.cli.arguments import Json
+from finepoint.cli.cloud import CloudSetting, Engine
 
 
 def command(
     endpoint: Annotated[str, typer.Argument(help="Name of an endpoint, or its address.", metavar="ENDPOINT")],
     images: Annotated[list[Path], typer.Argument(help="Image files.", metavar="IMAGE...")],
     top: Annotated[int, typer.Option("--top", help="How many classes to show.", min=1)] = 3,
+    engine: Engine = "local",
+    cloud: CloudSetting = None,
     json: Json = False,
 ) -> None:
     """Ask an endpoint about images.
@@ -30,9 +33,16 @@ def command(
 
     from finepoint.cli.output import complain, percent, plain, print_json, show
     from finepoint.errors import DataError, RequestError
+    from finepoint.serving.client import Endpoint
     from finepoint.serving.deployment import find_endpoint
 
-    found = find_endpoint(endpoint)
+    if engine == "sagemaker":
+        from finepoint.cli.cloud import account
+        from finepoint.engines.sagemaker.predictor import CloudPredictor
+
+        found: Endpoint = CloudPredictor(endpoint, "", cloud=account(cloud)[1])
+    else:
+        found = find_endpoint(endpoint)
     answers, refused = [], False
     for image in images:
         try:

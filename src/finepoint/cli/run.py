@@ -19,6 +19,7 @@ from finepoint.cli.arguments import (
     RunsDir,
     with_flags,
 )
+from finepoint.cli.cloud import CloudSetting, Engine, MaxPrice
 
 
 @with_flags(DATA, FEATURES, HYPERPARAMETERS, TUNING)
@@ -26,6 +27,9 @@ def command(
     path: DataPath,
     run: RunName = None,
     deploy: Annotated[bool, typer.Option("--deploy", help="Put the model behind an endpoint at the end.")] = False,
+    engine: Engine = "local",
+    cloud: CloudSetting = None,
+    max_price: MaxPrice = None,
     debug: Debug = True,
     runs_dir: RunsDir = None,
     json: Json = False,
@@ -42,11 +46,13 @@ def command(
 
         finepoint run photos/ --backbone efficientnet_lite0,efficientnet_lite1 --json > summary.json
     """
+    from finepoint.cli.cloud import engine_settings
     from finepoint.cli.output import print_json, show
     from finepoint.cli.progress import LiveListener
     from finepoint.cli.verdicts import next_commands, verdict_panel
     from finepoint.runs.workflow import run as run_all
 
+    settings |= engine_settings(engine, cloud, max_price)
     with LiveListener() as listener:
         finished = run_all(
             path, name=run, directory=runs_dir, listener=listener, command=sys.argv, debug=debug, **settings

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from finepoint.cli.arguments import DATA, FEATURES, HYPERPARAMETERS, Json, RunName, RunsDir, with_flags
+from finepoint.cli.cloud import CloudSetting, Engine, MaxPrice
 from finepoint.cli.scripts import (
     BestOf,
     ChannelPath,
@@ -52,6 +53,9 @@ def command(
     profile: Profile = False,
     stop_on: StopOn = None,
     detach: Detach = False,
+    engine: Engine = "local",
+    cloud: CloudSetting = None,
+    max_price: MaxPrice = None,
     runs_dir: RunsDir = None,
     json: Json = False,
     *,
@@ -69,12 +73,14 @@ def command(
 
         finepoint train --entry-point train.py --source-dir code/ --hp lr=0.01 --channel train=photos/train
     """
+    from finepoint.cli.cloud import engine_settings
     from finepoint.errors import ConfigurationError
 
     if (path is None) == (entry_point is None):
         raise ConfigurationError("give either a folder of images, or --entry-point SCRIPT")
     if path is not None:
-        _train(path, run, runs_dir, json, {**settings, "debug": debug is not False})
+        settings |= engine_settings(engine, cloud, max_price) | {"debug": debug is not False}
+        _train(path, run, runs_dir, json, settings)
         return
     if settings["hyperparameters"]:
         named = ", ".join(settings["hyperparameters"])
@@ -102,6 +108,11 @@ def command(
         stop_on=stop_on,
         profile=profile,
     )
+    if engine == "sagemaker":
+        from finepoint.cli.cloud import run_script_in_cloud
+
+        run_script_in_cloud(spec, default_dir(runs_dir) / spec.name, cloud, max_price, detach, json)
+        return
     _run_script(spec, runs_dir, detach, json)
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from finepoint.cli.arguments import DATA, FEATURES, HYPERPARAMETERS, TUNING, Json, RunName, RunsDir, with_flags
+from finepoint.cli.cloud import CloudSetting, Engine, MaxPrice
 from finepoint.cli.scripts import (
     ChannelPath,
     Detach,
@@ -49,6 +50,13 @@ def command(
     max_run: MaxRun = None,
     offline: Offline = False,
     detach: Detach = False,
+    tuner: Annotated[
+        Literal["study", "amt"],
+        option("--tuner", text="In AWS: one job for the whole study, or SageMaker's own tuning, a job for each trial."),
+    ] = "study",
+    engine: Engine = "local",
+    cloud: CloudSetting = None,
+    max_price: MaxPrice = None,
     runs_dir: RunsDir = None,
     json: Json = False,
     *,
@@ -69,11 +77,15 @@ def command(
         finepoint tune --entry-point train.py --channel train=photos/train --minimize loss
         --metric-definition 'loss=valid loss: ([0-9.]+)' --range lr=0.001:0.1:log --max-jobs 4 --max-parallel-jobs 2
     """
+    from finepoint.cli.cloud import engine_settings
     from finepoint.errors import ConfigurationError
 
     if (path is None) == (entry_point is None):
         raise ConfigurationError("give either a folder of images, or --entry-point SCRIPT")
     if path is not None:
+        if tuner == "amt":
+            raise ConfigurationError("--tuner amt tunes scripts; finepoint's own study is one job, and far cheaper")
+        settings |= engine_settings(engine, cloud, max_price)
         _tune(path, run, runs_dir, json, settings)
         return
     if (minimize is None) == (maximize is None):
@@ -83,6 +95,7 @@ def command(
         raise ConfigurationError(f"{named}: this is for finepoint's trainer; give a script --hp KEY=VALUE")
     from finepoint.cli.scripts import script_spec
     from finepoint.engines.jobs import job_name
+    from finepoint.runs.folder import runs_dir as default_dir
 
     assert entry_point is not None
     name = job_name(Path(entry_point).name, run)
@@ -100,6 +113,14 @@ def command(
         checkpoint_dir=None,
         offline=offline,
     )
+    if engine == "sagemaker":
+        from finepoint.cli.cloud import tune_script_in_cloud
+
+        if tuner != "amt":
+            raise ConfigurationError("a script's trials are jobs of their own in AWS; give --tuner amt")
+        folder = default_dir(runs_dir) / name
+        tune_script_in_cloud(trial, folder, minimize, maximize, settings, cloud, max_price, json)
+        return
     goal = ("minimize", minimize) if minimize is not None else ("maximize", maximize)
     _tune_script(name, trial, goal, runs_dir, detach, json, settings)
 

@@ -7,11 +7,14 @@ from typing import Annotated
 import typer
 
 from finepoint.cli.arguments import Json
+from finepoint.cli.cloud import CloudSetting, Engine
 
 
 def command(
     endpoint: Annotated[str | None, typer.Argument(help="Name of an endpoint.", metavar="[ENDPOINT]")] = None,
     all_: Annotated[bool, typer.Option("--all", help="Stop every endpoint on this machine.")] = False,
+    engine: Engine = "local",
+    cloud: CloudSetting = None,
     json: Json = False,
 ) -> None:
     """Stop an endpoint, after it has finished what it has begun, and forget it.
@@ -28,7 +31,11 @@ def command(
 
     if (endpoint is None) == (not all_):
         raise ConfigurationError("give the name of one endpoint, or --all")
-    if endpoint is None:
+    if engine == "sagemaker":
+        from finepoint.cli.endpoints import undeploy_in_cloud
+
+        names = undeploy_in_cloud(endpoint, cloud)
+    elif endpoint is None:
         names = undeploy_all()
     else:
         undeploy(endpoint)

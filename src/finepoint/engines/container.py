@@ -85,7 +85,7 @@ def lay_out(host: Host, spec: JobSpec) -> None:
     for name, channel in spec.channels.items():
         _link_channel(host.folder / "input" / "data" / name, channel.path.resolve())
     if spec.is_script:
-        _copy_code(spec, host.code)
+        copy_code(spec, host.code)
 
 
 def variables(host: Host, spec: JobSpec, inherited: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -286,7 +286,7 @@ def _link(link: Path, target: Path) -> None:
     link.symlink_to(target, target_is_directory=target.is_dir())
 
 
-def _copy_code(spec: JobSpec, target: Path) -> None:
+def copy_code(spec: JobSpec, target: Path) -> None:
     """Copy the user's script or folder: the job keeps what it ran, and the script may write where it stands."""
     source = Path(spec.source_dir).resolve()
     if target.exists():

@@ -202,4 +202,5 @@ def _uncapitalised(sentence: str) -> str:
     ('a ReLU stands here', 'ReLU is dead')
     """
     stripped = sentence.rstrip(".")
-    return stripped if stripped[1:2].isupper() else stripped[:1].lower() + stripped[1:]
+    first = stripped.split(" ", 1)[0]
+    return stripped if first[1:] != first[1:].lower() else stripped[:1].lower() + stripped[1:]

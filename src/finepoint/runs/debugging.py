@@ -10,11 +10,16 @@ from finepoint.engines.debugging import RESULTS, read_results
 from finepoint.errors import NotFoundError
 from finepoint.files import write_json
 from finepoint.runs.folder import RunFolder
+from finepoint.runs.listener import Listener
 
 
-def judge_training(folder: RunFolder) -> None:
+def judge_training(folder: RunFolder, listener: Listener) -> None:
     """Judge the recording of a run's training by every rule; leave the results in its `rule-output/`."""
-    found = check_recording(Recording.open(folder.training))
+    try:
+        found = check_recording(Recording.open(folder.training))
+    except NotFoundError:
+        listener.note("The training left no recording here, so that the debugger's rules could not judge it")
+        return
     write_json(folder.training / RESULTS, [result.to_json() for result in found])
 
 

@@ -16,14 +16,14 @@ from finepoint.data.finding import find_images
 from finepoint.data.manifests import MANIFEST_NAME, write_manifest
 from finepoint.engines.local import Watcher, run_job
 from finepoint.engines.spec import Channel as JobChannel
-from finepoint.engines.spec import JobSpec
+from finepoint.engines.spec import JobResult, JobSpec
 from finepoint.errors import JobError, TestPartError
 from finepoint.evaluation.calibration import softmax
 from finepoint.evaluation.labels import find_label_issues
 from finepoint.evaluation.metrics import evaluate_logits
 from finepoint.evaluation.writing import EvaluatedImage, write_evaluation
 from finepoint.files import read_json, write_json
-from finepoint.models.backbones import Backbone
+from finepoint.models.backbones import Backbone, resolve_backbones
 from finepoint.models.building import add_test_metrics, read_head
 from finepoint.models.choice import Choice
 from finepoint.models.classifier import load_classifier
@@ -41,6 +41,8 @@ from finepoint.tuning.study import DATABASE
 
 # Images on which the exported graph is compared with what was evaluated.
 _PARITY_IMAGES = 16
+# Runs a job in a folder; every engine has one.
+RunJob = Callable[[Path, JobSpec, Watcher], JobResult]
 
 
 @dataclass(frozen=True)
@@ -51,11 +53,13 @@ class Context:
         folder: the run's.
         options: what was asked for.
         listener: is told how it goes.
+        run_job: runs the jobs; by default on this machine.
     """
 
     folder: RunFolder
     options: RunOptions
     listener: Listener
+    run_job: RunJob = run_job
 
 
 def check(context: Context) -> None:
@@ -93,7 +97,7 @@ def tune(context: Context) -> None:
         "warm_start": warm_start,
         "seed": options.seed,
     }
-    run_job(context.folder.tuning, _job(context, "tuning", "finepoint.engines.study", settings), _told(context))
+    context.run_job(context.folder.tuning, _job(context, "tuning", "finepoint.engines.study", settings), _told(context))
 
 
 def train(context: Context) -> None:
@@ -105,9 +109,9 @@ def train(context: Context) -> None:
     if record.is_file():
         values = read_json(record)["best_hyperparameters"]
     settings = {**options.feature_settings(), **values, "debug": options.debug}
-    run_job(context.folder.training, _job(context, "training", "finepoint.training", settings), _told(context))
+    context.run_job(context.folder.training, _job(context, "training", "finepoint.training", settings), _told(context))
     if options.debug:
-        judge_training(context.folder)
+        judge_training(context.folder, context.listener)
 
 
 def evaluate(context: Context) -> None:
@@ -116,6 +120,8 @@ def evaluate(context: Context) -> None:
     data = DataSet.load(folder.data)
     channel = read_test_part(folder, data, "evaluation of the trained model")
     description = read_description(folder.package)
+    if context.run_job is not run_job:
+        _bring_weights(context)
     backbones = [Backbone.from_json(_plain(value)) for value in description["backbones"]]
     choices = [Choice(value["runtime"], value["precision"], "", {}) for value in description["backbones"]]
     count = FeatureCount()
@@ -269,6 +275,14 @@ def _told(context: Context) -> Watcher:
             listener.epoch(event)
 
     return Watcher(on_event=on_event)
+
+
+def _bring_weights(context: Context) -> None:
+    """Put the backbones' weights into this machine's cache; the job's machine had its own."""
+    options = context.options
+    names = [name.strip() for name in options.backbone.split(",") if name.strip()]
+    weights = [weight.strip() for weight in options.weights.split(",")] if options.weights else []
+    resolve_backbones(names, weights * len(names) if weights == ["random"] else weights, seed=options.seed)
 
 
 def _check_parity(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from finepoint.runs.folder import RECORD, RunFolder, create_or_open, find_run, n
 from finepoint.runs.listener import Listener
 from finepoint.runs.options import RunOptions
 from finepoint.runs.resuming import resume
-from finepoint.runs.steps import KINDS, Context, run_steps
+from finepoint.runs.steps import KINDS, Context, RunJob, run_steps
 
 _BATCH = 8
 
@@ -78,7 +78,8 @@ def run(path: str | Path, *, name: str | None = None, directory: Path | None = N
         path: a folder of images, a manifest, an archive, or the address of one.
         name: of the run; one that exists is resumed.
         directory: that holds runs.
-        settings: fields of `RunOptions`, and `listener`, `command`.
+        settings: fields of `RunOptions`, and `listener`, `command`, and `engine`: given the run's name it returns
+            what runs the jobs, by default on this machine.
 
     Raises:
         InputError: what was given cannot be used.
@@ -226,6 +227,7 @@ def _alone(folder: RunFolder) -> Iterator[None]:
 def _do(kind: str, path: str | Path, name: str | None, directory: Path | None, settings: dict[str, Any]) -> Run:
     listener: Listener = settings.pop("listener", None) or Listener()
     command: Sequence[str] = settings.pop("command", None) or sys.argv
+    engine: Callable[[str], RunJob] | None = settings.pop("engine", None)
     known = [item.name for item in fields(RunOptions) if item.name != "path"]
     if strange := [key for key in settings if key not in known]:
         raise ConfigurationError(
@@ -253,19 +255,20 @@ def _do(kind: str, path: str | Path, name: str | None, directory: Path | None, s
                     "steps": {},
                 }
             )
-        _run_or_note(folder, kind, options, listener)
+        context = Context(folder, options, listener)
+        _run_or_note(context if engine is None else replace(context, run_job=engine(folder.name)), kind)
     return Run(folder)
 
 
-def _run_or_note(folder: RunFolder, kind: str, options: RunOptions, listener: Listener) -> None:
+def _run_or_note(context: Context, kind: str) -> None:
     """Run the steps of a kind; where one fails, note that in `run.json` before passing the error on."""
     try:
-        run_steps(Context(folder, options, listener), KINDS[kind])
+        run_steps(context, KINDS[kind])
     except BaseException as error:
-        record = folder.read()
+        record = context.folder.read()
         record["status"] = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
         record["failure"] = str(error)
-        folder.write(record)
+        context.folder.write(record)
         raise
 
 

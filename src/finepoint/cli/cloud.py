@@ -1,0 +1,190 @@
+"""Flags of the commands that can work in AWS; each command asks here for its engine."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from finepoint.engines.sagemaker.cloud import Cloud
+    from finepoint.engines.sagemaker.settings import SageMakerSettings
+    from finepoint.engines.sagemaker.training import SageMakerEngine
+    from finepoint.engines.spec import JobSpec
+
+_PANEL = "In AWS"
+LOCAL, SAGEMAKER = "local", "sagemaker"
+
+Engine = Annotated[
+    Literal["local", "sagemaker"],
+    typer.Option("--engine", help="Where jobs run: local, or sagemaker.", rich_help_panel=_PANEL),
+]
+CloudSetting = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--cloud",
+        help="Setting of the SageMaker engine, over finepoint.toml.",
+        metavar="KEY=VALUE",
+        rich_help_panel=_PANEL,
+    ),
+]
+MaxPrice = Annotated[
+    float | None,
+    typer.Option("--max-price", help="Refuse what may cost more US dollars.", metavar="USD", rich_help_panel=_PANEL),
+]
+
+
+def settings_of(cloud: list[str] | None, max_price: float | None = None) -> SageMakerSettings:
+    """Return the SageMaker engine's settings, of `finepoint.toml` and flags."""
+    from finepoint.engines.sagemaker.settings import load_settings
+
+    return load_settings(cloud or (), max_price=max_price)
+
+
+def sagemaker_engine(cloud: list[str] | None, max_price: float | None, run: str = "") -> SageMakerEngine:
+    """Return the SageMaker engine that the flags describe."""
+    from finepoint.engines.sagemaker.training import SageMakerEngine
+
+    return SageMakerEngine(settings_of(cloud, max_price), run=run)
+
+
+def engine_settings(engine: str, cloud: list[str] | None, max_price: float | None) -> dict[str, Any]:
+    """Return what the functions that make runs are given of the engine.
+
+    Raises:
+        ConfigurationError: settings are wrong, or flags of the cloud come with the local engine.
+    """
+    from finepoint.errors import ConfigurationError
+
+    if engine == LOCAL:
+        if cloud or max_price is not None:
+            raise ConfigurationError("--cloud and --max-price are for --engine sagemaker")
+        return {}
+    checked = sagemaker_engine(cloud, max_price)
+    return {"engine": lambda run: type(checked)(checked.settings, checked.cloud, run=run).run_job}
+
+
+def account(cloud: list[str] | None) -> tuple[SageMakerSettings, Cloud]:
+    """Return settings and account."""
+    from finepoint.engines.sagemaker.cloud import Cloud
+
+    settings = settings_of(cloud)
+    return settings, Cloud(settings.region)
+
+
+def in_cloud(folder: Path) -> bool:
+    """Return whether the job of a folder was submitted to SageMaker."""
+    return (folder / "sagemaker.json").is_file()
+
+
+def run_script_in_cloud(
+    spec: JobSpec, folder: Path, cloud: list[str] | None, max_price: float | None, detach: bool, json: bool
+) -> None:
+    """Run a script's job on SageMaker and show what became of it; with `detach`, only submit it."""
+    from finepoint.cli.output import plain, print_json, say, show
+    from finepoint.cli.scripts import job_row, live_watcher
+    from finepoint.engines.records import JobFolder
+
+    engine = sagemaker_engine(cloud, max_price)
+    watcher = live_watcher(quiet=False)
+    if detach:
+        name = engine.submit(folder, spec, watcher)
+        if json:
+            print_json(job_row(JobFolder(folder).read(), folder))
+        else:
+            show(f"Job {plain(name)} runs in AWS; `finepoint wait {plain(spec.name)}` brings its results home")
+        return
+    result = engine.run_job(folder, spec, watcher)
+    row = job_row(JobFolder(folder).read(), folder)
+    if json:
+        print_json(row)
+    else:
+        values = ", ".join(f"{plain(name)} {value:g}" for name, value in result.metrics.items())
+        show(f"Job [bold]{plain(spec.name)}[/]: {result.status} after {result.seconds:.1f} s. {values}")
+        show(f"Model: {plain(row['model'])}" if row["model"] else "It left nothing in SM_MODEL_DIR.")
+    if result.status != "Completed":
+        say(result.failure)
+        raise typer.Exit(1)
+
+
+def refresh(folder: Path, *, follow: bool = False) -> None:
+    """Bring the log of a job in AWS up to date in its folder; with `follow`, wait for its end."""
+    from finepoint.engines.sagemaker.cloud import Cloud
+    from finepoint.engines.sagemaker.logs import JobLog
+    from finepoint.files import read_json
+
+    record = read_json(folder / "sagemaker.json")
+    if follow:
+        wait_in_cloud(folder)
+    elif "status" not in record:
+        JobLog(Cloud(record["region"]), record["training_job"], folder / "logs.txt").new_lines()
+
+
+def wait_in_cloud(folder: Path) -> dict[str, Any]:
+    """Wait for a job in AWS, bring its results home, and return its record."""
+    from finepoint.cli.scripts import live_watcher
+    from finepoint.engines.records import JobFolder
+    from finepoint.engines.sagemaker.training import SageMakerEngine
+    from finepoint.engines.spec import JobSpec
+    from finepoint.errors import JobError
+    from finepoint.files import read_json
+
+    record = JobFolder(folder).read()
+    if "status" in read_json(folder / "sagemaker.json"):
+        return record
+    engine = SageMakerEngine.of(folder)
+    with contextlib.suppress(JobError):  # the record says so
+        engine.collect(folder, JobSpec.from_json(record["spec"]), live_watcher(quiet=False))
+    return JobFolder(folder).read()
+
+
+def stop_in_cloud(folder: Path) -> dict[str, Any]:
+    """Stop a job in AWS, and return its record."""
+    from finepoint.engines.sagemaker.cloud import Cloud
+    from finepoint.engines.sagemaker.training import stop
+    from finepoint.files import read_json
+
+    stop(Cloud(read_json(folder / "sagemaker.json")["region"]), folder)
+    return wait_in_cloud(folder)
+
+
+def tune_script_in_cloud(
+    trial: JobSpec,
+    folder: Path,
+    minimize: str | None,
+    maximize: str | None,
+    settings: dict[str, Any],
+    cloud: list[str] | None,
+    max_price: float | None,
+    json: bool,
+) -> None:
+    """Tune a script by SageMaker's automatic model tuning, and show the trials."""
+    from rich.table import Table
+
+    from finepoint.cli.output import plain, print_json, show
+    from finepoint.cli.scripts import live_watcher
+    from finepoint.engines.sagemaker.tuning import AmtStudy, tune
+
+    study = AmtStudy(
+        settings["space"],
+        minimize or "",
+        maximize or "",
+        strategy=settings["strategy"],
+        max_jobs=settings["max_jobs"],
+        max_parallel_jobs=settings["max_parallel_jobs"],
+        early_stopping=settings["early_stopping"],
+        seed=settings["seed"],
+        warm_start=settings["warm_start"],
+    )
+    record = tune(sagemaker_engine(cloud, max_price), folder, trial, study, live_watcher(quiet=True))
+    if json:
+        print_json(record)
+        return
+    table = Table("training job", "status", study.objective[1], "hyperparameters", pad_edge=False)
+    for row in record["trials"]:
+        values = ", ".join(f"{name}={value}" for name, value in row["hyperparameters"].items())
+        table.add_row(plain(row["training_job"]), row["status"], str(row["objective"]), plain(values))
+    best = ", ".join(f"{name}={value}" for name, value in record["best"]["hyperparameters"].items())
+    show(table, f"Best: {plain(best)} with {study.objective[1]} {record['best']['objective']}")

@@ -1,0 +1,75 @@
+"""The clean environment that rehearsed containers run in: the official toolkit, and nothing of finepoint's.
+
+PyTorch and the other packages that an AWS PyTorch image would bring, or that pip would download into it, are taken from
+this machine's site-packages through links, so that an environment takes seconds and not minutes. finepoint itself is
+not among them: a job has it only if it uploaded it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+from filelock import FileLock
+
+from finepoint.errors import JobError
+
+TOOLKITS = ("sagemaker-training==5.1.4", "sagemaker-pytorch-inference==2.0.25")
+_READY = ".ready"
+_LEFT_OUT = ("finepoint", "_editable", "__editable__", "pip", "setuptools", "_distutils_hack", "sagemaker")
+
+
+def toolkit_environment(cache: Path) -> Path:
+    """Return the site-packages of an environment with the official toolkits, made once in a cache folder.
+
+    Raises:
+        JobError: the toolkits could not be installed; the message has pip's last words.
+    """
+    folder = cache / f"toolkit-{_key()}"
+    cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not (folder / _READY).is_file():
+            shutil.rmtree(folder, ignore_errors=True)
+            venv.create(folder, with_pip=True, symlinks=True)
+            _link_packages(folder / "links")
+            (_packages(folder) / "machine.pth").write_text(f"{folder / 'links'}\n")
+            command = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-input", *TOOLKITS]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+            if done.returncode != 0:
+                raise JobError(f"the rehearsal's toolkits cannot be installed: {done.stderr.strip()[-500:]}")
+            (folder / _READY).touch()
+    return _packages(folder)
+
+
+def overlay(folder: Path, toolkit: Path) -> Path:
+    """Make an environment for one container over the toolkit's, and return its Python; what is installed there stays
+    in it."""
+    venv.create(folder, with_pip=False, symlinks=True)
+    links = toolkit.parents[2] / "links"
+    (_packages(folder) / "toolkit.pth").write_text(f"{toolkit}\n{links}\n")
+    return folder / "bin" / "python"
+
+
+def _key() -> str:
+    text = f"{sys.version} {sys.prefix} {TOOLKITS} {sorted(path.name for path in _site().iterdir())}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _site() -> Path:
+    return Path(sysconfig.get_path("purelib"))
+
+
+def _packages(folder: Path) -> Path:
+    return Path(sysconfig.get_path("purelib", "venv", {"base": str(folder)}))
+
+
+def _link_packages(target: Path) -> None:
+    target.mkdir()
+    for path in _site().iterdir():
+        if not path.name.startswith(_LEFT_OUT) and path.suffix != ".pth":
+            (target / path.name).symlink_to(path)

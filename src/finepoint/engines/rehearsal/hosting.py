@@ -1,0 +1,208 @@
+"""Hosted models of the stand-in: endpoints and transform jobs, each over a process that serves what was uploaded."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tarfile
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+from finepoint.engines.rehearsal.environment import overlay, toolkit_environment
+from finepoint.engines.rehearsal.objects import split
+
+if TYPE_CHECKING:
+    from finepoint.engines.rehearsal.control import Platform
+
+_SCRIPT = Path(__file__).with_name("hosting_process.py")
+_START_SECONDS = 300.0
+_PASSED_ON = ("PATH", "LANG", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "http_proxy", "https_proxy", "no_proxy")
+
+
+class HostingError(Exception):
+    """A model's container did not become healthy."""
+
+
+class Hosted:
+    """A model's container, in a folder of its own."""
+
+    def __init__(self, platform: Platform, model: Mapping[str, Any]) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="rehearsal-"))
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log = self.folder / "log.txt"
+        self._platform, self._container = platform, model["PrimaryContainer"]
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self._port = int(probe.getsockname()[1])
+
+    def start(self) -> None:
+        """Start it, and wait until it is healthy.
+
+        Raises:
+            HostingError: it does not become so; the message has its last words.
+        """
+        model = self.folder / "model"
+        model.mkdir()
+        archive = self.folder / "model.tar.gz"
+        archive.write_bytes(self._platform.objects.read(self._container["ModelDataUrl"]))
+        with tarfile.open(archive) as packed:
+            packed.extractall(model, filter="data")
+        python = overlay(self.folder / "environment", toolkit_environment(self._platform.cache))
+        kept = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+        kept |= {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
+        home = self.folder / "home"
+        home.mkdir()
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [str(python), "-P", str(_SCRIPT), str(model), str(self._port)],
+                cwd=self.folder,
+                env={**kept, "HOME": str(home), **self._container.get("Environment", {})},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + _START_SECONDS
+        while time.monotonic() < deadline:
+            try:
+                if httpx.get(f"http://127.0.0.1:{self._port}/ping", trust_env=False).status_code == 200:
+                    return
+            except httpx.HTTPError:
+                try:
+                    self._process.wait(0.1)
+                except subprocess.TimeoutExpired:
+                    continue
+                break
+        words = self._log.read_text(errors="replace").strip()[-600:]
+        raise HostingError(f"The primary container for production variant AllTraffic did not pass the ping: {words}")
+
+    def invoke(self, body: bytes, content_type: str, accept: str) -> tuple[int, bytes, str]:
+        """Return status, body and content type of its answer."""
+        headers = {"Content-Type": content_type, "Accept": accept}
+        url = f"http://127.0.0.1:{self._port}/invocations"
+        answer = httpx.post(url, content=body, headers=headers, timeout=60, trust_env=False)
+        return answer.status_code, answer.content, answer.headers.get("content-type", "")
+
+    def stop(self) -> None:
+        """End it, and remove its folder."""
+        if self._process is not None and self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Endpoint:
+    """An endpoint; a thread brings it into service."""
+
+    def __init__(self, platform: Platform, name: str, config: str) -> None:
+        self.platform, self.name, self.config = platform, name, config
+        self.arn = platform.arn("endpoint", name)
+        self.status, self.failure = "Creating", ""
+        self.created = self.modified = datetime.now(UTC)
+        self._hosted: Hosted | None = None
+        self._thread: threading.Thread | None = None
+
+    def bring_up(self, status: str = "Creating") -> None:
+        """Host what its configuration names, beside what answers until that is healthy."""
+        self.status = status
+        self._thread = threading.Thread(target=self._bring_up, daemon=True)
+        self._thread.start()
+
+    def invoke(self, body: bytes, content_type: str, accept: str) -> tuple[int, bytes, str]:
+        """Return what its model answers."""
+        assert self._hosted is not None
+        return self._hosted.invoke(body, content_type, accept)
+
+    def invoke_async(self, location: str, content_type: str) -> str:
+        """Answer for an object, and return where the answer is put."""
+        config = self.platform.endpoint_configs[self.config]["AsyncInferenceConfig"]
+        target = f"{config['OutputConfig']['S3OutputPath'].rstrip('/')}/{uuid.uuid4()}.out"
+
+        def answer() -> None:
+            status, body, kind = self.invoke(self.platform.objects.read(location), content_type, "*/*")
+            where = target if status == 200 else target.replace(".out", "-error.out")
+            self.platform.objects.write(where, body, kind)
+
+        threading.Thread(target=answer, daemon=True).start()
+        return target
+
+    def take_down(self) -> None:
+        """Stop it."""
+        self.status = "Deleting"
+        if self._thread is not None:
+            self._thread.join(_START_SECONDS)
+        if self._hosted is not None:
+            self._hosted.stop()
+
+    def _bring_up(self) -> None:
+        model = self.platform.endpoint_configs[self.config]["ProductionVariants"][0]["ModelName"]
+        hosted, before = Hosted(self.platform, self.platform.models[model]), self._hosted
+        try:
+            hosted.start()
+        except Exception as error:  # noqa: BLE001 - the platform's own fault fails the endpoint, as AWS's would
+            hosted.stop()
+            self.failure = str(error)[:1024]
+            self.status = "InService" if before else "Failed"
+            return
+        self._hosted, self.modified = hosted, datetime.now(UTC)
+        self.status = "InService"
+        if before is not None:
+            before.stop()
+
+
+class TransformJob:
+    """A batch transform job: one answer an object, `KEY.out`."""
+
+    def __init__(self, platform: Platform, request: Mapping[str, Any]) -> None:
+        self.platform, self.request = platform, request
+        self.status, self.failure = "InProgress", ""
+        self.created = datetime.now(UTC)
+        self.ended: datetime | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ask it to stop."""
+        self.status = "Stopping"
+        self._stop.set()
+
+    def _run(self) -> None:
+        hosted = Hosted(self.platform, self.platform.models[self.request["ModelName"]])
+        source = self.request["TransformInput"]
+        uri = source["DataSource"]["S3DataSource"]["S3Uri"]
+        target = self.request["TransformOutput"]["S3OutputPath"].rstrip("/")
+        bucket, prefix = split(uri)
+        try:
+            hosted.start()
+            for key in self.platform.objects.keys(uri):
+                if self._stop.is_set():
+                    self._end("Stopped")
+                    return
+                body = self.platform.objects.read(f"s3://{bucket}/{key}")
+                status, answer, kind = hosted.invoke(body, source.get("ContentType", ""), "application/json")
+                if status != 200:
+                    self._end("Failed", f"ClientError: See job logs for more information: {key}: {answer[:200]!r}")
+                    return
+                name = key[len(prefix) :].lstrip("/") or Path(key).name
+                self.platform.objects.write(f"{target}/{name}.out", answer, kind)
+            self._end("Completed")
+        except Exception as error:  # noqa: BLE001 - the platform's own fault fails the job, as AWS's would
+            self._end("Failed", str(error)[:1000])
+        finally:
+            hosted.stop()
+
+    def _end(self, status: str, failure: str = "") -> None:
+        self.failure, self.ended = failure, datetime.now(UTC)
+        self.status = status

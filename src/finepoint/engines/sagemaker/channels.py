@@ -1,0 +1,60 @@
+"""A job's channels in S3, each under an address made of its content: what is there already is not sent again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from finepoint.data.manifests import MANIFEST_NAME
+from finepoint.engines.sagemaker.cloud import Cloud
+from finepoint.engines.sagemaker.settings import SageMakerSettings
+from finepoint.engines.sagemaker.transfer import Progress, files_of, push
+from finepoint.engines.spec import Channel, JobSpec
+from finepoint.files import digest_of, sha256_of
+
+
+def push_channels(
+    cloud: Cloud, spec: JobSpec, settings: SageMakerSettings, progress: Progress | None = None
+) -> dict[str, str]:
+    """Upload a job's channels, and return the address of each; those that are in S3 already stay there."""
+    return {
+        name: channel.location
+        if channel.location.startswith("s3://")
+        else _push_channel(cloud, channel, settings, progress)
+        for name, channel in spec.channels.items()
+    }
+
+
+def _push_channel(cloud: Cloud, channel: Channel, settings: SageMakerSettings, progress: Progress | None) -> str:
+    with _materialised(channel.path) as files:
+        content = {name: sha256_of(path) for name, path in files.items()}
+        uri = settings.uri("data", digest_of(content)[:32])
+        push(cloud, files, uri, kms_key=settings.kms_key, progress=progress)
+    return uri + "/"
+
+
+@contextmanager
+def _materialised(path: Path) -> Iterator[Mapping[str, Path]]:
+    """Yield the files of a channel by name. A manifest that names images elsewhere gets them beside it."""
+    manifest = path / MANIFEST_NAME
+    rows = _rows(manifest) if manifest.is_file() else []
+    if not any(Path(row["path"]).is_absolute() for row in rows):
+        yield files_of(path)
+        return
+    files, moved = {}, []
+    for row in rows:
+        image = manifest.parent / row["path"]
+        name = f"images/{row.get('sha256') or sha256_of(image)}{image.suffix.lower()}"
+        files[name] = image
+        moved.append({**row, "path": name})
+    with TemporaryDirectory() as folder:
+        rewritten = Path(folder) / MANIFEST_NAME
+        rewritten.write_text("".join(json.dumps(row) + "\n" for row in moved), encoding="utf-8")
+        yield {**files, MANIFEST_NAME: rewritten}
+
+
+def _rows(manifest: Path) -> list[dict[str, str]]:
+    return [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines() if line.strip()]

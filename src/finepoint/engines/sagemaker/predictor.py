@@ -1,0 +1,36 @@
+"""Asking an endpoint in AWS about images, as one asks an endpoint on this machine."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from finepoint.engines.sagemaker.cloud import Cloud
+from finepoint.engines.sagemaker.endpoints import predict
+from finepoint.errors import RequestError
+from finepoint.serving.client import Endpoint
+
+
+@dataclass(frozen=True)
+class CloudPredictor(Endpoint):
+    """An endpoint in AWS; `predict` is that of every endpoint.
+
+    Args:
+        cloud: the account.
+    """
+
+    cloud: Cloud | None = field(default=None, repr=False)
+
+    def _post(self, body: bytes, content_type: str, top: int | None) -> dict[str, Any]:
+        assert self.cloud is not None
+        answer, _ = predict(self.cloud, self.name, body, content_type)
+        try:
+            value: dict[str, Any] = json.loads(answer)
+        except ValueError as error:
+            raise RequestError(f"endpoint {self.name} did not answer in JSON: {answer[:100]!r}", 200) from error
+        rows = value.get("predictions", [value])
+        for row in rows:  # the container's handler knows no `top`
+            row["probabilities"] = dict(list(row["probabilities"].items())[:top])
+        # ... and answers one image with a list of one.
+        return {**value, **rows[0]} if content_type != "application/json" else {**value, "predictions": rows}

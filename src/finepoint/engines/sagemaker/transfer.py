@@ -1,0 +1,377 @@
+"""Folders to S3 and back: in parallel, only what changed, going on after an interruption."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from finepoint.engines.sagemaker.cloud import Cloud, is_missing
+from finepoint.errors import CloudError, ConfigurationError, DataError
+from finepoint.files import atomic_path, digest_of, sha256_of, state_dir
+
+# Requests that are under way at once; S3 answers them independently, and each costs a round trip.
+_WORKERS = 16
+# S3's parts are at least 5 MiB, and at most 10,000.
+_PART = 16 * 2**20
+_PUBLIC_GROUPS = ("AllUsers", "AuthenticatedUsers")
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What a push or pull did, or would do.
+
+    Args:
+        files: in all.
+        bytes: in all.
+        moved: files that were, or have to be, transferred.
+        moved_bytes: their size.
+    """
+
+    files: int
+    bytes: int
+    moved: int
+    moved_bytes: int
+
+
+@dataclass(frozen=True)
+class _Sent:
+    sha256: str
+    bytes: int
+    etag: str
+
+
+def parse_s3(uri: str) -> tuple[str, str]:
+    """Return bucket and key prefix (ending in `/`) of `s3://BUCKET/PREFIX`.
+
+    Raises:
+        ConfigurationError: it is no such address.
+
+    >>> parse_s3("s3://photos/breeds")
+    ('photos', 'breeds/')
+    """
+    bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+    if not uri.startswith("s3://") or not bucket or not prefix.strip("/"):
+        raise ConfigurationError(f"{uri!r} is not an address of the form s3://BUCKET/PREFIX")
+    return bucket, prefix.strip("/") + "/"
+
+
+def files_of(folder: Path) -> dict[str, Path]:
+    """Return the files of a folder, or the one file, by the name that each has in S3; hidden ones are left out.
+
+    Raises:
+        DataError: there are none.
+    """
+    if folder.is_file():
+        return {folder.name: folder}
+    found = {}
+    for root, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            path = Path(root, name)
+            if not name.startswith(".") and path.is_file():
+                found[path.relative_to(folder).as_posix()] = path
+    if not found:
+        raise DataError(f"{folder} holds no files")
+    return found
+
+
+def push(
+    cloud: Cloud,
+    files: Mapping[str, Path],
+    uri: str,
+    *,
+    kms_key: str = "",
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> Transfer:
+    """Upload files to an address, leaving out those that lie there with the same content.
+
+    Beside the address a manifest (`PREFIX.manifest.json`) is kept: names, sizes, SHA-256, ETags. What an interrupted
+    push had sent is known from a journal on this machine, and is compared with what S3 lists before it is believed.
+
+    Args:
+        cloud: the account.
+        files: by their names under the address.
+        uri: `s3://BUCKET/PREFIX`.
+        kms_key: encrypts the objects; "" leaves that to the bucket.
+        dry_run: only say what would be done.
+        progress: is told bytes done and to do.
+
+    Raises:
+        ConfigurationError: the bucket can be read by everybody.
+        CloudError: AWS refused or failed.
+    """
+    bucket, prefix = parse_s3(uri)
+    refuse_public(cloud, bucket)
+    with ThreadPoolExecutor(_WORKERS) as pool:
+        hashes = dict(zip(files, pool.map(sha256_of, files.values()), strict=True))
+    sizes = {name: path.stat().st_size for name, path in files.items()}
+    journal = _Journal(uri)
+    known = {**read_manifest(cloud, uri), **journal.read()}
+    there = dict(_listed(cloud, bucket, prefix))
+    wanted = [
+        name
+        for name in files
+        if name not in known or known[name].sha256 != hashes[name] or there.get(name) != known[name].etag
+    ]
+    moved = sum(sizes[name] for name in wanted)
+    result = Transfer(len(files), sum(sizes.values()), len(wanted), moved)
+    if dry_run:
+        return result
+
+    def send(name: str) -> tuple[str, _Sent]:
+        etag = _send(cloud, files[name], bucket, prefix + name, hashes[name], kms_key)
+        entry = _Sent(hashes[name], sizes[name], etag)
+        journal.add(name, entry)
+        return name, entry
+
+    sent = {name: known[name] for name in files if name not in set(wanted)}
+    for name, entry in _in_parallel(send, wanted):
+        sent[name] = entry
+        if progress is not None:
+            progress(result.bytes - moved + sum(sent[one].bytes for one in wanted if one in sent), result.bytes)
+    _write_manifest(cloud, uri, sent, kms_key)
+    journal.remove()
+    return result
+
+
+def pull(cloud: Cloud, uri: str, target: Path, *, dry_run: bool = False, progress: Progress | None = None) -> Transfer:
+    """Download what lies under an address into a folder, leaving out files that are there with the same content.
+
+    Raises:
+        DataError: there is nothing, a name leads outside the folder, or content is not what the manifest says.
+        CloudError: AWS refused or failed.
+    """
+    bucket, prefix = parse_s3(uri)
+    manifest = read_manifest(cloud, uri)
+    sizes = dict(_sizes(cloud, bucket, prefix))
+    if not sizes:
+        raise DataError(f"{uri} holds no objects")
+    for name in sizes:
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\0" in name:
+            raise DataError(f"{uri}: the object {name!r} leads outside {target}")
+
+    def have(name: str) -> bool:
+        path = target / name
+        if not path.is_file() or path.stat().st_size != sizes[name]:
+            return False
+        return name in manifest and sha256_of(path) == manifest[name].sha256
+
+    with ThreadPoolExecutor(_WORKERS) as pool:
+        wanted = [name for name, there in zip(sizes, pool.map(have, sizes), strict=True) if not there]
+    moved = sum(sizes[name] for name in wanted)
+    result = Transfer(len(sizes), sum(sizes.values()), len(wanted), moved)
+    if dry_run:
+        return result
+    done = result.bytes - moved
+
+    def receive(name: str) -> tuple[str, None]:
+        fetch(cloud, f"s3://{bucket}/{prefix}{name}", target / name, manifest[name].sha256 if name in manifest else "")
+        return name, None
+
+    for name, _ in _in_parallel(receive, wanted):
+        done += sizes[name]
+        if progress is not None:
+            progress(done, result.bytes)
+    return result
+
+
+def fetch(cloud: Cloud, uri: str, target: Path, sha256: str = "") -> None:
+    """Download one object to a file, atomically.
+
+    Raises:
+        DataError: its content has not the given SHA-256, or broke off.
+        CloudError: it is not there, or AWS failed.
+    """
+    from botocore.exceptions import BotoCoreError
+
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    answer = cloud.call("s3", "GetObject", Bucket=bucket, Key=key)
+    with atomic_path(target) as temporary:
+        try:
+            with temporary.open("wb") as file:
+                for block in answer["Body"].iter_chunks(2**20):
+                    file.write(block)
+        except (BotoCoreError, OSError) as error:
+            raise DataError(f"{uri} broke off ({error}); repeat the command, it goes on") from error
+        if sha256 and sha256_of(temporary) != sha256:
+            raise DataError(f"{uri} is not what its manifest says (SHA-256); push it again")
+
+
+def refuse_public(cloud: Cloud, bucket: str) -> None:
+    """Check that a bucket cannot be read by everybody.
+
+    Raises:
+        ConfigurationError: it can.
+    """
+    block = _or_none(lambda: cloud.call("s3", "GetPublicAccessBlock", Bucket=bucket), "NoSuchPublicAccessBlock")
+    settings = block.get("PublicAccessBlockConfiguration", {})
+    if settings.get("RestrictPublicBuckets") and settings.get("IgnorePublicAcls"):
+        return
+    status = _or_none(lambda: cloud.call("s3", "GetBucketPolicyStatus", Bucket=bucket), "NoSuchBucketPolicy")
+    acl = cloud.call("s3", "GetBucketAcl", Bucket=bucket)
+    open_acl = any(str(grant["Grantee"].get("URI", "")).endswith(_PUBLIC_GROUPS) for grant in acl.get("Grants", ()))
+    if status.get("PolicyStatus", {}).get("IsPublic") or open_acl:
+        raise ConfigurationError(
+            f"bucket {bucket} is public; block that first: aws s3api put-public-access-block --bucket {bucket} "
+            "--public-access-block-configuration BlockPublicAcls=true,IgnorePublicAcls=true,"
+            "BlockPublicPolicy=true,RestrictPublicBuckets=true"
+        )
+
+
+def read_manifest(cloud: Cloud, uri: str) -> dict[str, _Sent]:
+    """Return what the manifest beside an address lists; nothing where there is none."""
+    bucket, prefix = parse_s3(uri)
+    try:
+        answer = cloud.call("s3", "GetObject", Bucket=bucket, Key=_manifest_key(prefix))
+    except CloudError as error:
+        if is_missing(error):
+            return {}
+        raise
+    try:
+        value = json.loads(answer["Body"].read())
+        return {name: _Sent(**entry) for name, entry in value["files"].items()}
+    except (ValueError, KeyError, TypeError):
+        return {}  # damaged: everything is compared anew
+
+
+def _write_manifest(cloud: Cloud, uri: str, sent: Mapping[str, _Sent], kms_key: str) -> None:
+    bucket, prefix = parse_s3(uri)
+    files = {name: vars(entry) for name, entry in sorted(sent.items())}
+    body = json.dumps({"schema_version": 1, "files": files}).encode()
+    cloud.call("s3", "PutObject", Bucket=bucket, Key=_manifest_key(prefix), Body=body, **encryption(kms_key))
+
+
+def _manifest_key(prefix: str) -> str:
+    return prefix.rstrip("/") + ".manifest.json"
+
+
+def encryption(kms_key: str) -> dict[str, str]:
+    """Return the arguments by which S3 encrypts an object with a key."""
+    return {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": kms_key} if kms_key else {}
+
+
+def _send(cloud: Cloud, path: Path, bucket: str, key: str, sha256: str, kms_key: str) -> str:
+    if path.stat().st_size > _PART:
+        return _send_parts(cloud, path, bucket, key, kms_key)
+    checksum = base64.b64encode(bytes.fromhex(sha256)).decode()
+    answer = cloud.call(
+        "s3",
+        "PutObject",
+        Bucket=bucket,
+        Key=key,
+        Body=path.read_bytes(),
+        ChecksumSHA256=checksum,
+        **encryption(kms_key),
+    )
+    return str(answer["ETag"])
+
+
+def _send_parts(cloud: Cloud, path: Path, bucket: str, key: str, kms_key: str) -> str:
+    """Upload a large file in parts; those that an earlier try has sent are compared and kept."""
+    upload, there = _unfinished(cloud, bucket, key)
+    if not upload:
+        begun = cloud.call("s3", "CreateMultipartUpload", Bucket=bucket, Key=key, **encryption(kms_key))
+        upload = str(begun["UploadId"])
+    size = path.stat().st_size
+    part_size = max(_PART, -(-size // 10_000))
+    parts = []
+    with path.open("rb") as file:
+        for number in range(1, -(-size // part_size) + 1):
+            block = file.read(part_size)
+            etag = there.get(number, "")
+            if etag.strip('"') != hashlib.md5(block, usedforsecurity=False).hexdigest():
+                answer = cloud.call(
+                    "s3", "UploadPart", Bucket=bucket, Key=key, UploadId=upload, PartNumber=number, Body=block
+                )
+                etag = str(answer["ETag"])
+            parts.append({"PartNumber": number, "ETag": etag})
+    answer = cloud.call(
+        "s3",
+        "CompleteMultipartUpload",
+        Bucket=bucket,
+        Key=key,
+        UploadId=upload,
+        MultipartUpload={"Parts": parts},
+    )
+    return str(answer["ETag"])
+
+
+def _unfinished(cloud: Cloud, bucket: str, key: str) -> tuple[str, dict[int, str]]:
+    for entry in cloud.call("s3", "ListMultipartUploads", Bucket=bucket, Prefix=key).get("Uploads", ()):
+        if entry["Key"] == key:
+            upload = str(entry["UploadId"])
+            pages = cloud.pages("s3", "ListParts", Bucket=bucket, Key=key, UploadId=upload)
+            return upload, {part["PartNumber"]: part["ETag"] for page in pages for part in page.get("Parts", ())}
+    return "", {}
+
+
+def _objects(cloud: Cloud, bucket: str, prefix: str) -> Iterator[dict[str, Any]]:
+    for page in cloud.pages("s3", "ListObjectsV2", Bucket=bucket, Prefix=prefix):
+        yield from (entry for entry in page.get("Contents", ()) if not entry["Key"].endswith("/"))
+
+
+def _listed(cloud: Cloud, bucket: str, prefix: str) -> Iterator[tuple[str, str]]:
+    yield from ((entry["Key"][len(prefix) :], entry["ETag"]) for entry in _objects(cloud, bucket, prefix))
+
+
+def _sizes(cloud: Cloud, bucket: str, prefix: str) -> Iterator[tuple[str, int]]:
+    yield from ((entry["Key"][len(prefix) :], entry["Size"]) for entry in _objects(cloud, bucket, prefix))
+
+
+def _in_parallel(work: Callable[[str], Any], names: list[str]) -> Iterator[Any]:
+    """Yield what `work` returns for each name as it comes; the first error ends the rest."""
+    pool = ThreadPoolExecutor(_WORKERS)
+    futures = [pool.submit(work, name) for name in names]
+    try:
+        for future in as_completed(futures):
+            yield future.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _or_none(call: Callable[[], dict[str, Any]], code: str) -> dict[str, Any]:
+    try:
+        return call()
+    except CloudError as error:
+        if error.code.startswith(code):
+            return {}
+        raise
+
+
+class _Journal:
+    """What a push has sent so far, a JSON object a line."""
+
+    def __init__(self, uri: str) -> None:
+        self._path = state_dir() / "pushes" / f"{digest_of({'uri': uri})[:24]}.jsonl"
+        self._lock = threading.Lock()
+
+    def read(self) -> dict[str, _Sent]:
+        if not self._path.is_file():
+            return {}
+        found = {}
+        for line in self._path.read_text().splitlines():
+            try:
+                value = json.loads(line)
+                name = value.pop("name")
+                found[name] = _Sent(**value)
+            except (ValueError, TypeError, KeyError):
+                continue  # the last line of a killed push
+        return found
+
+    def add(self, name: str, entry: _Sent) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._lock, self._path.open("a") as file:
+            file.write(json.dumps({"name": name, **vars(entry)}) + "\n")
+
+    def remove(self) -> None:
+        self._path.unlink(missing_ok=True)

@@ -1,0 +1,202 @@
+"""`--tuner amt`: a study by SageMaker's automatic model tuning, a training job for each trial."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finepoint.engines.local import Watcher
+from finepoint.engines.sagemaker.cloud import is_missing, is_taken
+from finepoint.engines.sagemaker.rates import refuse_above
+from finepoint.engines.sagemaker.requests import instance_count, instance_type, tuning_request
+from finepoint.engines.sagemaker.training import ENDED, SageMakerEngine
+from finepoint.engines.spec import JobSpec
+from finepoint.errors import CloudError, ConfigurationError, JobError
+from finepoint.files import read_json, write_json
+from finepoint.tuning.parameters import Parameter
+
+RECORD = "tuning.json"
+# Of CreateHyperParameterTuningJob.
+_NAME = 32
+
+
+@dataclass(frozen=True)
+class AmtStudy:
+    """What is searched.
+
+    Args:
+        space: the ranges.
+        minimize: name of the metric that is to be small, or
+        maximize: large; one of the two.
+        strategy: `bayesian`, `random`, `grid` or `hyperband`.
+        max_jobs: trials in all.
+        max_parallel_jobs: at once.
+        early_stopping: `auto` or `off`.
+        seed: of the search.
+        warm_start: earlier tuning jobs to learn from.
+    """
+
+    space: Mapping[str, Parameter]
+    minimize: str = ""
+    maximize: str = ""
+    strategy: str = "bayesian"
+    max_jobs: int = 10
+    max_parallel_jobs: int = 1
+    early_stopping: str = "off"
+    seed: int = 0
+    warm_start: tuple[str, ...] = ()
+
+    @property
+    def objective(self) -> tuple[str, str]:
+        """`minimize` or `maximize`, and the metric."""
+        return ("minimize", self.minimize) if self.minimize else ("maximize", self.maximize)
+
+
+def tune(
+    engine: SageMakerEngine,
+    folder: Path,
+    spec: JobSpec,
+    study: AmtStudy,
+    watcher: Watcher | None = None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> dict[str, Any]:
+    """Run a tuning job to its end, and return its best trial and all others; `tuning.json` in the folder has it too.
+
+    Args:
+        engine: where.
+        folder: of the study; a tuning job that is under way from an earlier call is found there and followed.
+        spec: what each trial runs, without what is searched.
+        study: what is searched.
+        watcher: is told what happens.
+        sleep: waits so many seconds between two looks.
+
+    Raises:
+        ConfigurationError: spec and study do not fit, or it may cost too much.
+        JobError: no trial ended with the objective's metric.
+    """
+    watcher = watcher or Watcher()
+    _check(spec, study)
+    folder.mkdir(parents=True, exist_ok=True)
+    name = _name(folder, spec.name)
+    if _describe(engine, name) is None:
+        _submit(engine, folder, name, spec, study, watcher)
+    before: dict[str, int] = {}
+    while True:
+        described = engine.cloud.call("sagemaker", "DescribeHyperParameterTuningJob", HyperParameterTuningJobName=name)
+        counters = described["TrainingJobStatusCounters"]
+        if counters != before:
+            before = counters
+            states = ", ".join(f"{count} {state}" for state, count in counters.items() if count)
+            watcher.say(f"{name}: {described['HyperParameterTuningJobStatus']}: {states or 'no trial yet'}")
+        if described["HyperParameterTuningJobStatus"] in ENDED:
+            break
+        sleep(engine.settings.poll_seconds)
+    engine.ledger(spec).strike("tuning-job", name)
+    record = _record(engine, name, described)
+    write_json(folder / RECORD, record)
+    if record["best"] is None:
+        raise JobError(
+            f"tuning job {name} is {record['status']}. {described.get('FailureReason', 'No trial completed')}"
+        )
+    return record
+
+
+def _submit(engine: SageMakerEngine, folder: Path, name: str, spec: JobSpec, study: AmtStudy, watcher: Watcher) -> None:
+    settings = engine.settings
+    hours = (spec.limits.max_run_seconds or settings.max_run_seconds) / 3600 * study.max_jobs
+    kind, count = instance_type(spec, settings), instance_count(spec, settings)
+    watcher.say(refuse_above(f"Tuning job {name}", kind, hours, count, settings.max_price))
+    training = engine.request(folder, name, spec, watcher)
+    request = tuning_request(
+        name,
+        training,
+        study.space,
+        study.objective,
+        strategy=study.strategy,
+        max_jobs=study.max_jobs,
+        max_parallel_jobs=study.max_parallel_jobs,
+        early_stopping=study.early_stopping,
+        seed=study.seed,
+        warm_start=study.warm_start,
+    )
+    engine.ledger(spec).record("tuning-job", name, engine.cloud.region, kind)
+    try:
+        engine.cloud.call("sagemaker", "CreateHyperParameterTuningJob", **request)
+    except CloudError as error:
+        if not is_taken(error):
+            raise
+
+
+def _record(engine: SageMakerEngine, name: str, described: Mapping[str, Any]) -> dict[str, Any]:
+    trials = []
+    for page in engine.cloud.pages(
+        "sagemaker", "ListTrainingJobsForHyperParameterTuningJob", HyperParameterTuningJobName=name
+    ):
+        trials += [_trial(summary) for summary in page["TrainingJobSummaries"]]
+    best = described.get("BestTrainingJob")
+    return {
+        "schema_version": 1,
+        "tuning_job": name,
+        "region": engine.cloud.region,
+        "status": described["HyperParameterTuningJobStatus"],
+        "best": _trial(best) if best and "FinalHyperParameterTuningJobObjectiveMetric" in best else None,
+        "trials": trials,
+    }
+
+
+def _trial(summary: Mapping[str, Any]) -> dict[str, Any]:
+    metric = summary.get("FinalHyperParameterTuningJobObjectiveMetric")
+    return {
+        "training_job": summary["TrainingJobName"],
+        "status": summary["TrainingJobStatus"],
+        "hyperparameters": {key: _value(text) for key, text in summary["TunedHyperParameters"].items()},
+        "objective": None if metric is None else metric["Value"],
+    }
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _check(spec: JobSpec, study: AmtStudy) -> None:
+    mistakes = []
+    if bool(study.minimize) == bool(study.maximize):
+        mistakes.append("give the metric that decides: --minimize NAME or --maximize NAME")
+    elif study.objective[1] not in {metric.name for metric in spec.metric_definitions}:
+        known = ", ".join(metric.name for metric in spec.metric_definitions) or "there is none"
+        mistakes.append(f"objective {study.objective[1]!r} has no metric definition; defined: {known}")
+    both = [name for name in study.space if name in spec.hyperparameters]
+    if both:
+        mistakes.append(f"{', '.join(both)} is both fixed and searched; give one of the two")
+    if not study.space:
+        mistakes.append("no range is searched; give --range")
+    if mistakes:
+        raise ConfigurationError(mistakes)
+
+
+def _name(folder: Path, stem: str) -> str:
+    """Return the tuning job's name in AWS, written down before it is used; at most 32 letters."""
+    path = folder / "amt.json"
+    if path.is_file():
+        return str(read_json(path)["name"])
+    plain = "".join(letter if letter.isalnum() else "-" for letter in stem)[: _NAME - 7].strip("-") or "tune"
+    name = f"{plain}-{secrets.token_hex(3)}"
+    write_json(path, {"name": name})
+    return name
+
+
+def _describe(engine: SageMakerEngine, name: str) -> dict[str, Any] | None:
+    try:
+        return engine.cloud.call("sagemaker", "DescribeHyperParameterTuningJob", HyperParameterTuningJobName=name)
+    except CloudError as error:
+        if is_missing(error):
+            return None
+        raise

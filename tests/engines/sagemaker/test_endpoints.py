@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+from finepoint.engines.rehearsal import hosting
+from finepoint.engines.rehearsal.faults import Fault, Kind
+from finepoint.engines.rehearsal.server import Rehearsal
+from finepoint.engines.sagemaker.batch import transform
+from finepoint.engines.sagemaker.cleanup import cleanup
+from finepoint.engines.sagemaker.cloud import Cloud
+from finepoint.engines.sagemaker.endpoints import deploy, list_endpoints, predict, predict_async, undeploy
+from finepoint.engines.sagemaker.ledger import ledgers
+from finepoint.engines.sagemaker.settings import SageMakerSettings
+from finepoint.errors import ConfigurationError, EndpointError, JobError, NotFoundError, RequestError
+
+
+class Echo(hosting.Hosted):
+    """In the official toolkit's place, where a test is about states: answers with what it was sent."""
+
+    def start(self) -> None:
+        if b"broken" in self._platform.objects.read(self._container["ModelDataUrl"]):
+            raise hosting.HostingError("did not pass the ping")
+
+    def invoke(self, body: bytes, content_type: str, accept: str) -> tuple[int, bytes, str]:
+        return (500, b"boom", "text/plain") if body == b"bad" else (200, body.upper(), content_type)
+
+
+@pytest.fixture(autouse=True)
+def _echo(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hosting, "Hosted", Echo)
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    path = tmp_path / "dogs-7.tar.gz"
+    (tmp_path / "weights.txt").write_text("1")
+    with tarfile.open(path, "w:gz") as archive:
+        archive.add(tmp_path / "weights.txt", "weights.txt")
+    return path
+
+
+def left(rehearsal: Rehearsal) -> list[dict[str, Any]]:
+    platform = rehearsal.platform
+    return [held for held in (platform.endpoints, platform.endpoint_configs, platform.models) if held]  # type: ignore[misc]
+
+
+def test_an_endpoint_is_made_asked_listed_and_deleted(
+    cloud: Cloud, settings: SageMakerSettings, package: Path, rehearsal: Rehearsal
+) -> None:
+    said: list[str] = []
+    found = deploy(cloud, settings, package, "dogs", say=said.append)
+    assert (found.status, found.mode, found.instance_type, found.run) == (
+        "InService",
+        "realtime",
+        "ml.m5.large",
+        "dogs",
+    )
+    assert "2.76 US dollars" in said[0]  # a day of 0.115 an hour
+    assert predict(cloud, "dogs", b"abc", "image/jpeg") == (b"ABC", "image/jpeg")
+    with pytest.raises(RequestError, match="boom") as caught:
+        predict(cloud, "dogs", b"bad", "image/jpeg")
+    assert caught.value.status == 500
+    assert len(undeploy(cloud, "dogs")) == 3
+    assert left(rehearsal) == []
+    assert all(one.gone for one in ledgers()[0].resources())
+    with pytest.raises(NotFoundError):
+        predict(cloud, "dogs", b"abc", "image/jpeg")
+
+
+def test_deploying_again_changes_nothing_and_another_model_replaces_it(
+    cloud: Cloud, settings: SageMakerSettings, package: Path, rehearsal: Rehearsal
+) -> None:
+    deploy(cloud, settings, package, "dogs")
+    deploy(cloud, settings, package, "dogs")
+    assert len(rehearsal.platform.models) == 1
+    package.write_bytes(package.read_bytes() + b"\0")
+    deploy(cloud, settings, package, "dogs")
+    assert ("sagemaker", "UpdateEndpoint") in rehearsal.faults.calls
+    assert len(list_endpoints(cloud)) == 1
+    cleanup("dogs", lambda region: cloud)  # the earlier model and configuration, too
+    assert left(rehearsal) == []
+
+
+def test_a_model_that_does_not_start_leaves_nothing(
+    cloud: Cloud, settings: SageMakerSettings, package: Path, rehearsal: Rehearsal
+) -> None:
+    package.write_bytes(b"broken")
+    with pytest.raises(EndpointError, match="did not pass the ping"):
+        deploy(cloud, settings, package, "dogs")
+    assert left(rehearsal) == []
+
+
+@pytest.mark.parametrize("kind", ["throttle", "error", "timeout"])
+@pytest.mark.parametrize("operation", ["CreateModel", "CreateEndpointConfig", "CreateEndpoint", "DeleteEndpoint"])
+def test_faults_that_pass_are_not_seen(
+    cloud: Cloud, settings: SageMakerSettings, package: Path, rehearsal: Rehearsal, kind: Kind, operation: str
+) -> None:
+    rehearsal.faults.add(Fault(operation, kind))
+    deploy(cloud, settings, package, "dogs")
+    undeploy(cloud, "dogs")
+    assert left(rehearsal) == []
+
+
+def test_a_serverless_endpoint_has_no_machines(cloud: Cloud, settings: SageMakerSettings, package: Path) -> None:
+    found = deploy(cloud, replace(settings, max_price=0.01), package, "dogs", mode="serverless")
+    assert (found.mode, found.instance_type, found.dollars) == ("serverless", "", None)
+
+
+def test_an_asynchronous_endpoint_answers_in_s3(cloud: Cloud, settings: SageMakerSettings, package: Path) -> None:
+    assert deploy(cloud, settings, package, "dogs", mode="async").mode == "async"
+    bucket, _, key = predict_async(cloud, settings, "dogs", b"abc", "image/jpeg").removeprefix("s3://").partition("/")
+    boto3.client("s3").get_waiter("object_exists").wait(Bucket=bucket, Key=key, WaiterConfig={"Delay": 1})
+    assert boto3.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read() == b"ABC"
+
+
+def test_a_dear_endpoint_is_not_made(
+    cloud: Cloud, settings: SageMakerSettings, package: Path, rehearsal: Rehearsal
+) -> None:
+    with pytest.raises(ConfigurationError, match=r"A day of endpoint dogs costs at most 2\.76"):
+        deploy(cloud, replace(settings, max_price=1.0), package, "dogs")
+    assert left(rehearsal) == []
+
+
+def test_a_forgotten_endpoint_of_somebody_else_is_shown(
+    cloud: Cloud, settings: SageMakerSettings, package: Path, rehearsal: Rehearsal
+) -> None:
+    deploy(cloud, settings, package, "dogs")
+    rehearsal.platform.tags.clear()
+    assert [(found.name, found.run) for found in list_endpoints(cloud)] == [("dogs", "")]
+
+
+def test_a_folder_is_predicted_by_a_batch_transform(
+    cloud: Cloud, settings: SageMakerSettings, package: Path, rehearsal: Rehearsal, tmp_path: Path
+) -> None:
+    (tmp_path / "images" / "a").mkdir(parents=True)
+    for name in ("1.jpg", "a/2.jpg"):
+        (tmp_path / "images" / name).write_text(name)
+    assert transform(cloud, settings, package, tmp_path / "images", tmp_path / "out") == 2
+    assert (tmp_path / "out" / "a" / "2.jpg.out").read_text() == "A/2.JPG"
+    assert left(rehearsal) == []
+    (tmp_path / "images" / "3.jpg").write_text("bad")
+    with pytest.raises(JobError, match="is Failed"):
+        transform(cloud, settings, package, tmp_path / "images", tmp_path / "other")
+    assert left(rehearsal) == []
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+def killing(number: int, patch: pytest.MonkeyPatch) -> list[str]:
+    """Let the call of that number be the last, once it was done; return the list that calls are added to."""
+    done: list[str] = []
+    call = Cloud.call
+
+    def until(self: Cloud, service: str, operation: str, **parameters: Any) -> dict[str, Any]:
+        answer = call(self, service, operation, **parameters)
+        done.append(operation)
+        if len(done) == number:
+            raise Killed
+        return answer
+
+    patch.setattr(Cloud, "call", until)
+    return done
+
+
+def test_a_kill_at_any_call_of_deploying_leaves_nothing_after_cleanup(
+    cloud: Cloud, settings: SageMakerSettings, package: Path, rehearsal: Rehearsal
+) -> None:
+    killed: set[str] = set()
+    for number in range(1, 40):
+        with pytest.MonkeyPatch.context() as patch:
+            done = killing(number, patch)
+            try:
+                deploy(cloud, settings, package, f"dogs-{number}")
+                break
+            except Killed:
+                killed.add(done[-1])
+    assert {"CreateModel", "CreateEndpointConfig", "CreateEndpoint"} <= killed
+    for ledger in ledgers():
+        cleanup(ledger.name, lambda region: cloud)
+    assert left(rehearsal) == []

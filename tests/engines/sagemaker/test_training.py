@@ -1,0 +1,277 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+from finepoint.engines.debugging import debugger_configuration
+from finepoint.engines.local import Watcher
+from finepoint.engines.metrics import MetricDefinition
+from finepoint.engines.profiling import profiler_configuration
+from finepoint.engines.records import JobFolder
+from finepoint.engines.rehearsal import container
+from finepoint.engines.rehearsal.faults import Fault, Kind
+from finepoint.engines.rehearsal.server import Rehearsal
+from finepoint.engines.rehearsal.shapes import problems
+from finepoint.engines.sagemaker.cleanup import cleanup
+from finepoint.engines.sagemaker.cloud import Cloud
+from finepoint.engines.sagemaker.ledger import ledgers
+from finepoint.engines.sagemaker.requests import Places, training_request
+from finepoint.engines.sagemaker.settings import SageMakerSettings
+from finepoint.engines.sagemaker.training import SageMakerEngine, stop
+from finepoint.engines.spec import Channel, JobSpec, Limits, Resources
+from finepoint.errors import CloudError, ConfigurationError, JobError
+
+# In the official toolkit's place, where a test is about states and not about scripts: it is ready in no time.
+QUICK = """
+import json, os, pathlib, signal, sys, threading
+base = pathlib.Path(os.environ.get("SAGEMAKER_BASE_DIR", "/opt/ml"))
+values = {k: json.loads(v) for k, v in json.loads((base / "input/config/hyperparameters.json").read_text()).items()}
+kept = base / "checkpoints" / "state.txt"
+tries = int(kept.read_text()) + 1 if kept.exists() else 1
+print("channels", sorted(os.listdir(base / "input/data")), flush=True)
+print(f"try {tries} loss=0.25;", flush=True)
+if values.get("fail"):
+    (base / "output" / "failure").write_text("ExecuteUserScriptError:\\nExitCode 3\\nErrorMessage \\"no\\"")
+    sys.exit(1)
+(base / "model" / "weights.txt").write_text(f"try {tries}")
+(base / "output" / "data" / "result.json").write_text("{}")
+kept.write_text(str(tries))
+if values.get("wait") and tries <= values["wait"]:
+    threading.Event().wait()
+"""
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(container, "_TRAIN", QUICK)
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> JobSpec:
+    (tmp_path / "data" / "a").mkdir(parents=True)
+    (tmp_path / "data" / "a" / "1.txt").write_text("1")
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "train.py").write_text("print('never run here')\n")
+    return JobSpec(
+        "job",
+        entry_point="train.py",
+        source_dir=str(tmp_path / "code"),
+        hyperparameters={"lr": 0.1, "name": "adam", "deep": {"a": [1, True, None]}},
+        channels={"train": Channel(str(tmp_path / "data"), "FastFile")},
+        metric_definitions=(MetricDefinition("loss", "loss=(.*?);"),),
+    )
+
+
+@pytest.fixture
+def engine(settings: SageMakerSettings, cloud: Cloud) -> SageMakerEngine:
+    return SageMakerEngine(settings, cloud)
+
+
+def jobs(status: str = "") -> list[str]:
+    found = boto3.client("sagemaker").list_training_jobs()["TrainingJobSummaries"]
+    return [job["TrainingJobName"] for job in found if status in ("", job["TrainingJobStatus"])]
+
+
+def waiting(spec: JobSpec, tries: int = 1) -> JobSpec:
+    return replace(spec, hyperparameters={"wait": tries})
+
+
+def test_the_request_is_what_the_service_takes(spec: JobSpec, settings: SageMakerSettings) -> None:
+    whole = replace(
+        settings,
+        kms_key="arn:aws:kms:us-east-1:123456789012:key/k",
+        subnets=("subnet-1",),
+        security_groups=("sg-1",),
+        spot=True,
+        tags={"team": "dogs"},
+    )
+    places = Places(
+        "s3://photos/c.tar.gz", "train.py", {"train": "s3://photos/d/"}, "s3://photos/jobs", "s3://photos/k"
+    )
+    request = training_request("job-1", replace(spec, environment={"A": "b"}), whole, "eu-west-1", places)
+    assert problems("CreateTrainingJob", request) == []
+    hyperparameters = {name: json.loads(value) for name, value in request["HyperParameters"].items()}
+    assert hyperparameters["deep"] == {"a": [1, True, None]}
+    assert hyperparameters["sagemaker_program"] == "train.py"
+    assert request["StoppingCondition"] == {"MaxRuntimeInSeconds": 600, "MaxWaitTimeInSeconds": 1200}
+    assert {tag["Key"]: tag["Value"] for tag in request["Tags"]} == {"team": "dogs", "finepoint": "job"}
+    assert request["InputDataConfig"][0]["InputMode"] == "FastFile"
+
+
+def test_what_does_not_fit_into_a_request_is_refused_at_once(spec: JobSpec, settings: SageMakerSettings) -> None:
+    places = Places("s3://photos/c.tar.gz", "train.py", {}, "s3://photos/jobs", "s3://photos/k")
+    crowded = {**{f"h{number}": 1 for number in range(100)}, "long": "x" * 3000}
+    with pytest.raises(ConfigurationError) as caught:
+        training_request("j", replace(spec, hyperparameters=crowded, channels={}), settings, "us-east-1", places)
+    assert len(caught.value.mistakes) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"profiler": profiler_configuration(), "resources": Resources(2)}, "several processes cannot be recorded"),
+        ({"debugger": debugger_configuration(), "distribution": "torch_distributed"}, "cannot be recorded in AWS yet"),
+        ({"checkpoint_location": "/tmp/kept"}, "must be an s3:// address"),
+        ({"requirements": "offline"}, "offline has no meaning"),
+    ],
+)
+def test_what_a_job_in_aws_would_not_do_is_refused_by_name(
+    engine: SageMakerEngine, spec: JobSpec, tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        engine.run_job(tmp_path / "job", replace(spec, **changes))
+    assert jobs() == []
+
+
+def test_a_job_runs_and_its_results_come_home(engine: SageMakerEngine, spec: JobSpec, tmp_path: Path) -> None:
+    lines: list[str] = []
+    folder = tmp_path / "job"
+    result = engine.run_job(folder, spec, Watcher(on_line=lambda host, line: lines.append(line)))
+    assert (result.status, result.metrics) == ("Completed", {"loss": 0.25})
+    assert lines == ["channels ['train']\n", "try 1 loss=0.25;\n"]
+    assert (folder / "model" / "weights.txt").read_text() == "try 1"
+    assert (folder / "output" / "data" / "result.json").read_text() == "{}"
+    assert JobFolder(folder).read()["status"] == "Completed"
+    assert [one.gone for one in ledgers()[0].resources()] == [True]
+
+
+@pytest.mark.parametrize("kind", ["throttle", "error", "timeout", "cut"])
+def test_a_lost_answer_does_not_make_a_second_job(
+    engine: SageMakerEngine, rehearsal: Rehearsal, spec: JobSpec, tmp_path: Path, kind: Kind
+) -> None:
+    rehearsal.faults.add(Fault("CreateTrainingJob", kind))
+    rehearsal.faults.add(Fault("DescribeTrainingJob", kind, times=2, after=1))
+    assert engine.run_job(tmp_path / "job", spec).status == "Completed"
+    assert len(jobs()) == 1
+
+
+def test_a_job_that_is_under_way_is_found_again(engine: SageMakerEngine, spec: JobSpec, tmp_path: Path) -> None:
+    name = engine.submit(tmp_path / "job", spec, Watcher())
+    assert engine.run_job(tmp_path / "job", spec).status == "Completed"
+    assert jobs() == [name]
+
+
+def test_a_failure_of_the_script_is_told_in_its_words(engine: SageMakerEngine, spec: JobSpec, tmp_path: Path) -> None:
+    with pytest.raises(JobError, match="ExitCode 3"):
+        engine.run_job(tmp_path / "job", replace(spec, hyperparameters={"fail": True}))
+    assert JobFolder(tmp_path / "job").read()["exit_code"] == 3
+
+
+def test_want_of_machines_is_told_and_the_next_try_is_another_job(
+    engine: SageMakerEngine, rehearsal: Rehearsal, spec: JobSpec, tmp_path: Path
+) -> None:
+    rehearsal.faults.add(Fault("CreateTrainingJob", "capacity"))
+    with pytest.raises(JobError, match="CapacityError"):
+        engine.run_job(tmp_path / "job", spec)
+    assert engine.run_job(tmp_path / "job", spec).status == "Completed"
+    assert len(jobs()) == 2
+
+
+def test_a_spot_job_goes_on_from_its_checkpoints(
+    settings: SageMakerSettings, cloud: Cloud, rehearsal: Rehearsal, spec: JobSpec, tmp_path: Path
+) -> None:
+    rehearsal.faults.add(Fault("CreateTrainingJob", "interrupt"))
+    said: list[str] = []
+    engine = SageMakerEngine(replace(settings, spot=True), cloud)
+    result = engine.run_job(tmp_path / "job", waiting(spec), Watcher(say=said.append))
+    assert result.status == "Completed"
+    assert (tmp_path / "job" / "model" / "weights.txt").read_text() == "try 2"
+    described = boto3.client("sagemaker").describe_training_job(TrainingJobName=jobs()[0])
+    states = [entry["Status"] for entry in described["SecondaryStatusTransitions"]]
+    assert states.index("Interrupted") < states.index("Uploading")
+    assert described["EnableManagedSpotTraining"]
+
+
+def test_a_job_is_stopped_after_its_time(engine: SageMakerEngine, spec: JobSpec, tmp_path: Path) -> None:
+    result = engine.run_job(tmp_path / "job", replace(waiting(spec, 9), limits=Limits(max_run_seconds=1)))
+    assert (result.status, result.failure) == ("Stopped", "stopped: MaxRuntimeExceeded")
+
+
+def test_a_job_is_stopped_on_request(engine: SageMakerEngine, cloud: Cloud, spec: JobSpec, tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def on_line(host: str, line: str) -> None:
+        if "loss" in line and not asked:
+            asked.append(line)
+            stop(cloud, tmp_path / "job")
+
+    result = engine.run_job(tmp_path / "job", waiting(spec, 9), Watcher(on_line=on_line))
+    assert result.status == "Stopped"
+    assert (tmp_path / "job" / "model" / "weights.txt").exists()  # what it had made is not lost
+
+
+def test_an_interrupt_stops_the_job_in_aws(
+    engine: SageMakerEngine, rehearsal: Rehearsal, spec: JobSpec, tmp_path: Path
+) -> None:
+    def on_line(host: str, line: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        engine.run_job(tmp_path / "job", waiting(spec, 9), Watcher(on_line=on_line))
+    rehearsal.platform.jobs[jobs()[0]].join(30)
+    assert jobs("Stopped") == jobs()
+
+
+def test_what_may_cost_too_much_is_not_begun(
+    settings: SageMakerSettings, cloud: Cloud, rehearsal: Rehearsal, spec: JobSpec, tmp_path: Path
+) -> None:
+    changed = {
+        "above max_price": replace(settings, max_price=0.01),
+        "FINEPOINT_RATES": replace(settings, max_price=1.0, instance_type="ml.x9.huge"),
+    }
+    for words, costly in changed.items():
+        engine = SageMakerEngine(costly, cloud)
+        with pytest.raises(ConfigurationError, match=words):
+            engine.run_job(tmp_path / words.replace(" ", "-"), spec)
+    operations = {operation for _, operation in rehearsal.faults.calls}
+    assert not operations & {"PutObject", "CreateTrainingJob"}
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+def killing(cloud: Cloud, number: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Let the account's call of that number be the last, once it was done; return the list that calls are added to."""
+    done: list[str] = []
+    call: Callable[..., Any] = Cloud.call
+
+    def until(self: Cloud, service: str, operation: str, **parameters: Any) -> dict[str, Any]:
+        answer: dict[str, Any] = call(self, service, operation, **parameters)
+        done.append(operation)
+        if len(done) == number:
+            raise Killed
+        return answer
+
+    monkeypatch.setattr(Cloud, "call", until)
+    return done
+
+
+def test_a_kill_at_any_call_leaves_nothing_after_cleanup(
+    engine: SageMakerEngine, cloud: Cloud, rehearsal: Rehearsal, spec: JobSpec, tmp_path: Path
+) -> None:
+    seen: set[str] = set()
+    for number in range(1, 40):
+        with pytest.MonkeyPatch.context() as patch:
+            done = killing(cloud, number, patch)
+            try:
+                engine.run_job(tmp_path / f"job-{number}", replace(waiting(spec, 9), name=f"job-{number}"))
+            except Killed:
+                seen.add(done[-1])
+            except CloudError as error:
+                raise AssertionError(f"call {number} ({done[-1]}): {error}") from error
+        if done[-2:] == ["DescribeTrainingJob", "DescribeLogStreams"]:
+            break
+    for ledger in ledgers():
+        cleanup(ledger.name, lambda region: cloud)
+    for job in rehearsal.platform.jobs.values():
+        job.join(30)
+    assert {"PutObject", "CreateTrainingJob", "DescribeTrainingJob"} <= seen
+    assert jobs("InProgress") == jobs("Stopping") == []
+    assert all(one.gone for ledger in ledgers() for one in ledger.resources())
