@@ -30,10 +30,10 @@ def oracle() -> Path:
         done = subprocess.run([python, "-m", "pip", "install", "-q", *_PINS], capture_output=True, text=True)
         if done.returncode:
             pytest.skip(f"the real smdebug cannot be installed here: {done.stderr.strip().splitlines()[-1]}")
-        (packages,) = (place / "smdebug" / "lib").glob("python*/site-packages")
-        # Behind its own packages stand ours, for torch.
-        (packages / "torch_of_ours.pth").write_text(f"{Path(torch.__file__).parents[1]}\n")
         (place / "smdebug" / "ready").touch()
+    (packages,) = (place / "smdebug" / "lib").glob("python*/site-packages")
+    # Behind its own packages stand those of this environment, for torch; it need not be the one of the last time.
+    (packages / "torch_of_ours.pth").write_text(f"{Path(torch.__file__).parents[1]}\n")
     return python
 
 
