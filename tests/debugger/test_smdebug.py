@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 import torch
@@ -58,6 +59,7 @@ def test_a_real_smdebug_comes_before_ours(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": str(tmp_path)}, check=True)
 
 
-def test_the_finder_stands_last_and_once() -> None:
+def test_the_finder_stands_once_and_behind_the_one_that_finds_installed_packages() -> None:
     provide_smdebug()
-    assert [finder for finder in sys.meta_path if isinstance(finder, CompatibilityFinder)] == [sys.meta_path[-1]]
+    (ours,) = [place for place, finder in enumerate(sys.meta_path) if isinstance(finder, CompatibilityFinder)]
+    assert ours > sys.meta_path.index(PathFinder)

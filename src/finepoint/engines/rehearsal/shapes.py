@@ -38,7 +38,7 @@ def problems(operation: str, value: Mapping[str, Any], *, answer: bool = False) 
     checks these before anything else.
 
     >>> problems("StopTrainingJob", {"Name": "a"})
-    ["TrainingJobName is required", "Name is unknown; there are TrainingJobName"]
+    ['TrainingJobName is required', 'Name is unknown; there are TrainingJobName']
     """
     model = service().operation_model(operation)
     shape = model.output_shape if answer else model.input_shape
