@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -175,14 +174,10 @@ def _judged_live(job: DebugJob, pid: int, stopped: list[str]) -> Any:
             stopped.append(result.rule)
 
     judge = LiveJudge(job.folder / "debug-output", choose_rules(acting, parameters), actions, note)
-    over = threading.Event()
-    thread = threading.Thread(target=judge.follow, args=(over,), daemon=True)
-    thread.start()
     try:
-        yield
+        with judge.following():
+            yield
     finally:
-        over.set()
-        thread.join()
         for failure in judge.failures:
             sys.stderr.write(f"finepoint: {failure}\n")
 

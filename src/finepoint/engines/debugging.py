@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -101,14 +100,8 @@ def judged_live(
             stop(f"the rule {result.rule} fired")
 
     judge = LiveJudge(folder / _OUTPUT, _rules_of(configuration), on_finding=note)
-    over = threading.Event()
-    thread = threading.Thread(target=judge.follow, args=(over,), daemon=True)
-    thread.start()
-    try:
+    with judge.following():
         yield
-    finally:
-        over.set()
-        thread.join()
 
 
 def judge_job(folder: Path, configuration: Mapping[str, Any] | None, say: Callable[[str], None]) -> list[RuleResult]:

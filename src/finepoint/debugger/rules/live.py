@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread
 
 from finepoint.debugger.recording import Recording
 from finepoint.debugger.rules.actions import Action
@@ -80,6 +81,18 @@ class LiveJudge:
         while not until.wait(period_seconds):
             self.look()
         self.look()
+
+    @contextmanager
+    def following(self) -> Iterator[None]:
+        """Follow the recording from a thread while the block runs."""
+        over = Event()
+        thread = Thread(target=self.follow, args=(over,), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
 
     def results(self) -> list[RuleResult]:
         """Return what each rule says now, of what was recorded so far; what fired once stays."""
