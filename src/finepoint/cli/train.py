@@ -50,7 +50,7 @@ def command(
     offline: Offline = False,
     best_of: BestOf = None,
     debug: Debug = None,
-    profile: Profile = False,
+    profile: Profile = None,
     stop_on: StopOn = None,
     detach: Detach = False,
     engine: Engine = "local",
@@ -79,7 +79,8 @@ def command(
     if (path is None) == (entry_point is None):
         raise ConfigurationError("give either a folder of images, or --entry-point SCRIPT")
     if path is not None:
-        settings |= engine_settings(engine, cloud, max_price) | {"debug": debug is not False}
+        settings |= engine_settings(engine, cloud, max_price)
+        settings |= {"debug": debug is not False, "profile": profile is not False}
         _train(path, run, runs_dir, json, settings)
         return
     if settings["hyperparameters"]:
@@ -106,7 +107,7 @@ def command(
         best_of=find_job(best_of, default_dir(runs_dir)).path if best_of else None,
         debug=debug,
         stop_on=stop_on,
-        profile=profile,
+        profile=bool(profile),
     )
     if engine == "sagemaker":
         from finepoint.cli.cloud import run_script_in_cloud

@@ -22,14 +22,14 @@ from torch import Tensor, nn
 
 from finepoint import instrumentation as moments
 from finepoint import loops, transfers
+from finepoint.profiler.context import FOLDER_VARIABLE, STEPS, process_start
 from finepoint.profiler.loading import LoadingRecorder
 from finepoint.profiler.network import NetworkProbe
-from finepoint.profiler.phases import PhaseClock
+from finepoint.profiler.phases import PhaseClock, seconds_per_moment
 from finepoint.profiler.segments import TableWriter
 from finepoint.profiler.window import Window
 
-STEPS = "steps"
-FOLDER_VARIABLE, WINDOW_VARIABLE = "FINEPOINT_PROFILER_DIR", "FINEPOINT_PROFILE_STEPS"
+WINDOW_VARIABLE = "FINEPOINT_PROFILE_STEPS"
 # The function that a launcher names to `finepoint.attaching.environment_for`.
 ATTACHMENT = "finepoint.profiler.attachment:attach"
 # After so many steps the network is looked at; the first ones are unlike the rest.
@@ -70,7 +70,7 @@ class StepRecorder:
         # Up to now Python and torch were imported.
         self.clock = PhaseClock(
             lambda row: self._writer.append(row | self._labels),
-            _process_start(),
+            process_start(),
             hook_clock=lambda: loops.hook_time.seconds,
             first="import",
         )
@@ -131,7 +131,7 @@ class StepRecorder:
             self._facts["networks"] = self._probe.networks()
         self._facts["loaders"] = list(self._loaders.values())
         self._facts["moments"] = self.clock.transitions
-        self._facts["seconds_per_moment"] = _seconds_per_moment() + _WRAPPER_SECONDS
+        self._facts["seconds_per_moment"] = seconds_per_moment() + _WRAPPER_SECONDS
         self._writer.note(f"facts/{self._pid}", self._facts)
 
     def _elsewhere(self) -> bool:
@@ -278,22 +278,6 @@ def _first_tensor(batch: Any) -> Tensor | None:
         return batch
     parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ()
     return next((found for part in parts if (found := _first_tensor(part)) is not None), None)
-
-
-def _process_start() -> float:
-    import psutil
-
-    return float(psutil.Process().create_time())
-
-
-def _seconds_per_moment() -> float:
-    """Return what giving time to a phase costs, measured."""
-    clock = PhaseClock(lambda row: None, time.time())
-    began = time.perf_counter()
-    for _ in range(200):
-        clock.enter("forward")
-        clock.leave("forward")
-    return (time.perf_counter() - began) / 400
 
 
 def _startup_phases(clock: PhaseClock) -> Callable[[], None]:

@@ -57,7 +57,9 @@ class ProcessReader:
 
     def _tree(self) -> list[psutil.Process]:
         try:
-            return [self._root, *self._root.children(recursive=True)]
+            # The sampler may be a child of what it samples, and is none of its work.
+            below = (child for child in self._root.children(recursive=True) if child.pid != os.getpid())
+            return [self._root, *below]
         except _GONE:
             return []
 

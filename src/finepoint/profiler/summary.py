@@ -48,7 +48,11 @@ def summary_of(recording: ProfilerRecording, aws: list[RuleResult], own: list[Ru
         "peak_pss_bytes": _peak(system["job_pss_bytes"]),
         "startup_seconds": {name: round(value, 3) for name, value in recording.startup().items()},
         "loop_seconds": round(recording.loop_seconds, 3),
-        "phases": {name: round(value, 4) for name, value in recording.phases().items()},
+        "phases": _rounded(recording.phases()),
+        "parts": [
+            {**found, "seconds": round(found["seconds"], 3), "phases": _rounded(found["phases"])}
+            for found in recording.parts()
+        ],
         "steps": int(total(recording.steps, "steps")),
         "samples_per_second": _throughput(recording),
         "step_seconds": {
@@ -105,6 +109,10 @@ def overhead(recording: ProfilerRecording) -> float | None:
     sampler = (system["sampler_cpu_seconds"][-1] - system["sampler_cpu_seconds"][0]) / (seconds * recording.cores)
     moments = recording.facts.get("moments", 0) * recording.facts.get("seconds_per_moment", 0.0)
     return round(float(sampler + moments / seconds), 5)
+
+
+def _rounded(phases: dict[str, float]) -> dict[str, float]:
+    return {name: round(value, 4) for name, value in phases.items()}
 
 
 def _aws_line(result: RuleResult) -> dict[str, Any]:

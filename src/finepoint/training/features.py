@@ -25,6 +25,7 @@ from finepoint.files import cache_dir, digest_of, write_bytes, write_json
 from finepoint.models.backbones import Backbone
 from finepoint.models.choice import BATCH, Choice, open_runtime
 from finepoint.models.runtimes import Runtime, cores
+from finepoint.profiler.context import part, phase, waited_for
 
 # A segment is sealed after so many rows or seconds: what a kill can cost.
 _ROWS = 1024
@@ -156,8 +157,10 @@ def embed(
             missing = _missing(images, cache)
             if missing:
                 write_json(cache.folder / "about.json", {"backbone": backbone.to_json(), **choice.to_json()})
-                runtime = open_runtime(backbone, choice)
-                failed = _fill(cache, [images[index] for index in missing], backbone, runtime, progress)
+                with part("features"):
+                    runtime = open_runtime(backbone, choice)
+                    with phase("forward"):
+                        failed = _fill(cache, [images[index] for index in missing], backbone, runtime, progress)
                 reasons = {images[missing[place]].sha256: reason for place, reason in failed.items()}
                 failures = {
                     index: reasons[image.sha256] for index, image in enumerate(images) if image.sha256 in reasons
@@ -196,9 +199,8 @@ def _fill(
 
     def batches() -> Iterator[tuple[list[int], Sequence[np.ndarray]]]:
         paths = [image.path for image in images]
-        for batch in load_batches(
-            paths, [backbone.preprocessing], batch_size=BATCH, workers=cores(), prefetch=2 * cores()
-        ):
+        loading = load_batches(paths, [backbone.preprocessing], batch_size=BATCH, workers=cores(), prefetch=2 * cores())
+        for batch in waited_for(loading):
             failures.update(batch.failures)
             changed = {
                 index
@@ -220,7 +222,8 @@ def _fill(
         if progress is not None:
             progress(done + len(failures), len(images))
         if len(hashes) >= _ROWS or time.monotonic() - sealed > _SECONDS:
-            cache.add(hashes, np.concatenate(rows))
+            with phase("other"):
+                cache.add(hashes, np.concatenate(rows))
             hashes, rows, sealed = [], [], time.monotonic()
     if hashes:
         cache.add(hashes, np.concatenate(rows))
