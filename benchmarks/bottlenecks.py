@@ -2,7 +2,9 @@
 
     python benchmarks/bottlenecks.py [--only PLANT...] [--quick] [--json]
 
-On a machine that others use, their load is a bottleneck too, and is reported as one.
+On a machine that others use, their load is a bottleneck too, and BusyNeighbour says so, rightly. So a case that saw
+others at work is run again, up to three times. Where they stay, `others` says how many cores they kept busy,
+BusyNeighbour is left aside where it was not planted, and the gain, which they decide as much, is not counted.
 """
 
 from __future__ import annotations
@@ -21,10 +23,13 @@ import numpy as np
 from PIL import Image
 
 from finepoint.profiler.finishing import Judged, finish
+from finepoint.profiler.prediction import neighbour_cores
 from finepoint.profiler.running import profile_script
 from reporting import Goal, parser, report
 
 SCRIPT = Path(__file__).parent / "bottleneck_script.py"
+# Others that keep more than so many cores busy change what is measured; a case is run so often to be rid of them.
+OTHERS, ATTEMPTS = 0.25, 3
 CPU_GROUPS = Path("/sys/fs/cgroup/cpu")
 
 
@@ -83,7 +88,7 @@ def main() -> None:
                 print(row, file=sys.stderr)
     planted = [row for row in rows if row["rule"]]
     healthy = [row for row in rows if not row["rule"]]
-    judged = [row for row in planted if row["ratio"] is not None]
+    judged = [row for row in planted if row["ratio"] is not None and row["others"] <= OTHERS]
     goals = []
     if planted:
         goals.append(Goal("right finding on top, share", _share(row["right"] for row in planted), 0.95))
@@ -106,8 +111,9 @@ def run_case(case: Case, folder: Path, scale: float) -> dict[str, Any] | None:
         if environment is None:
             print("throttled: no writable control group for the processor here; left out", file=sys.stderr)
             return None
-        planted = _run(case.plant, [], folder, scale, environment)
-    fired = [result.rule for result in planted.findings]
+        planted, others = _run_alone(case, [], folder, scale, environment)
+    findings = [result for result in planted.findings if result.rule != "BusyNeighbour" or case.plant == "neighbour"]
+    fired = [result.rule for result in findings]
     row: dict[str, Any] = {
         "plant": case.plant,
         "rule": case.rules[0] if case.rules else "",
@@ -116,18 +122,37 @@ def run_case(case: Case, folder: Path, scale: float) -> dict[str, Any] | None:
         "predicted": None,
         "measured": None,
         "ratio": None,
+        "others": round(others, 1),
     }
     if not row["right"] or not case.rules:
         return row
-    evidence = planted.findings[0].evidence
+    evidence = findings[0].evidence
     value = (evidence["change"] or {}).get(case.change, 0)
-    advised = _run(case.plant, ["--advised", "--value", str(value)], folder, scale, dict(os.environ))
+    advised, meanwhile = _run_alone(case, ["--advised", "--value", str(value)], folder, scale, dict(os.environ))
+    row["others"] = round(max(others, meanwhile), 1)
     measured = planted.recording.loop_seconds / advised.recording.loop_seconds
     row["measured"] = round(measured, 2)
     if case.predicted and evidence["predicted_speedup"]:
         row["predicted"] = round(evidence["predicted_speedup"], 2)
         row["ratio"] = round(measured / evidence["predicted_speedup"], 2)
     return row
+
+
+def _run_alone(
+    case: Case, more: list[str], folder: Path, scale: float, environment: dict[str, str]
+) -> tuple[Judged, float]:
+    """Return a run of a case, if may be one without others, and how many cores others kept busy in it."""
+    best: tuple[Judged, float] | None = None
+    for _ in range(1 if case.plant == "neighbour" and not more else ATTEMPTS):
+        judged = _run(case.plant, more, folder, scale, environment)
+        system = judged.recording.system
+        others = neighbour_cores(judged.recording.during_loop(), len(system.named("core/")))
+        if best is None or others < best[1]:
+            best = judged, others
+        if others <= OTHERS:
+            break
+    assert best is not None
+    return best
 
 
 def _run(plant: str, more: list[str], folder: Path, scale: float, environment: dict[str, str]) -> Judged:

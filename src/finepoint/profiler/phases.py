@@ -99,8 +99,8 @@ class PhaseClock:
         self._counts["samples"] += size
 
     def count(self, name: str, by: float = 1.0) -> None:
-        """Add to one of the row's counts: `steps`, `backwards`, `forwards`, `frozen_forward`, `syncs`."""
-        self._counts[name] += by
+        """Add to one of the row's counts: `steps`, `backwards`, `forwards`, `frozen_forward`, `syncs`, `gpu/PHASE`."""
+        self._counts[name] = self._counts.get(name, 0.0) + by
 
     def boundary(self) -> None:
         """End a row here, if anything happened in it."""

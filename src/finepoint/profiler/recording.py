@@ -95,6 +95,11 @@ class ProfilerRecording:
         """
         return _phases_of(self.loop)
 
+    def device_seconds(self) -> dict[str, float]:
+        """Return the seconds that the GPU worked on each phase of the loop, by its own events; empty without one."""
+        loop = self.loop
+        return {name.removeprefix("gpu/"): total(loop, name) for name in loop.named("gpu/")}
+
     def parts(self) -> list[dict[str, Any]]:
         """Return what a run of ours was made of, in order: `name`, `seconds`, and `phases` as shares of them.
 

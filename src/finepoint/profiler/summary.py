@@ -35,7 +35,7 @@ def summarise(job: Path, *, price_per_hour: float | None = None) -> dict[str, An
 def summary_of(recording: ProfilerRecording, aws: list[RuleResult], own: list[RuleResult]) -> dict[str, Any]:
     """Return the `profiler` object of a recording and its judgements; keys are described in docs/profiler.md."""
     system = recording.system
-    durations = step_seconds(recording.training)
+    durations, seconds = step_seconds(recording.training), recording.loop_seconds or 1.0
     return {
         "interval_ms": recording.interval_ms,
         "datapoints": len(system),
@@ -53,6 +53,7 @@ def summary_of(recording: ProfilerRecording, aws: list[RuleResult], own: list[Ru
             {**found, "seconds": round(found["seconds"], 3), "phases": _rounded(found["phases"])}
             for found in recording.parts()
         ],
+        "gpu_phases": _rounded({name: value / seconds for name, value in recording.device_seconds().items()}),
         "steps": int(total(recording.steps, "steps")),
         "samples_per_second": _throughput(recording),
         "step_seconds": {

@@ -77,6 +77,8 @@ def _content(job: Path) -> dict[str, Any]:
         raise NotFoundError(f"{job} has no profile yet; `finepoint profile show {job}` makes one of its recording")
     found = read_json(path)
     seconds = found["seconds"]
+    # In a run of ours, the rest is not the user's code.
+    words = timelines.PHASE_NAMES | ({"other": "everything else"} if found["summary"].get("parts") else {})
     return {
         "profile": found,
         "summary": found["summary"],
@@ -86,13 +88,15 @@ def _content(job: Path) -> dict[str, Any]:
         "not_judged": [result for result in found["results"] if result["status"] in ("NotApplicable", "Error")],
         "series": timelines.series_picture(found["series"], seconds),
         "phases": timelines.phases_picture(found["phases"], seconds),
-        "shown_phases": [name for name in timelines.PHASE_NAMES if any(name in stretch for stretch in found["phases"])],
+        "shown_phases": [
+            (name, text) for name, text in words.items() if any(name in stretch for stretch in found["phases"])
+        ],
         "cores": timelines.cores_picture(found["cores"]) if found["cores"] else None,
         "marks": timelines.time_marks(seconds),
         "durations": timelines.durations_chart(found["steps"]) if found["steps"]["counts"] else None,
         "memory": timelines.memory_chart(found["memory_window"]) if len(found["memory_window"]) > 1 else None,
-        "breakdown": _breakdown(found["summary"]["phases"]),
-        "made_of": _parts(found["summary"].get("parts", [])),
+        "breakdown": _breakdown(found["summary"]["phases"], words),
+        "made_of": _parts(found["summary"].get("parts", []), words),
     }
 
 
@@ -103,19 +107,19 @@ def _finding(result: Mapping[str, Any]) -> dict[str, Any]:
     return {**result, "share": evidence["share_of_time"], "bound": evidence["amdahl_bound"], "rest": rest}
 
 
-def _breakdown(phases: Mapping[str, float]) -> list[dict[str, Any]]:
+def _breakdown(phases: Mapping[str, float], words: Mapping[str, str]) -> list[dict[str, Any]]:
     return [
-        {"name": name, "words": words, "share": phases[name]}
-        for name, words in timelines.PHASE_NAMES.items()
+        {"name": name, "words": text, "share": phases[name]}
+        for name, text in words.items()
         if phases.get(name, 0.0) >= 0.0005
     ]
 
 
-def _parts(parts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _parts(parts: Sequence[Mapping[str, Any]], words: Mapping[str, str]) -> list[dict[str, Any]]:
     """Return what a run was made of, each with its share of the longest and what it went into."""
     longest = max((part["seconds"] for part in parts), default=0.0) or 1.0
     return [
-        {**part, "breakdown": _breakdown(part["phases"] or {"startup": 1.0}), "width": part["seconds"] / longest}
+        {**part, "breakdown": _breakdown(part["phases"] or {"startup": 1.0}, words), "width": part["seconds"] / longest}
         for part in parts
     ]
 

@@ -210,7 +210,9 @@ class TinyBatch(OwnRule):
         training = recording.training
         steps = total(training, "steps")
         step, wait = total(training, "seconds") / steps, total(training, "phase/data_wait") / steps
-        fixed = self._fixed(recording, step - wait, steps)
+        # A thread that waits for a core, because of others, computes no longer for it.
+        cpu = max(total(training, "cpu") - total(training, "data_wait_cpu"), 0.0) / steps
+        fixed = self._fixed(recording, min(step - wait, cpu), steps)
         share = fixed / step * total(training, "seconds") / max(recording.loop_seconds, 1e-9)
         if size > self.batch or share < self.share:
             return self.clean(batch_size=size, fixed_share=share)

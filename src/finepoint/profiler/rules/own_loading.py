@@ -159,6 +159,8 @@ class DecodeBound(OwnRule):
         share = loading.blamed * loading.decode_share
         if share < self.share:
             return self.clean(**loading.facts())
+        if any(kind().judge(recording).fired for kind in (Oversized, SlowImageFormat)):
+            return self.clean(said_by="Oversized or SlowImageFormat", **loading.facts())
         return self.issue(
             meaning=f"Decoding {'/'.join(loading.formats)} files takes {100 * share:.0f} % of the time.",
             remedy="decode once: keep the images as uint8 arrays of the size that is trained on (np.save, mmap)",
