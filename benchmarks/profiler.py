@@ -149,7 +149,8 @@ def against_py_spy(plant: str, folder: Path, py_spy: str, scale: float) -> dict[
                 "--",
                 *command,
             ],
-            env=profiler_environment(output),
+            # A core is left to py-spy: where it has to wait for one, it looks when the script computes least.
+            env=profiler_environment(output) | {"OMP_NUM_THREADS": "1"},
             check=True,
             capture_output=True,
         )
@@ -168,10 +169,12 @@ def against_py_spy(plant: str, folder: Path, py_spy: str, scale: float) -> dict[
 def main_thread(profile: dict[str, Any]) -> list[tuple[list[tuple[str, str]], float]]:
     """Return the main thread's stacks in order, outermost frame first, each with its weight, of a speedscope file."""
     frames = [(frame["name"], frame.get("file") or "") for frame in profile["shared"]["frames"]]
-    thread = next(one for one in profile["profiles"] if "MainThread" in one["name"])
+    # py-spy learns a thread's name late; only the main one's stacks begin with a module.
     return [
         ([frames[index] for index in stack], weight)
+        for thread in profile["profiles"]
         for stack, weight in zip(thread["samples"], thread["weights"], strict=True)
+        if stack and frames[stack[0]][0] == "<module>"
     ]
 
 

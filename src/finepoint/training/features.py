@@ -133,6 +133,11 @@ def feature_folder(backbone: Backbone, runtime: str, version: str, precision: st
     return cache_dir() / "features" / key[:32]
 
 
+def kept_features(backbone: Backbone, choice: Choice) -> FeatureCache:
+    """Return what is kept of a backbone's features as a choice computes them here."""
+    return FeatureCache(feature_folder(backbone, choice.runtime, _runtime_version(choice.runtime), choice.precision))
+
+
 def embed(
     images: Sequence[ImageFile], backbone: Backbone, choice: Choice, *, progress: Progress | None = None
 ) -> FeaturePass:
@@ -145,8 +150,7 @@ def embed(
         progress: called with (images done, images to do).
     """
     start = time.perf_counter()
-    version = _runtime_version(choice.runtime)
-    cache = FeatureCache(feature_folder(backbone, choice.runtime, version, choice.precision))
+    cache = kept_features(backbone, choice)
     failures: dict[int, str] = {}
     embedded = 0
     if any(image.sha256 not in cache for image in images):
