@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from finepoint.profiler.phases import Mode
-from finepoint.profiler.prediction import loop_speedup
+from finepoint.profiler.prediction import loop_speedup, neighbour_cores
 from finepoint.profiler.recording import ProfilerRecording, total
 from finepoint.profiler.rules.base import OwnRule, own_rule
 from finepoint.profiler.rules.own_loading import too_few_steps
@@ -198,6 +198,7 @@ class TinyBatch(OwnRule):
     batch: int = 8
     share: float = 0.2
     target: int = 64
+    others: float = 0.3
 
     def judge(self, recording: ProfilerRecording) -> RuleResult:
         """Take the time of a step that is the same for any batch."""
@@ -207,12 +208,15 @@ class TinyBatch(OwnRule):
             return self.not_applicable("no DataLoader with a batch size was seen")
         if (few := too_few_steps(recording)) is not None:
             return self.not_applicable(few)
+        others = neighbour_cores(recording.during_loop(), len(recording.system.named("core/")))
+        if size <= self.batch and others > self.others:
+            return self.not_applicable(
+                f"others kept {others:.1f} cores busy, so that what a step costs by itself cannot be told"
+            )
         training = recording.training
         steps = total(training, "steps")
         step, wait = total(training, "seconds") / steps, total(training, "phase/data_wait") / steps
-        # A thread that waits for a core, because of others, computes no longer for it.
-        cpu = max(total(training, "cpu") - total(training, "data_wait_cpu"), 0.0) / steps
-        fixed = self._fixed(recording, min(step - wait, cpu), steps)
+        fixed = self._fixed(recording, step - wait, steps)
         share = fixed / step * total(training, "seconds") / max(recording.loop_seconds, 1e-9)
         if size > self.batch or share < self.share:
             return self.clean(batch_size=size, fixed_share=share)
