@@ -135,6 +135,11 @@ class Loop:
             self._clock.count("samples", samples)
             self._clock.boundary()
 
+    def boundary(self) -> None:
+        """Say that what follows is none of the step's."""
+        if self._clock is not None:
+            self._clock.boundary()
+
     def saved(self) -> None:
         """Say that a checkpoint was written."""
         if self._clock is not None:

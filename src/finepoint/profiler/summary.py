@@ -107,7 +107,9 @@ def overhead(recording: ProfilerRecording) -> float | None:
     if len(system) < 2:
         return None
     seconds = system["time"][-1] - system["time"][0]
-    sampler = (system["sampler_cpu_seconds"][-1] - system["sampler_cpu_seconds"][0]) / (seconds * recording.cores)
+    # Where a run was gone on with, each of its samplers counts from nothing.
+    spent = float(np.clip(np.diff(system["sampler_cpu_seconds"]), 0, None).sum())
+    sampler = spent / (seconds * recording.cores)
     moments = recording.facts.get("moments", 0) * recording.facts.get("seconds_per_moment", 0.0)
     return round(float(sampler + moments / seconds), 5)
 
@@ -135,7 +137,9 @@ def _own_line(result: RuleResult) -> dict[str, Any]:
 
 def _seconds(recording: ProfilerRecording) -> float:
     if recording.ending is not None and "started_at" in recording.sampler:
-        return round(float(recording.ending["at"]) - float(recording.sampler["started_at"]), 3)
+        watched = float(recording.ending["at"]) - float(recording.sampler["started_at"])
+        # Of a run that was gone on with, the sampler saw the last part only.
+        return round(max(watched, sum(part["seconds"] for part in recording.parts())), 3)
     times = recording.system["time"]
     return round(float(times[-1] - times[0]), 3) if len(times) else round(total(recording.steps, "seconds"), 3)
 

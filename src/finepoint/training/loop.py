@@ -103,6 +103,7 @@ def train_head(
         while len(state.epochs) < hyperparameters.epochs and not _out_of_patience(state, hyperparameters):
             began = time.perf_counter()
             loss, accuracy = _train_epoch(state, features, labels, hyperparameters, weight, clock)
+            clock.boundary()
             model = average if hyperparameters.averaging else head
             with clock.evaluation:
                 valid_loss, valid_accuracy, balanced = _measure(model, valid, valid_labels)
@@ -126,6 +127,7 @@ def train_head(
                 clock.saved()
             if on_epoch is not None:
                 on_epoch(record)
+            clock.boundary()
     return TrainedHead(state.best.eval(), state.epochs, state.best_epoch, time.perf_counter() - start)
 
 
