@@ -168,14 +168,14 @@ class Pending:
 
     def depart(self) -> Arriving:
         """Send the values on their way to this side, and be empty again."""
-        groups: dict[torch.device, list[SeriesKey]] = {}
+        groups: dict[tuple[torch.device, torch.dtype], list[SeriesKey]] = {}
         for key, value in self._values.items():
             if isinstance(value, Tensor):
-                groups.setdefault(value.device, []).append(key)
+                groups.setdefault((value.device, value.dtype), []).append(key)
         parts = []
-        for device, keys in groups.items():
+        for (device, _), keys in groups.items():
             wide = torch.float32 if device.type == "mps" else torch.float64
-            stacked = torch.stack([self._values[key].to(wide) for key in keys])  # type: ignore[union-attr]
+            stacked = torch.stack([cast(Tensor, self._values[key]) for key in keys]).to(wide)
             event = None
             if device.type == "cuda":
                 there = torch.empty(len(keys), dtype=wide, pin_memory=True)

@@ -64,16 +64,14 @@ class Outputs:
                 self._look_closer(full, kind, tensor)
 
     def _activated(self, name: str, owner: nn.Module, function: str, output: Tensor) -> None:
-        """An activation called as a function is recorded like a module's, where something trained stands before it."""
+        """An activation called as a function is recorded like a module's."""
         step = self._recorder.step
         assert step is not None
         if _kind(owner):
             return
         for number, tensor in self._numbered(step, f"{name}.{function}_output_", output):
             full = f"{name}.{function}_output_{number}"
-            if step.mode is ModeKeys.TRAIN and not tensor.requires_grad:
-                continue
-            if full not in self._told:
+            if full not in self._told and _behind_trained(step, tensor):
                 self._told.add(full)
                 self._recorder.writer.fact("activation", name=full, units=tensor.shape[_units(tensor)])
             self._look_closer(full, "relu" if function == "relu6" else function, tensor)
@@ -85,9 +83,12 @@ class Outputs:
             yield number, tensor
 
     def _look_closer(self, name: str, kind: str, output: Tensor) -> None:
-        """Record what an activation has made of its input: shares of zeros, of dead units, of saturated outputs."""
-        plan, tensor = self._recorder.plan(name, "output"), measurable(output)
-        if not plan or tensor is None:
+        """Record what an activation has made of its input: shares of zeros, of dead units, of saturated outputs.
+
+        Those of a frozen backbone are what they are.
+        """
+        plan, tensor, step = self._recorder.plan(name, "output"), measurable(output), self._recorder.step
+        if not plan or tensor is None or step is None or not _behind_trained(step, output):
             return
         tensor = sampled(tensor, _SAMPLE) if plan.sampled else tensor
         if kind == "relu":
@@ -101,6 +102,11 @@ class Outputs:
             self._recorder.put(f"saturated_fraction/{name}", ((tensor < low) | (tensor > high)).float().mean())
         else:
             self._recorder.put(f"saturated_fraction/{name}", (tensor.abs() > _TANH_END).float().mean())
+
+
+def _behind_trained(step: Step, output: Tensor) -> bool:
+    """Whether something that is trained stands before an output; while evaluating nobody can tell."""
+    return output.requires_grad or step.mode is not ModeKeys.TRAIN
 
 
 def _kind(module: nn.Module) -> str | None:
