@@ -1,7 +1,8 @@
 """What recording costs: steps with and without the debugger, paired and interleaved in one process.
 
 Each round is a training of 10 to 70 seconds without and one with the recorder, in changing order; the overhead is the
-median of the rounds' ratios (`--quick`: trainings of seconds, which the first saved steps weigh on more). Also: the bytes of a recording of a ResNet-50, and that off means zero.
+median of the rounds' ratios (`--quick`: trainings of seconds, on which the first saved steps weigh more). Also: the
+bytes of a recording of a ResNet-50.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def workloads(quick: bool) -> list[Workload]:
             lambda: nn.Linear(1280, 100),
             (64, 1280),
             100,
-            1000 if quick else 20000,
+            1000 if quick else 12000,
             3 if quick else 5,
         ),
     ]
