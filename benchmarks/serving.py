@@ -182,7 +182,7 @@ def closed(url: str, images: list[Path], folder: Path, clients: int, seconds: in
     environment = {**os.environ, "IMAGES": str(names), **({"FORM": "1"} if form else {})}
     text = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
     bad = re.search(r"Non-2xx or 3xx responses: (\d+)", text)
-    latency = [_milliseconds(re.search(rf"^ +{share}% +(\S+)$", text, re.MULTILINE)) for share in (50, 99)]
+    latency = [_milliseconds(re.search(rf"^ +{share}% +(\S+) *$", text, re.MULTILINE)) for share in (50, 99)]
     rate = re.search(r"Requests/sec:\s+(\S+)", text)
     assert rate is not None, text
     return Closed(float(rate[1]), *latency, errors=int(bad[1]) if bad else 0)

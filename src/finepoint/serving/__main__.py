@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import ipaddress
-import os
 import signal
 import socket
 import ssl
@@ -16,6 +15,7 @@ from finepoint.errors import ConfigurationError, FinepointError
 from finepoint.models.package import open_package
 from finepoint.serving.admission import Service
 from finepoint.serving.application import EndpointApplication
+from finepoint.serving.canary import SharedTraffic, follow_orders
 from finepoint.serving.lifetime import die_with_parent
 from finepoint.serving.loading import open_model
 from finepoint.serving.protocol import Limits
@@ -80,11 +80,15 @@ async def _serve(given: argparse.Namespace, token: Token | None, tls: ssl.SSLCon
     )
     try:
         application = EndpointApplication(model, given.name, request_seconds=given.request_seconds, token=token)
-        server = Server(application, Limits(body_bytes=given.max_body_bytes))
-        server.listen(_listener(given), tls)
-        if given.ready_fd is not None:
-            os.write(given.ready_fd, b"1")
-            os.close(given.ready_fd)
+        listener = _listener(given)
+        supervisor = socket.socket(fileno=given.ready_fd) if given.ready_fd is not None else None
+        traffic = SharedTraffic(application, supervisor.send) if supervisor else None
+        server = Server(traffic or application, Limits(body_bytes=given.max_body_bytes))
+        # A socket in the file system belongs to a canary; TLS ends in the worker that passes requests on.
+        server.listen(listener, None if listener.family == socket.AF_UNIX else tls)
+        if supervisor and traffic:
+            follow_orders(supervisor, traffic)
+            supervisor.send(b"1")
         await stopping.wait()
         await server.stop(grace_seconds=_GRACE_SECONDS, idle_seconds=idle_seconds)
     finally:
@@ -123,7 +127,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--host", default="127.0.0.1", help="address to bind to")
     parser.add_argument("--port", type=int, default=8080, help="port to bind to")
     parser.add_argument("--listen-fd", type=int, help="a socket that listens already, instead of host and port")
-    parser.add_argument("--ready-fd", type=int, help="a pipe to write to when ready; this process ends with its parent")
+    parser.add_argument(
+        "--ready-fd",
+        type=int,
+        help="a socket to the supervisor, with which this process ends",
+    )
     parser.add_argument("--token-file", type=Path, help="file with the token that clients must show")
     parser.add_argument("--no-auth", action="store_true", help="let everybody ask who can reach the address")
     parser.add_argument("--allow-code", action="store_true", help="run the package's own code/inference.py")

@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ import psutil
 from finepoint.errors import ConfigurationError, EndpointError, NotFoundError
 from finepoint.files import read_json, write_json
 from finepoint.serving import registry
+from finepoint.serving.canary import CanaryPlan
 from finepoint.serving.client import Endpoint
 from finepoint.serving.registry import EndpointRecord
 from finepoint.serving.versions import package_version
@@ -69,6 +71,8 @@ def deploy(
     port: int = 0,
     timeout_seconds: float = 60.0,
     access: Access | None = None,
+    canary: CanaryPlan | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Endpoint:
     """Put a package behind an endpoint of this name, wait until it is healthy, and return the endpoint.
 
@@ -82,9 +86,12 @@ def deploy(
         port: to bind to; 0 takes a free one.
         timeout_seconds: until it must be healthy.
         access: who may reach it, and what the package may do.
+        canary: over a running endpoint: the new package first gets a share of the requests.
+        say: is told what came of that.
 
     Raises:
-        ConfigurationError: the name breaks the rule; the port is taken; the endpoint runs this package already.
+        ConfigurationError: the name breaks the rule; the port is taken; the endpoint runs this package already; there
+            is no endpoint that a canary could stand beside.
         PackageError: the package cannot be served.
         EndpointError: the server did not become healthy; the message has the end of its log.
     """
@@ -93,7 +100,9 @@ def deploy(
     with registry.locked():
         taken = registry.find(name)
         if taken is not None and (running := taken.process()) is not None:
-            return _update(taken, running, model, timeout_seconds)
+            return _update(taken, running, model, timeout_seconds, canary, say or _nothing)
+        if canary is not None:
+            raise ConfigurationError(f"a canary stands beside a running endpoint, and {name!r} is none; leave it out")
         port = _free_port(host, port)
         url = f"{'https' if access.tls_certificate else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
         process = _start(model, name, host, port, access)
@@ -168,7 +177,14 @@ def _state(record: EndpointRecord) -> State:
     return "healthy" if Endpoint(record.name, record.url).healthy() else "unhealthy"
 
 
-def _update(taken: EndpointRecord, running: psutil.Process, model: Path, timeout_seconds: float) -> Endpoint:
+def _update(
+    taken: EndpointRecord,
+    running: psutil.Process,
+    model: Path,
+    timeout_seconds: float,
+    canary: CanaryPlan | None,
+    say: Callable[[str], None],
+) -> Endpoint:
     """Move an endpoint to another package: the new worker is warm before the old one stops accepting."""
     if (version := package_version(model)) == taken.model_version:
         raise ConfigurationError(
@@ -177,9 +193,10 @@ def _update(taken: EndpointRecord, running: psutil.Process, model: Path, timeout
         )
     identity = f"{os.getpid()}-{time.time_ns()}"
     registry.outcome_path(taken.name).unlink(missing_ok=True)
-    write_json(registry.wanted_path(taken.name), {"id": identity, "model": str(model.resolve())})
+    wanted = {"id": identity, "model": str(model.resolve()), "canary": canary.to_json() if canary else None}
+    write_json(registry.wanted_path(taken.name), wanted)
     running.send_signal(signal.SIGHUP)
-    deadline = time.monotonic() + timeout_seconds + _GRACE_SECONDS
+    deadline = time.monotonic() + timeout_seconds + _GRACE_SECONDS + (2 * canary.seconds if canary else 0)
     while time.monotonic() < deadline and running.is_running():
         if registry.outcome_path(taken.name).is_file():
             outcome = read_json(registry.outcome_path(taken.name))
@@ -188,10 +205,16 @@ def _update(taken: EndpointRecord, running: psutil.Process, model: Path, timeout
                     f"endpoint {taken.name!r} was not updated: {outcome['failure']}: {_log_end(taken.name)}"
                 )
             if outcome["id"] == identity:
+                if tried := outcome["canary"]:
+                    say(f"The canary got {tried['requests']} requests and failed at {tried['failed']}: it takes over")
                 registry.write(replace(taken, model=str(model.resolve()), model_version=version))
                 return Endpoint(taken.name, taken.url, version)
         time.sleep(_POLL_SECONDS)
     raise EndpointError(f"endpoint {taken.name!r} was not updated in time; {_log_end(taken.name)}")
+
+
+def _nothing(_text: str) -> None:
+    return
 
 
 def _start(model: Path, name: str, host: str, port: int, access: Access) -> psutil.Process:
