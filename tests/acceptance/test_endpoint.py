@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import ssl
@@ -18,6 +19,8 @@ from tests.models.test_package import make_package
 from tests.serving.conftest import eventually, picture
 
 from finepoint.errors import ConfigurationError, EndpointError
+from finepoint.models.made_here import remember
+from finepoint.models.package import pack
 from finepoint.serving import registry
 from finepoint.serving.canary import CanaryPlan
 from finepoint.serving.client import Endpoint
@@ -122,6 +125,39 @@ def test_a_canary_gets_its_share_and_then_all_and_a_bad_one_is_noticed_by_nobody
 def test_a_canary_needs_an_endpoint_to_stand_beside(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="beside a running endpoint"):
         deploy(handler(tmp_path / "a", "new"), name="canary", canary=CanaryPlan(0.1))
+
+
+def test_a_package_of_this_machines_own_job_runs_its_code_unasked_and_says_so(tmp_path: Path) -> None:
+    archive = tmp_path / "model.tar.gz"
+    pack(handler(tmp_path / "a", "own"), archive)
+    said: list[str] = []
+    with pytest.raises(ConfigurationError, match="--allow-code"):
+        deploy(archive, name="own", say=said.append)
+    remember(archive, "job flowers-1")
+    try:
+        endpoint = deploy(archive, name="own", say=said.append)
+        asked = {"content": b"secret bytes", "headers": {"Content-Type": "text/csv", "Authorization": "Bearer abc"}}
+        assert httpx.post(f"{endpoint.url}/invocations?key=hidden", trust_env=False, **asked).text == "own"  # type: ignore[arg-type]
+        assert said == [f"{archive} runs its code/inference.py with your rights: job flowers-1 made it on this machine"]
+        (state,) = endpoints()
+        assert (state.state, state.traffic["requests"] >= 1, state.traffic["p99_seconds"] > 0) == (
+            "healthy",
+            True,
+            True,
+        )
+        text = registry.request_log_path("own").read_text()
+        logged = [json.loads(line) for line in text.splitlines()]
+        assert [(row["path"], row["status"], row["bytes"]) for row in logged if row["method"] == "POST"] == [
+            ("/invocations", 200, 12)
+        ]
+        assert not any(word in text for word in ("secret", "abc", "hidden"))
+        # Changed by a byte it is somebody else's.
+        strange = handler(tmp_path / "b", "strange")
+        pack(strange, archive)
+        with pytest.raises(EndpointError, match="not updated"):
+            deploy(archive, name="own")
+    finally:
+        undeploy("own")
 
 
 @pytest.fixture(scope="module")

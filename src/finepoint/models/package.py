@@ -106,6 +106,11 @@ def read_description(folder: Path) -> dict[str, Any]:
     return dict(value)
 
 
+def has_own_handler(folder: Path) -> bool:
+    """Return whether serving the package in a folder means running its `code/inference.py`."""
+    return not (folder / DESCRIPTION).is_file() or read_description(folder)["handler"] != "builtin"
+
+
 def version_of(description: Mapping[str, Any]) -> str:
     """Return a model's version: 12 digits of the SHA-256 of all that its description says of answers.
 

@@ -125,9 +125,10 @@ def _decode_all(channel: socket.socket, memory: int, descriptions: Sequence[Prep
 
 
 def _warm_up(descriptions: Sequence[Preprocessing]) -> None:
-    """Have Pillow load its plugins before the children are forked."""
-    with contextlib.suppress(DecodeError):
-        preprocess(b"not an image", descriptions)
+    """Have Pillow load its plugins, and what reads HEIC where it is installed, before the children are forked."""
+    for start in (b"not an image", b"\0\0\0\x18ftypheic"):
+        with contextlib.suppress(DecodeError):
+            preprocess(start, descriptions)
 
 
 if __name__ == "__main__":
