@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -38,6 +39,10 @@ def command(
         str | None,
         typer.Option("--canary", help="Over a running endpoint: first give the new model this share, as 10%."),
     ] = None,
+    printed: Annotated[
+        Literal["systemd", "compose"] | None,
+        typer.Option("--print", help="Deploy nothing; print a systemd unit or a compose file that does."),
+    ] = None,
     mode: Annotated[
         Literal["realtime", "serverless", "async"], typer.Option("--mode", help="In AWS: the kind of endpoint.")
     ] = "realtime",
@@ -61,6 +66,8 @@ def command(
 
         finepoint deploy second --name clothes --canary 10%
 
+        finepoint deploy first --port 8080 --print systemd
+
         finepoint deploy train-2026-11-24-11-24-05-458 --entry-point inference.py --source-dir code/
     """
     from finepoint.cli.output import plain, print_json, say, show
@@ -79,6 +86,12 @@ def command(
         deploy_in_cloud(model, name, mode, cloud, max_price, runs_dir, json)
         return
     access = Access(token_file, no_auth, tls_certificate, tls_key, allow_code)
+    if printed is not None:
+        from finepoint.runs.deploying import unit_of
+
+        text = unit_of(printed, model, name=name, host=host, port=port, access=access, directory=runs_dir)
+        sys.stdout.write(text)
+        return
     endpoint = deploy(
         model,
         name=name,

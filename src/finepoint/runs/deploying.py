@@ -15,6 +15,7 @@ from finepoint.serving.canary import CanaryPlan
 from finepoint.serving.client import Endpoint
 from finepoint.serving.deployment import Access
 from finepoint.serving.deployment import deploy as deploy_package
+from finepoint.serving.units import Kind, unit
 
 
 def deploy(
@@ -54,6 +55,21 @@ def deploy(
         path = pack_with_script(path, entry_point, source_dir, state_dir() / "models" / f"{name}.tar.gz")
         access = replace(access or Access(), allow_code=True)  # who names the script has read it
     return deploy_package(path, name=name, host=host, port=port, access=access, canary=canary, say=say)
+
+
+def unit_of(
+    kind: Kind,
+    model: Run | str | Path,
+    *,
+    name: str | None = None,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    access: Access | None = None,
+    directory: Path | None = None,
+) -> str:
+    """Return a systemd unit or a compose file that serves a model; arguments and errors as for `deploy`."""
+    path = model_path(model, directory)
+    return unit(kind, path, name=name or default_name(path), host=host, port=port, access=access or Access())
 
 
 def default_name(package: Path) -> str:
