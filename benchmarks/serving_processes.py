@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -127,7 +128,9 @@ def running_server(
                 time.sleep(0.02)
             yield url, psutil.Process(process.pid)
         finally:
-            family = psutil.Process(process.pid).children(recursive=True)
+            family = []
+            with contextlib.suppress(psutil.NoSuchProcess):  # who measured it may have ended it
+                family = psutil.Process(process.pid).children(recursive=True)
             process.terminate()
             try:
                 process.wait(10)

@@ -22,7 +22,8 @@ from finepoint.serving.server import Server, listening_socket
 def handler(folder: Path, word: str) -> Path:
     (folder / "code").mkdir(parents=True)
     (folder / "code" / "inference.py").write_text(
-        f"def model_fn(folder): return {word!r}\ndef transform_fn(model, *_): return model, 'text/plain'\n"
+        f"def model_fn(folder): return {word!r}\n"
+        "def transform_fn(model, data, kind, accept): return model, 'text/plain'\n"
     )
     return folder
 
