@@ -74,11 +74,6 @@ def account(cloud: list[str] | None) -> tuple[SageMakerSettings, Cloud]:
     return settings, Cloud(settings.region)
 
 
-def in_cloud(folder: Path) -> bool:
-    """Return whether the job of a folder was submitted to SageMaker."""
-    return (folder / "sagemaker.json").is_file()
-
-
 def run_script_in_cloud(
     spec: JobSpec, folder: Path, cloud: list[str] | None, max_price: float | None, detach: bool, json: bool
 ) -> None:
@@ -111,11 +106,12 @@ def run_script_in_cloud(
 
 def refresh(folder: Path, *, follow: bool = False) -> None:
     """Bring the log of a job in AWS up to date in its folder; with `follow`, wait for its end."""
+    from finepoint.engines.records import CLOUD_RECORD
     from finepoint.engines.sagemaker.cloud import Cloud
     from finepoint.engines.sagemaker.logs import JobLog
     from finepoint.files import read_json
 
-    record = read_json(folder / "sagemaker.json")
+    record = read_json(folder / CLOUD_RECORD)
     if follow:
         wait_in_cloud(folder)
     elif "status" not in record:
@@ -125,14 +121,14 @@ def refresh(folder: Path, *, follow: bool = False) -> None:
 def wait_in_cloud(folder: Path) -> dict[str, Any]:
     """Wait for a job in AWS, bring its results home, and return its record."""
     from finepoint.cli.scripts import live_watcher
-    from finepoint.engines.records import JobFolder
+    from finepoint.engines.records import CLOUD_RECORD, JobFolder
     from finepoint.engines.sagemaker.training import SageMakerEngine
     from finepoint.engines.spec import JobSpec
     from finepoint.errors import JobError
     from finepoint.files import read_json
 
     record = JobFolder(folder).read()
-    if "status" in read_json(folder / "sagemaker.json"):
+    if "status" in read_json(folder / CLOUD_RECORD):
         return record
     engine = SageMakerEngine.of(folder)
     with contextlib.suppress(JobError):  # the record says so
@@ -142,11 +138,12 @@ def wait_in_cloud(folder: Path) -> dict[str, Any]:
 
 def stop_in_cloud(folder: Path) -> dict[str, Any]:
     """Stop a job in AWS, and return its record."""
+    from finepoint.engines.records import CLOUD_RECORD
     from finepoint.engines.sagemaker.cloud import Cloud
     from finepoint.engines.sagemaker.training import stop
     from finepoint.files import read_json
 
-    stop(Cloud(read_json(folder / "sagemaker.json")["region"]), folder)
+    stop(Cloud(read_json(folder / CLOUD_RECORD)["region"]), folder)
     return wait_in_cloud(folder)
 
 

@@ -79,7 +79,33 @@ def show_recording(recording: Recording, regex: str | None, json: bool) -> None:
         say("the job has not ended, or was killed")
 
 
-def follow(job: Path, regex: str, period: float) -> None:
+def open_recording(job: str) -> Recording:
+    """Return the recording of a job: a folder, a name, or an address; of a job in AWS as far as it has come.
+
+    Raises:
+        NotFoundError: there is none (yet).
+    """
+    from finepoint.engines.jobs import find_job
+    from finepoint.engines.records import in_cloud
+    from finepoint.runs.folder import runs_dir
+
+    if "://" in job:
+        return Recording.open(job)
+    folder = Path(job)
+    if not folder.is_dir():
+        folder = find_job(job, runs_dir()).path
+    if not in_cloud(folder):
+        return Recording.open(folder)
+    from finepoint.engines.sagemaker.training import recordings_of
+
+    address, store = recordings_of(folder)
+    try:
+        return Recording.open(folder / "debug-output")  # it has come home
+    except NotFoundError:
+        return Recording.open(f"{address}/debug-output", store)
+
+
+def follow(job: str, regex: str, period: float) -> None:
     """Print values as they come, until the job ends; where there is no recording yet, wait for one."""
     told: dict[tuple[str, ModeKeys], int] = {}
     recording: Recording | None = None
@@ -87,11 +113,11 @@ def follow(job: Path, regex: str, period: float) -> None:
     try:
         while True:
             if recording is None:
-                if not job.is_dir():
-                    raise NotFoundError(f"{job} is not a folder")
                 try:
-                    recording = Recording.open(job)
+                    recording = open_recording(job)
                 except NotFoundError:
+                    if not _may_record(job):
+                        raise
                     time.sleep(period)
                     continue
             for line in new_lines(recording, regex, told):
@@ -102,6 +128,19 @@ def follow(job: Path, regex: str, period: float) -> None:
             recording.refresh()
     except KeyboardInterrupt:
         return
+
+
+def _may_record(job: str) -> bool:
+    """Return whether a job without a recording may still make one."""
+    from finepoint.engines.jobs import find_job, state_of
+    from finepoint.runs.folder import runs_dir
+
+    if "://" in job or not Path(job).is_dir():
+        try:
+            return "://" in job or state_of(find_job(job, runs_dir()))["status"] == "InProgress"
+        except NotFoundError:
+            return False
+    return True
 
 
 def new_lines(recording: Recording, regex: str, told: dict[tuple[str, ModeKeys], int]) -> list[str]:

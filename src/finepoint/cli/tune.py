@@ -12,15 +12,19 @@ from finepoint.cli.arguments import DATA, FEATURES, HYPERPARAMETERS, TUNING, Jso
 from finepoint.cli.cloud import CloudSetting, Engine, MaxPrice
 from finepoint.cli.scripts import (
     ChannelPath,
+    Debug,
     Detach,
     Distribution,
     EntryPoint,
     Hyperparameter,
+    InputMode,
     InstanceCount,
     MaxRun,
     MetricText,
     Offline,
+    Profile,
     SourceDir,
+    StopOn,
     Variable,
     option,
 )
@@ -37,6 +41,7 @@ def command(
     source_dir: SourceDir = None,
     hp: Hyperparameter = None,
     channel: ChannelPath = None,
+    input_mode: InputMode = "File",
     metric_definition: MetricText = None,
     minimize: Annotated[
         str | None, option("--minimize", text="Metric that is to be small, of those defined.", metavar="NAME")
@@ -49,6 +54,9 @@ def command(
     distribution: Distribution = "",
     max_run: MaxRun = None,
     offline: Offline = False,
+    debug: Debug = None,
+    profile: Profile = False,
+    stop_on: StopOn = None,
     detach: Detach = False,
     tuner: Annotated[
         Literal["study", "amt"],
@@ -83,6 +91,8 @@ def command(
     if (path is None) == (entry_point is None):
         raise ConfigurationError("give either a folder of images, or --entry-point SCRIPT")
     if path is not None:
+        if debug or profile or stop_on:
+            raise ConfigurationError("--debug, --profile and --stop-on are for the trials of a script (--entry-point)")
         if tuner == "amt":
             raise ConfigurationError("--tuner amt tunes scripts; finepoint's own study is one job, and far cheaper")
         settings |= engine_settings(engine, cloud, max_price)
@@ -105,6 +115,7 @@ def command(
         source_dir,
         hp=hp,
         channel=channel,
+        input_mode=input_mode,
         metric_definition=metric_definition,
         env=env,
         instance_count=instance_count,
@@ -112,12 +123,17 @@ def command(
         max_run=max_run,
         checkpoint_dir=None,
         offline=offline,
+        debug=debug,
+        stop_on=stop_on,
+        profile=profile,
     )
     if engine == "sagemaker":
         from finepoint.cli.cloud import tune_script_in_cloud
 
         if tuner != "amt":
             raise ConfigurationError("a script's trials are jobs of their own in AWS; give --tuner amt")
+        if debug or profile:
+            raise ConfigurationError("AMT's trials are not recorded; train the best with --debug and --profile")
         folder = default_dir(runs_dir) / name
         tune_script_in_cloud(trial, folder, minimize, maximize, settings, cloud, max_price, json)
         return

@@ -275,3 +275,28 @@ def test_a_kill_at_any_call_leaves_nothing_after_cleanup(
     assert {"PutObject", "CreateTrainingJob", "DescribeTrainingJob"} <= seen
     assert jobs("InProgress") == jobs("Stopping") == []
     assert all(one.gone for ledger in ledgers() for one in ledger.resources())
+
+
+PIPED = """
+import os, pathlib
+base = pathlib.Path(os.environ.get("SAGEMAKER_BASE_DIR", "/opt/ml")) / "input" / "data"
+for epoch in (0, 1):
+    with open(base / f"train_{epoch}", "rb") as stream:
+        print(f"epoch {epoch}:", stream.read().decode(), flush=True)
+print("listed", sorted(os.listdir(base / "listed")), flush=True)
+"""
+
+
+def test_a_channel_may_be_a_stream_and_a_manifest_names_what_is_read(
+    engine: SageMakerEngine, spec: JobSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(container, "_TRAIN", PIPED)
+    for name in ("x", "y", "z"):
+        boto3.client("s3").put_object(Bucket="photos", Key=f"all/{name}.txt", Body=name.encode())
+    listed = tmp_path / "some.manifest"
+    listed.write_text(json.dumps([{"prefix": "s3://photos/all/"}, "x.txt", "z.txt"]))
+    channels = {"train": Channel(str(tmp_path / "data"), "Pipe"), "listed": Channel(str(listed))}
+    lines: list[str] = []
+    watcher = Watcher(on_line=lambda host, line: lines.append(line.strip()))
+    assert engine.run_job(tmp_path / "job", replace(spec, channels=channels, metric_definitions=()), watcher).status
+    assert lines == ["epoch 0: 1", "epoch 1: 1", "listed ['x.txt', 'z.txt']"]

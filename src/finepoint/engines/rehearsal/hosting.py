@@ -7,7 +7,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import tarfile
 import tempfile
 import threading
 import time
@@ -19,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
+from finepoint.data.extracting import extract
 from finepoint.engines.rehearsal.environment import overlay, toolkit_environment
 from finepoint.engines.rehearsal.objects import split
+from finepoint.models.package import PACKAGE_LIMITS
 
 if TYPE_CHECKING:
     from finepoint.engines.rehearsal.control import Platform
@@ -53,11 +54,9 @@ class Hosted:
             HostingError: it does not become so; the message has its last words.
         """
         model = self.folder / "model"
-        model.mkdir()
         archive = self.folder / "model.tar.gz"
         archive.write_bytes(self._platform.objects.read(self._container["ModelDataUrl"]))
-        with tarfile.open(archive) as packed:
-            packed.extractall(model, filter="data")
+        extract(archive, model, PACKAGE_LIMITS)
         python = overlay(self.folder / "environment", toolkit_environment(self._platform.cache))
         kept = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
         kept |= {name: value for name, value in os.environ.items() if name.startswith("PIP_")}

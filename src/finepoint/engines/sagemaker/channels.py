@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from finepoint.data.manifests import MANIFEST_NAME
+from finepoint.engines.channels import MANIFEST, manifest_files, read_manifest
 from finepoint.engines.sagemaker.cloud import Cloud
 from finepoint.engines.sagemaker.settings import SageMakerSettings
 from finepoint.engines.sagemaker.transfer import Progress, files_of, push
@@ -29,6 +30,11 @@ def push_channels(
 
 
 def _push_channel(cloud: Cloud, channel: Channel, settings: SageMakerSettings, progress: Progress | None) -> str:
+    path = channel.path
+    if path.suffix == MANIFEST and path.is_file() and read_manifest(path)[0].startswith("s3://"):
+        place = settings.uri("data", sha256_of(path)[:32])
+        push(cloud, {path.name: path}, place, kms_key=settings.kms_key, progress=progress)
+        return f"{place}/{path.name}"  # SageMaker reads what it names
     with _materialised(channel.path) as files:
         content = {name: sha256_of(path) for name, path in files.items()}
         uri = settings.uri("data", digest_of(content)[:32])
@@ -39,6 +45,9 @@ def _push_channel(cloud: Cloud, channel: Channel, settings: SageMakerSettings, p
 @contextmanager
 def _materialised(path: Path) -> Iterator[Mapping[str, Path]]:
     """Yield the files of a channel by name. A manifest that names images elsewhere gets them beside it."""
+    if path.suffix == MANIFEST and path.is_file():
+        yield manifest_files(path)
+        return
     manifest = path / MANIFEST_NAME
     rows = _rows(manifest) if manifest.is_file() else []
     if not any(Path(row["path"]).is_absolute() for row in rows):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import shutil
-import tarfile
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -13,11 +13,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from finepoint.data.extracting import Limits, extract
 from finepoint.engines.debugging import judge_job
 from finepoint.engines.local import Watcher
 from finepoint.engines.metrics import explain_missing
 from finepoint.engines.profiling import judge_profile
 from finepoint.engines.recorded import PARTS, is_recorded
+from finepoint.engines.records import CLOUD_RECORD as RECORD
 from finepoint.engines.records import JobFolder
 from finepoint.engines.sagemaker.channels import push_channels
 from finepoint.engines.sagemaker.cloud import Cloud, is_missing, is_taken
@@ -27,6 +29,7 @@ from finepoint.engines.sagemaker.rates import price, refuse_above
 from finepoint.engines.sagemaker.requests import Places, instance_count, instance_type, training_request
 from finepoint.engines.sagemaker.settings import SageMakerSettings, load_settings
 from finepoint.engines.sagemaker.source import source_archive
+from finepoint.engines.sagemaker.store import S3Store
 from finepoint.engines.sagemaker.transfer import encryption, fetch, pull
 from finepoint.engines.spec import JobResult, JobSpec, JobStatus
 from finepoint.errors import CloudError, DataError, InputError, JobError
@@ -34,8 +37,9 @@ from finepoint.events import parse
 from finepoint.files import read_json, write_bytes, write_json
 
 ENDED = ("Completed", "Failed", "Stopped")
-RECORD = "sagemaker.json"
 _TAIL = 60
+# Of what a job of the user's left; it may be large, and shrink as it likes.
+_OUTPUT_LIMITS = Limits(ratio=math.inf)
 
 
 class SageMakerEngine:
@@ -171,7 +175,7 @@ class SageMakerEngine:
         self, folder: Path, spec: JobSpec, watcher: Watcher, described: Mapping[str, Any], seconds: float
     ) -> JobResult:
         name, job = described["TrainingJobName"], JobFolder(folder)
-        bring_home(self.cloud, described, folder)
+        bring_home(self.cloud, described, folder, watcher.say)
         status: JobStatus = described["TrainingJobStatus"]
         failure = str(described.get("FailureReason", "")) if status == "Failed" else ""
         if status == "Stopped":
@@ -260,12 +264,15 @@ def stop(cloud: Cloud, folder: Path) -> None:
             raise
 
 
-def is_in_cloud(folder: Path) -> bool:
-    """Return whether the job of a folder was submitted to SageMaker."""
-    return (folder / RECORD).is_file()
+def recordings_of(folder: Path) -> tuple[str, S3Store]:
+    """Return the address that the recordings of a submitted job arrive under while it runs, and what reads it."""
+    record = read_json(folder / RECORD)
+    return str(record["request"]["CheckpointConfig"]["S3Uri"]).rstrip("/"), S3Store(Cloud(record["region"]))
 
 
-def bring_home(cloud: Cloud, described: Mapping[str, Any], folder: Path) -> None:
+def bring_home(
+    cloud: Cloud, described: Mapping[str, Any], folder: Path, say: Callable[[str], None] = lambda text: None
+) -> None:
     """Download model and output of a job into its folder, and unpack them as the local engine leaves them."""
     base = f"{described['OutputDataConfig']['S3OutputPath'].rstrip('/')}/{described['TrainingJobName']}/output"
     for archive, target in (("model.tar.gz", "model"), ("output.tar.gz", "output/data")):
@@ -279,9 +286,11 @@ def bring_home(cloud: Cloud, described: Mapping[str, Any], folder: Path) -> None
         place = folder / target
         if place.exists():
             shutil.rmtree(place)
-        place.mkdir(parents=True)
-        with tarfile.open(path) as packed:
-            packed.extractall(place, filter="data")
+        try:
+            extract(path, place, _OUTPUT_LIMITS)
+        except DataError as error:
+            place.mkdir(parents=True)
+            say(f"warning: {error}; what the job left is in {path}, not unpacked")
 
 
 def _stable(folder: Path, name: str) -> str:
