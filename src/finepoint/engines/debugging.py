@@ -49,10 +49,10 @@ def debugger_configuration(
     Raises:
         ConfigurationError: rules or parameters that there are not, or a hook's configuration that is none.
     """
-    made = {"attach": attach, "hook": hook, "rules": rules, "stop_on": list(stop_on), "budget": budget}
+    made: dict[str, Any] = {"attach": attach, "hook": hook, "rules": rules, "stop_on": list(stop_on), "budget": budget}
     made["custom"] = [asdict(rule) for rule in _custom_of({"custom": custom})]
     _rules_of(made)
-    mistakes = [mistake for rule in _custom_of(made) for mistake in rule.mistakes()]
+    mistakes = [mistake for one in _custom_of(made) for mistake in one.mistakes()]
     if mistakes:
         raise ConfigurationError(mistakes)
     for name in stop_on:
@@ -123,7 +123,7 @@ def judge_job(folder: Path, configuration: Mapping[str, Any] | None, say: Callab
     except NotFoundError:
         reason = why_not_attached(output / "attached") or "the script called no model with parameters"
         say(f"note: nothing was recorded: {reason}")
-        unjudged = [rule.name for rule in (*rules, *_custom_of(configuration))]
+        unjudged = [*(rule.name for rule in rules), *(rule.name for rule in _custom_of(configuration))]
         results = [RuleResult(name, "NotApplicable", reason=f"nothing was recorded: {reason}") for name in unjudged]
     else:
         results = check_recording(recording, rules)

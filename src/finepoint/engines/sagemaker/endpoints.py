@@ -129,9 +129,22 @@ def deploy(
 
 
 def predict(
-    cloud: Cloud, name: str, body: bytes, content_type: str, accept: str = "application/json"
+    cloud: Cloud,
+    name: str,
+    body: bytes,
+    content_type: str,
+    accept: str = "application/json",
+    custom_attributes: str = "",
 ) -> tuple[bytes, str]:
     """Return an endpoint's answer and its content type.
+
+    Args:
+        cloud: the account.
+        name: of the endpoint.
+        body: of the request.
+        content_type: of the body.
+        accept: what is asked for.
+        custom_attributes: for the model's handler.
 
     Raises:
         NotFoundError: there is no such endpoint.
@@ -145,6 +158,7 @@ def predict(
             Body=body,
             ContentType=content_type,
             Accept=accept,
+            **({"CustomAttributes": custom_attributes} if custom_attributes else {}),
         )
     except CloudError as error:
         if error.code == "ModelError":

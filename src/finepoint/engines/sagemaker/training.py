@@ -86,15 +86,24 @@ class SageMakerEngine:
         self.submit(folder, spec, watcher)
         return self.collect(folder, spec, watcher)
 
-    def collect(self, folder: Path, spec: JobSpec, watcher: Watcher) -> JobResult:
+    def collect(self, folder: Path, spec: JobSpec, watcher: Watcher, *, stopping: bool = True) -> JobResult:
         """Follow a submitted job to its end, bring its results home, and return what became of it.
 
-        Errors are as of `run_job`.
+        Args:
+            folder: the job's.
+            spec: of the job.
+            watcher: is told what happens.
+            stopping: an interrupt (Ctrl-C) stops the job in AWS; otherwise it goes on there.
+
+        Raises:
+            FinepointError: as of `run_job`.
         """
         begin = time.monotonic()
         try:
             described = self.follow(folder, spec, watcher)
         except KeyboardInterrupt:
+            if not stopping:
+                raise
             watcher.say("Interrupted: telling the job in AWS to stop")
             stop(self.cloud, folder)
             raise
@@ -147,6 +156,22 @@ class SageMakerEngine:
         checkpoints = spec.checkpoint_location or settings.uri("checkpoints", _stable(folder, name))
         places = Places(code, entry_point, channels, settings.uri("jobs"), checkpoints)
         return training_request(name, spec, settings, self.cloud.region, places)
+
+    def adopt(self, folder: Path, name: str, spec: JobSpec, watcher: Watcher) -> JobResult:
+        """Bring the results of a job home that AWS made by itself, a trial of its tuner's, and return what it came to.
+
+        Args:
+            folder: for the job.
+            name: of the job in AWS, which has ended.
+            spec: what it ran.
+            watcher: is told what happens.
+        """
+        described = self.cloud.call("sagemaker", "DescribeTrainingJob", TrainingJobName=name)
+        folder.mkdir(parents=True, exist_ok=True)
+        JobFolder(folder).begin(spec)
+        self._note(folder, {"training_job": name, "region": self.cloud.region, "run": self._run})
+        seconds = float(described.get("TrainingTimeInSeconds", 0))
+        return self._finish(folder, spec, watcher, {**described, "tail": []}, seconds)
 
     def follow(self, folder: Path, spec: JobSpec, watcher: Watcher) -> dict[str, Any]:
         """Pass on what a job prints until it has ended, and return what AWS says of it then."""
