@@ -10,6 +10,7 @@ from typing import Any
 from finepoint.engines.jobs import job_name
 from finepoint.engines.packing import pack_with_script
 from finepoint.engines.sagemaker import endpoints
+from finepoint.engines.sagemaker.hosting import Hosting
 from finepoint.engines.sagemaker.images import image_for
 from finepoint.engines.sagemaker.settings import SageMakerSettings
 from finepoint.errors import ConfigurationError, EndpointError, RequestError
@@ -174,7 +175,9 @@ class PyTorchModel:
         package = self.repack(state_dir() / "models" / f"{name}.tar.gz")
         if session.in_cloud:
             settings = self._settings(instance_type)
-            endpoints.deploy(session.cloud, settings, package, name, count=initial_instance_count, say=tell)
+            endpoints.deploy(
+                session.cloud, settings, package, name, hosting=Hosting(count=initial_instance_count), say=tell
+            )
         else:
             # Whoever writes this cell has named the script.
             deploy(package, name=name, access=Access(allow_code=True))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -106,6 +109,7 @@ class Endpoint:
 
     def __init__(self, platform: Platform, name: str, config: str) -> None:
         self.platform, self.name, self.config = platform, name, config
+        self._config = config  # of what answers
         self.arn = platform.arn("endpoint", name)
         self.status, self.failure = "Creating", ""
         self.created = self.modified = datetime.now(UTC)
@@ -121,7 +125,22 @@ class Endpoint:
     def invoke(self, body: bytes, content_type: str, accept: str) -> tuple[int, bytes, str]:
         """Return what its model answers."""
         assert self._hosted is not None
-        return self._hosted.invoke(body, content_type, accept)
+        answer = self._hosted.invoke(body, content_type, accept)
+        capture = self.platform.endpoint_configs[self._config].get("DataCaptureConfig", {})
+        if capture.get("EnableCapture") and random.uniform(0, 100) < capture["InitialSamplingPercentage"]:  # noqa: S311
+            self._capture(capture["DestinationS3Uri"], body, content_type, answer)
+        return answer
+
+    def _capture(self, place: str, body: bytes, content_type: str, answer: tuple[int, bytes, str]) -> None:
+        now = datetime.now(UTC)
+        sides = {"endpointInput": (body, content_type), "endpointOutput": (answer[1], answer[2])}
+        data = {
+            side: {"observedContentType": kind, "data": base64.b64encode(content).decode(), "encoding": "BASE64"}
+            for side, (content, kind) in sides.items()
+        }
+        line = {"captureData": data, "eventMetadata": {"inferenceTime": now.isoformat()}, "eventVersion": "0"}
+        uri = f"{place.rstrip('/')}/{self.name}/AllTraffic/{now:%Y/%m/%d/%H}/{uuid.uuid4()}.jsonl"
+        self.platform.objects.write(uri, (json.dumps(line) + "\n").encode())
 
     def invoke_async(self, location: str, content_type: str) -> str:
         """Answer for an object, and return where the answer is put."""
@@ -152,9 +171,10 @@ class Endpoint:
         except Exception as error:  # noqa: BLE001 - the platform's own fault fails the endpoint, as AWS's would
             hosted.stop()
             self.failure = str(error)[:1024]
+            self.config = self._config
             self.status = "InService" if before else "Failed"
             return
-        self._hosted, self.modified = hosted, datetime.now(UTC)
+        self._hosted, self.modified, self._config = hosted, datetime.now(UTC), self.config
         self.status = "InService"
         if before is not None:
             before.stop()

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from finepoint.engines.sagemaker.cloud import Cloud, is_missing
+from finepoint.engines.sagemaker.ledger import Ledger
 from finepoint.errors import CloudError, ConfigurationError, DataError
 from finepoint.files import atomic_path, digest_of, sha256_of, state_dir
 
@@ -22,6 +23,8 @@ _WORKERS = 16
 # S3's parts are at least 5 MiB, and at most 10,000.
 _PART = 16 * 2**20
 _PUBLIC_GROUPS = ("AllUsers", "AuthenticatedUsers")
+# The ledger of what is being uploaded in parts, on whatever's behalf.
+UPLOADS = "uploads"
 Progress = Callable[[int, int], None]
 
 
@@ -307,7 +310,12 @@ def _send(cloud: Cloud, path: Path, bucket: str, key: str, sha256: str, kms_key:
 
 
 def _send_parts(cloud: Cloud, path: Path, bucket: str, key: str, kms_key: str) -> str:
-    """Upload a large file in parts; those that an earlier try has sent are compared and kept."""
+    """Upload a large file in parts; those that an earlier try has sent are compared and kept.
+
+    Parts that are never completed cost storage and show in no listing of objects: the upload is written down before.
+    """
+    ledger, address = Ledger(UPLOADS), f"s3://{bucket}/{key}"
+    ledger.record("upload", address, cloud.region)
     upload, there = _unfinished(cloud, bucket, key)
     if not upload:
         begun = cloud.call("s3", "CreateMultipartUpload", Bucket=bucket, Key=key, **encryption(kms_key))
@@ -333,7 +341,18 @@ def _send_parts(cloud: Cloud, path: Path, bucket: str, key: str, kms_key: str) -
         UploadId=upload,
         MultipartUpload={"Parts": parts},
     )
+    ledger.strike("upload", address)
     return str(answer["ETag"])
+
+
+def abandon_upload(cloud: Cloud, address: str) -> bool:
+    """Remove the parts of unfinished uploads of an object, and return whether there were any."""
+    bucket, _, key = address.removeprefix("s3://").partition("/")
+    found = False
+    while (upload := _unfinished(cloud, bucket, key)[0]) != "":
+        cloud.call("s3", "AbortMultipartUpload", Bucket=bucket, Key=key, UploadId=upload)
+        found = True
+    return found
 
 
 def _unfinished(cloud: Cloud, bucket: str, key: str) -> tuple[str, dict[int, str]]:
