@@ -66,6 +66,15 @@ def engine_settings(engine: str, cloud: list[str] | None, max_price: float | Non
     return {"engine": lambda run: type(checked)(checked.settings, checked.cloud, run=run).run_job}
 
 
+def tell_spent(engine: str, folder: Path) -> None:
+    """Say what a run's jobs were billed for in AWS."""
+    if engine == SAGEMAKER:
+        from finepoint.cli.output import say
+        from finepoint.engines.sagemaker.rates import spent
+
+        say(spent(folder).words())
+
+
 def account(cloud: list[str] | None) -> tuple[SageMakerSettings, Cloud]:
     """Return settings and account."""
     from finepoint.engines.sagemaker.cloud import Cloud

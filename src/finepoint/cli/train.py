@@ -82,7 +82,7 @@ def command(
         raise ConfigurationError("give either a folder of images, or --entry-point SCRIPT")
     if path is not None:
         settings |= engine_settings(engine, cloud, max_price) | {"debug": debug is not False}
-        _train(path, run, runs_dir, json, settings)
+        _train(path, run, runs_dir, json, settings, engine)
         return
     if settings["hyperparameters"]:
         named = ", ".join(settings["hyperparameters"])
@@ -119,13 +119,17 @@ def command(
     _run_script(spec, runs_dir, detach, json)
 
 
-def _train(path: str, run: str | None, runs_dir: Path | None, json: bool, settings: dict[str, Any]) -> None:
+def _train(
+    path: str, run: str | None, runs_dir: Path | None, json: bool, settings: dict[str, Any], engine: str
+) -> None:
+    from finepoint.cli.cloud import tell_spent
     from finepoint.cli.output import percent, print_json, say, show
     from finepoint.cli.progress import LiveListener
     from finepoint.runs.workflow import train
 
     with LiveListener() as listener:
         finished = train(path, name=run, directory=runs_dir, listener=listener, command=sys.argv, **settings)
+    tell_spent(engine, finished.folder.path)
     summary = finished.summary
     if json:
         print_json(summary)

@@ -96,7 +96,7 @@ def command(
         if tuner == "amt":
             raise ConfigurationError("--tuner amt tunes scripts; finepoint's own study is one job, and far cheaper")
         settings |= engine_settings(engine, cloud, max_price)
-        _tune(path, run, runs_dir, json, settings)
+        _tune(path, run, runs_dir, json, settings, engine)
         return
     if (minimize is None) == (maximize is None):
         raise ConfigurationError("give the metric that decides: --minimize NAME or --maximize NAME")
@@ -141,7 +141,8 @@ def command(
     _tune_script(name, trial, goal, runs_dir, detach, json, settings)
 
 
-def _tune(path: str, run: str | None, runs_dir: Path | None, json: bool, settings: dict[str, Any]) -> None:
+def _tune(path: str, run: str | None, runs_dir: Path | None, json: bool, settings: dict[str, Any], engine: str) -> None:
+    from finepoint.cli.cloud import tell_spent
     from finepoint.cli.output import print_json, say, show
     from finepoint.cli.progress import LiveListener
     from finepoint.runs.workflow import tune
@@ -150,6 +151,7 @@ def _tune(path: str, run: str | None, runs_dir: Path | None, json: bool, setting
 
     with LiveListener() as listener:
         finished = tune(path, name=run, directory=runs_dir, listener=listener, command=sys.argv, **settings)
+    tell_spent(engine, finished.folder.path)
     tuning = finished.summary["tuning"]
     if json:
         print_json(tuning)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import boto3
@@ -16,6 +20,8 @@ from finepoint.engines.rehearsal.server import Rehearsal
 from finepoint.errors import ConfigurationError, JobError
 from finepoint.notebook import session as sessions
 
+# Before a test puts something quick in their place.
+TOOLKIT_TRAIN, HOSTED = container._TRAIN, hosting.Hosted
 ROLE = "arn:aws:iam::123456789012:role/finepoint"
 # In the official toolkit's place; the loss is the learning rate.
 QUICK = """
@@ -142,3 +148,50 @@ def test_a_session_chooses_the_engine_and_settings_are_checked(monkeypatch: pyte
             "data"
         )
     assert sagemaker.Session(engine="sagemaker", max_price=3.0).settings().max_price == 3.0
+
+
+EXAMPLES = Path(__file__).parents[3] / "examples"
+
+
+@pytest.mark.slow
+def test_the_cells_of_the_example_run_in_aws(
+    rehearsal: Rehearsal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The official toolkits run the scripts and serve the model.
+    monkeypatch.setattr(container, "_TRAIN", TOOLKIT_TRAIN)
+    monkeypatch.setattr(hosting, "Hosted", HOSTED)
+    notebook = json.loads((EXAMPLES / "reference_workflow.ipynb").read_text())
+    text = "\n\n".join("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code")
+    for cell, changed in (
+        ('SOURCE = "code"', f"SOURCE = {str(EXAMPLES / 'code')!r}"),
+        # A container does not see this process's variables.
+        (
+            "    instance_count=1,\n",
+            '    instance_count=1,\n    environment={"TORCH_HOME": os.environ["TORCH_HOME"]},\n',
+        ),
+        ("max_jobs=4", "max_jobs=2"),
+    ):
+        assert cell in text
+        text = text.replace(cell, changed)
+    own = {"FINEPOINT_ENGINE": "sagemaker", "FINEPOINT_RUNS": str(tmp_path / "runs")}
+    own |= {"FINEPOINT_STATE": str(tmp_path / "state"), "AWS_EC2_METADATA_DISABLED": "true"}
+    done = subprocess.run(
+        [sys.executable, "-c", text],
+        cwd=tmp_path,
+        env={**os.environ, **rehearsal.variables(), **own},
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+    platform = rehearsal.platform
+    assert [study.status for study in platform.tuning_jobs.values()] == ["Completed"]
+    assert [job.status for job in platform.jobs.values()] == ["Completed"] * 3
+    assert platform.endpoints == platform.models == {}
+    for rule in ("VanishingGradient", "Overfit", "PoorWeightInitialization"):
+        statuses = [line.split()[1] for line in done.stdout.splitlines() if line.startswith(f"{rule} ")]
+        assert statuses and statuses[-1] in ("NoIssuesFound", "IssuesFound", "NotApplicable")
+    assert next(iter((tmp_path / "runs").glob("*/rule-output/ProfilerReport/*/profiler-report.html"))).is_file()
+    probabilities, deleted = done.stdout.splitlines()[-2:]
+    assert sum(ast.literal_eval(probabilities.removeprefix("probabilities "))[0]) == pytest.approx(1)
+    assert deleted.startswith("deleted ")

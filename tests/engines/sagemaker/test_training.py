@@ -21,6 +21,7 @@ from finepoint.engines.rehearsal.shapes import problems
 from finepoint.engines.sagemaker.cleanup import cleanup
 from finepoint.engines.sagemaker.cloud import Cloud
 from finepoint.engines.sagemaker.ledger import ledgers
+from finepoint.engines.sagemaker.rates import spent
 from finepoint.engines.sagemaker.requests import Places, training_request
 from finepoint.engines.sagemaker.settings import SageMakerSettings
 from finepoint.engines.sagemaker.training import SageMakerEngine, stop
@@ -171,6 +172,9 @@ def test_want_of_machines_is_told_and_the_next_try_is_another_job(
         engine.run_job(tmp_path / "job", spec)
     assert engine.run_job(tmp_path / "job", spec).status == "Completed"
     assert len(jobs()) == 2
+    bill = spent(tmp_path)
+    assert (bill.jobs, bill.dollars > 0) == (1, True)  # the job that got no machine was not billed
+    assert bill.words().startswith(f"Billed in AWS so far: 1 job, {bill.seconds} s, about 0.0")
 
 
 def test_a_spot_job_goes_on_from_its_checkpoints(

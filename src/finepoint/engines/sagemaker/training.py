@@ -25,7 +25,7 @@ from finepoint.engines.sagemaker.channels import push_channels
 from finepoint.engines.sagemaker.cloud import Cloud, is_missing, is_taken
 from finepoint.engines.sagemaker.ledger import Ledger, cloud_name, forget_name
 from finepoint.engines.sagemaker.logs import JobLog
-from finepoint.engines.sagemaker.rates import price, refuse_above
+from finepoint.engines.sagemaker.rates import add_bill, price, refuse_above
 from finepoint.engines.sagemaker.requests import Places, instance_count, instance_type, training_request
 from finepoint.engines.sagemaker.settings import SageMakerSettings, load_settings
 from finepoint.engines.sagemaker.source import source_archive
@@ -211,6 +211,7 @@ class SageMakerEngine:
         cost = price(kind, billed / 3600, described["ResourceConfig"]["InstanceCount"]) if billed else None
         if billed:
             spent = "at an unknown rate" if cost is None else f"about {cost:.4f} US dollars"
+            add_bill(folder, name, kind, described["ResourceConfig"]["InstanceCount"], billed)
             watcher.say(f"{name}: billed for {billed} s of {kind}, {spent}")
         for metric in spec.metric_definitions:
             if status == "Completed" and metric.name not in metrics:

@@ -12,7 +12,7 @@ from typing import Any
 
 from finepoint.engines.local import Watcher
 from finepoint.engines.sagemaker.cloud import is_missing, is_taken
-from finepoint.engines.sagemaker.rates import refuse_above
+from finepoint.engines.sagemaker.rates import add_bill, refuse_above, spent
 from finepoint.engines.sagemaker.requests import instance_count, instance_type, tuning_request
 from finepoint.engines.sagemaker.training import ENDED, SageMakerEngine
 from finepoint.engines.spec import JobSpec
@@ -119,6 +119,8 @@ def finish(
     engine.ledger(spec).strike("tuning-job", name)
     record = _record(engine, name, described)
     write_json(folder / RECORD, record)
+    _bill(engine, folder, record)
+    watcher.say(spent(folder).words())
     if record["best"] is None:
         raise JobError(
             f"tuning job {name} is {record['status']}. {described.get('FailureReason', 'No trial completed')}"
@@ -172,6 +174,15 @@ def _record(engine: SageMakerEngine, name: str, described: Mapping[str, Any]) ->
         "best": _trial(best) if best and "FinalHyperParameterTuningJobObjectiveMetric" in best else None,
         "trials": trials,
     }
+
+
+def _bill(engine: SageMakerEngine, folder: Path, record: Mapping[str, Any]) -> None:
+    for trial in record["trials"]:
+        name = trial["training_job"]
+        job = engine.cloud.call("sagemaker", "DescribeTrainingJob", TrainingJobName=name)
+        resources = job["ResourceConfig"]
+        if seconds := job.get("BillableTimeInSeconds"):
+            add_bill(folder, name, resources["InstanceType"], resources["InstanceCount"], seconds)
 
 
 def _trial(summary: Mapping[str, Any]) -> dict[str, Any]:
