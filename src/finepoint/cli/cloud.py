@@ -115,16 +115,12 @@ def run_script_in_cloud(
 
 def refresh(folder: Path, *, follow: bool = False) -> None:
     """Bring the log of a job in AWS up to date in its folder; with `follow`, wait for its end."""
-    from finepoint.engines.records import CLOUD_RECORD
-    from finepoint.engines.sagemaker.cloud import Cloud
-    from finepoint.engines.sagemaker.logs import JobLog
-    from finepoint.files import read_json
+    from finepoint.engines.sagemaker.training import bring_log
 
-    record = read_json(folder / CLOUD_RECORD)
     if follow:
         wait_in_cloud(folder)
-    elif "status" not in record:
-        JobLog(Cloud(record["region"]), record["training_job"], folder / "logs.txt").new_lines()
+    else:
+        bring_log(folder)
 
 
 def wait_in_cloud(folder: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finepoint.engines.jobs import find_job, job_name, read_log, state_of
+from finepoint.engines.jobs import find_job, job_name, state_of
 from finepoint.engines.metrics import MetricDefinition
 from finepoint.engines.records import JobFolder
 from finepoint.engines.sagemaker.images import image_for
@@ -180,9 +180,8 @@ class PyTorch:
         return str(self._job().folder.model)
 
     def logs(self) -> None:
-        """Print what the job printed so far; of a job in AWS as far as it was waited for."""
-        for line in read_log(self._job().folder):
-            tell(line.rstrip("\n"))
+        """Print what the job printed so far."""
+        self._job().logs()
 
     def latest_job_debugger_artifacts_path(self) -> str:
         """Return where `create_trial` finds the job's recording: of its own hook, or else what was recorded of it."""

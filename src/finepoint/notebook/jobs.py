@@ -10,7 +10,7 @@ from finepoint.engines import jobs
 from finepoint.engines.debugging import read_results
 from finepoint.engines.local import Watcher
 from finepoint.engines.records import JobFolder, in_cloud
-from finepoint.engines.sagemaker.training import SageMakerEngine, recordings_of
+from finepoint.engines.sagemaker.training import SageMakerEngine, bring_log, recordings_of
 from finepoint.engines.sagemaker.training import stop as stop_in_cloud
 from finepoint.engines.spec import JobSpec
 from finepoint.errors import InputError, JobError
@@ -94,6 +94,13 @@ class TrainingJob:
         if record["status"] == "Failed":
             raise JobError(f"job {self.job_name} failed. {record['failure']}")
         tell(f"Job {self.job_name}: {record['status']}. {record['failure']}".rstrip())
+
+    def logs(self) -> None:
+        """Print what it printed so far."""
+        if in_cloud(self.folder.path):
+            bring_log(self.folder.path)
+        for line in jobs.read_log(self.folder):
+            tell(line.rstrip("\n"))
 
     def stop(self) -> None:
         """End it."""

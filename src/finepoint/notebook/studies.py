@@ -159,6 +159,9 @@ class AmtJob(TunedJob):
             settings: of the engine, over the session's.
         """
         chosen = session.settings(**settings)
+        if trial.debugger is not None or trial.profiler is not None:
+            tell("Trials in AWS are not recorded; train the best one under the rules")
+            trial = replace(trial, debugger=None, profiler=None)
         searched = amt.AmtStudy(
             study.space,
             minimize=study.objective if study.direction == "minimize" else "",

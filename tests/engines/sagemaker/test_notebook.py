@@ -81,6 +81,8 @@ def test_a_job_runs_in_aws_with_what_the_cell_says(capsys: pytest.CaptureFixture
     described = job.latest_training_job.describe()
     assert (described["TrainingJobStatus"], described["FinalMetricDataList"][0]["Value"]) == ("Completed", 0.25)
     assert "Completed" in job._repr_html_()
+    job.logs()
+    assert "loss=0.25;" in capsys.readouterr().out
     assert (Path(job.output_path) / described["TrainingJobName"] / "model" / "weights.txt").read_text() == "0.25"
 
 

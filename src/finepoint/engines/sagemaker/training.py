@@ -290,6 +290,13 @@ def stop(cloud: Cloud, folder: Path) -> None:
             raise
 
 
+def bring_log(folder: Path) -> None:
+    """Bring the log of a submitted job up to date in its folder, unless it has come home."""
+    record = read_json(folder / RECORD)
+    if "status" not in record:
+        JobLog(Cloud(record["region"]), record["training_job"], folder / "logs.txt").new_lines()
+
+
 def recordings_of(folder: Path) -> tuple[str, S3Store]:
     """Return the address that the recordings of a submitted job arrive under while it runs, and what reads it."""
     record = read_json(folder / RECORD)
