@@ -10,6 +10,7 @@ from finepoint.cli.output import plain, print_json, results, say, show
 from finepoint.debugger.modes import ModeKeys
 from finepoint.debugger.recording import Recording
 from finepoint.debugger.rules.result import RuleResult
+from finepoint.engines.records import in_cloud
 from finepoint.errors import NotFoundError
 
 _COLOURS = {"IssuesFound": "bold red", "Error": "yellow", "NotApplicable": "dim", "NoIssuesFound": "green"}
@@ -83,17 +84,13 @@ def open_recording(job: str) -> Recording:
     """Return the recording of a job: a folder, a name, or an address; of a job in AWS as far as it has come.
 
     Raises:
-        NotFoundError: there is none (yet).
+        NotFoundError: there is none (yet), or no such job.
     """
-    from finepoint.engines.jobs import find_job
-    from finepoint.engines.records import in_cloud
-    from finepoint.runs.folder import runs_dir
-
     if "://" in job:
         return Recording.open(job)
-    folder = Path(job)
-    if not folder.is_dir():
-        folder = find_job(job, runs_dir()).path
+    folder = _folder(job)
+    if folder is None:
+        raise NotFoundError(f"there is no folder and no job {job!r}; `finepoint runs` lists jobs")
     if not in_cloud(folder):
         return Recording.open(folder)
     from finepoint.engines.sagemaker.training import recordings_of
@@ -116,7 +113,7 @@ def follow(job: str, regex: str, period: float) -> None:
                 try:
                     recording = open_recording(job)
                 except NotFoundError:
-                    if not _may_record(job):
+                    if "://" not in job and _folder(job) is None:
                         raise
                     time.sleep(period)
                     continue
@@ -130,17 +127,10 @@ def follow(job: str, regex: str, period: float) -> None:
         return
 
 
-def _may_record(job: str) -> bool:
-    """Return whether a job without a recording may still make one."""
-    from finepoint.engines.jobs import find_job, state_of
+def _folder(job: str) -> Path | None:
     from finepoint.runs.folder import runs_dir
 
-    if "://" in job or not Path(job).is_dir():
-        try:
-            return "://" in job or state_of(find_job(job, runs_dir()))["status"] == "InProgress"
-        except NotFoundError:
-            return False
-    return True
+    return next((path for path in (Path(job), runs_dir() / job) if path.is_dir()), None)
 
 
 def new_lines(recording: Recording, regex: str, told: dict[tuple[str, ModeKeys], int]) -> list[str]:

@@ -38,6 +38,7 @@ SETTINGS: Mapping[str, str] = {
     "image_uri": "image",
     "instance_type": "instance_type",
     "use_spot_instances": "spot",
+    "max_run": "max_run_seconds",
     "max_wait": "max_wait_seconds",
     "keep_alive_period_in_seconds": "keep_alive_seconds",
     "volume_size": "volume_gib",

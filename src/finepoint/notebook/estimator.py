@@ -89,7 +89,7 @@ class PyTorch:
         self._environment = dict(environment or {})
         self._tags = kept
         self._input_mode = input_mode
-        self._settings = settings_from(given) if in_cloud else {}
+        self._settings = settings_from({**given, "max_run": max_run}) if in_cloud else {}
         if in_cloud and framework_version and not image_uri:
             self._settings["image"] = image_for(
                 "training",

@@ -11,7 +11,7 @@ from finepoint.engines.metrics import MetricDefinition
 from finepoint.engines.sagemaker.tuning import NAME_RECORD as AMT_RECORD
 from finepoint.engines.trials import study_job
 from finepoint.errors import ConfigurationError
-from finepoint.notebook.arguments import take, tell
+from finepoint.notebook.arguments import settings_from, take, tell
 from finepoint.notebook.estimator import PyTorch
 from finepoint.notebook.session import channels_of, session_of
 from finepoint.notebook.studies import AmtJob, LocalStudy, TunedJob
@@ -58,6 +58,7 @@ class HyperparameterTuner:
             raise ConfigurationError(mistakes)
         take("HyperparameterTuner", {"tags": tags, **others}, in_cloud=estimator.sagemaker_session.in_cloud)
         self.estimator = estimator
+        self._settings = {**estimator._settings, **settings_from({"tags": tags})}
         self.base_tuning_job_name = base_tuning_job_name or estimator.base_job_name
         self._metrics = tuple(MetricDefinition(metric["Name"], metric["Regex"]) for metric in metric_definitions or ())
         self._study = StudySpec(
@@ -98,7 +99,7 @@ class HyperparameterTuner:
         trial = replace(trial, hyperparameters=fixed, metric_definitions=self._metrics or trial.metric_definitions)
         if estimator.sagemaker_session.in_cloud:
             session = estimator.sagemaker_session
-            self.latest_tuning_job = AmtJob.start(folder, trial, self._study, session, estimator._settings)
+            self.latest_tuning_job = AmtJob.start(folder, trial, self._study, session, self._settings)
         else:
             self.latest_tuning_job = LocalStudy(start(folder, study_job(name, self._study, trial)))
         tell(f"Study {name}")

@@ -43,7 +43,7 @@ def _cells(rehearsal: Rehearsal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(container, "_TRAIN", QUICK)
     monkeypatch.setattr(hosting, "Hosted", Echo)
     monkeypatch.chdir(tmp_path)
-    toml = f'[sagemaker]\nrole = "{ROLE}"\nbucket = "photos"\npoll_seconds = 0.1\nmax_run_seconds = 600\n'
+    toml = f'[sagemaker]\nrole = "{ROLE}"\nbucket = "photos"\npoll_seconds = 0.1\n\n'
     (tmp_path / "finepoint.toml").write_text(toml)
     for name, text in (("train.py", ""), ("inference.py", "def model_fn(folder): ..."), ("data/a.txt", "a")):
         (tmp_path / name).parent.mkdir(exist_ok=True)
