@@ -33,6 +33,11 @@ Debug = Annotated[
     typer.Option("--debug/--no-debug", help="Record the final training and judge it by the debugger's rules."),
 ]
 
+Profile = Annotated[
+    bool,
+    typer.Option("--profile/--no-profile", help="Record where the run's time goes."),
+]
+
 _Flag = tuple[str, Any, Any, str]
 DATA: tuple[_Flag, ...] = (
     ("seed", int, 0, "Seed of everything random."),

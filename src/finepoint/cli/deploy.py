@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -39,6 +40,14 @@ def command(
     source_dir: Annotated[
         Path | None, typer.Option("--source-dir", help="Folder that holds it; without it the script comes alone.")
     ] = None,
+    canary: Annotated[
+        str | None,
+        typer.Option("--canary", help="Over a running endpoint: first give the new model this share, as 10%."),
+    ] = None,
+    printed: Annotated[
+        Literal["systemd", "compose"] | None,
+        typer.Option("--print", help="Deploy nothing; print a systemd unit or a compose file that does."),
+    ] = None,
     mode: Annotated[
         Literal["realtime", "serverless", "async"], _in_aws("--mode", text="The kind of endpoint.")
     ] = "realtime",
@@ -65,7 +74,8 @@ def command(
     """Put a model behind an endpoint on this machine; it goes on when this command has ended.
 
     Over a running endpoint of the same name the new model is loaded beside the old one and takes over without failing
-    a request.
+    a request. With --canary it takes over once it has answered 100 requests of its share, or after 30 seconds; where it
+    fails at more than 2 % of what the old model can answer, the old one stays. What it fails at the old one answers.
 
     Examples:
 
@@ -73,12 +83,17 @@ def command(
 
         finepoint deploy model.tar.gz --name clothes --port 8080
 
+        finepoint deploy second --name clothes --canary 10%
+
+        finepoint deploy first --port 8080 --print systemd
+
         finepoint deploy train-2026-11-24-11-24-05-458 --entry-point inference.py --source-dir code/
 
         finepoint deploy first --engine sagemaker --instances 2 --max-instances 6 --scale-at 300 --update rolling
     """
-    from finepoint.cli.output import plain, print_json, show
+    from finepoint.cli.output import plain, print_json, say, show
     from finepoint.runs.deploying import deploy
+    from finepoint.serving.canary import CanaryPlan, parse_share
     from finepoint.serving.deployment import Access
 
     if engine == "sagemaker":
@@ -89,6 +104,12 @@ def command(
         deploy_in_cloud(model, name, hosting, cloud, max_price, runs_dir, json, entry_point, source_dir)
         return
     access = Access(token_file, no_auth, tls_certificate, tls_key, allow_code)
+    if printed is not None:
+        from finepoint.runs.deploying import unit_of
+
+        text = unit_of(printed, model, name=name, host=host, port=port, access=access, directory=runs_dir)
+        sys.stdout.write(text)
+        return
     endpoint = deploy(
         model,
         name=name,
@@ -98,6 +119,8 @@ def command(
         directory=runs_dir,
         entry_point=entry_point,
         source_dir=source_dir,
+        canary=CanaryPlan(parse_share(canary)) if canary else None,
+        say=say,
     )
     if json:
         print_json({"name": endpoint.name, "url": endpoint.url, "model_version": endpoint.model_version})

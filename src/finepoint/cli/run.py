@@ -15,6 +15,7 @@ from finepoint.cli.arguments import (
     DataPath,
     Debug,
     Json,
+    Profile,
     RunName,
     RunsDir,
     with_flags,
@@ -31,6 +32,7 @@ def command(
     cloud: CloudSetting = None,
     max_price: MaxPrice = None,
     debug: Debug = True,
+    profile: Profile = True,
     runs_dir: RunsDir = None,
     json: Json = False,
     *,
@@ -55,7 +57,14 @@ def command(
     settings |= engine_settings(engine, cloud, max_price)
     with LiveListener() as listener:
         finished = run_all(
-            path, name=run, directory=runs_dir, listener=listener, command=sys.argv, debug=debug, **settings
+            path,
+            name=run,
+            directory=runs_dir,
+            listener=listener,
+            command=sys.argv,
+            debug=debug,
+            profile=profile,
+            **settings,
         )
     tell_spent(engine, finished.folder.path)
     summary = finished.summary

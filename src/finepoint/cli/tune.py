@@ -8,7 +8,16 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from finepoint.cli.arguments import DATA, FEATURES, HYPERPARAMETERS, TUNING, Json, RunName, RunsDir, with_flags
+from finepoint.cli.arguments import (
+    DATA,
+    FEATURES,
+    HYPERPARAMETERS,
+    TUNING,
+    Json,
+    RunName,
+    RunsDir,
+    with_flags,
+)
 from finepoint.cli.cloud import CloudSetting, Engine, MaxPrice
 from finepoint.cli.scripts import (
     ChannelPath,
@@ -55,7 +64,7 @@ def command(
     max_run: MaxRun = None,
     offline: Offline = False,
     debug: Debug = None,
-    profile: Profile = False,
+    profile: Profile = None,
     stop_on: StopOn = None,
     detach: Detach = False,
     tuner: Annotated[
@@ -91,11 +100,11 @@ def command(
     if (path is None) == (entry_point is None):
         raise ConfigurationError("give either a folder of images, or --entry-point SCRIPT")
     if path is not None:
-        if debug or profile or stop_on:
-            raise ConfigurationError("--debug, --profile and --stop-on are for the trials of a script (--entry-point)")
+        if debug or stop_on:
+            raise ConfigurationError("--debug and --stop-on are for the trials of a script (--entry-point)")
         if tuner == "amt":
             raise ConfigurationError("--tuner amt tunes scripts; finepoint's own study is one job, and far cheaper")
-        settings |= engine_settings(engine, cloud, max_price)
+        settings |= engine_settings(engine, cloud, max_price) | {"profile": profile is not False}
         _tune(path, run, runs_dir, json, settings, engine)
         return
     if (minimize is None) == (maximize is None):
@@ -125,7 +134,7 @@ def command(
         offline=offline,
         debug=debug,
         stop_on=stop_on,
-        profile=profile,
+        profile=bool(profile),
     )
     if engine == "sagemaker":
         from finepoint.cli.cloud import tune_script_in_cloud

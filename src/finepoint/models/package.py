@@ -24,7 +24,7 @@ from typing import Any
 
 from finepoint.data.extracting import Limits, extract
 from finepoint.errors import DataError, PackageError
-from finepoint.files import atomic_path, cache_dir, read_json, sha256_of
+from finepoint.files import atomic_path, cache_dir, digest_of, read_json, sha256_of
 
 SCHEMA_VERSION = 1
 DESCRIPTION = "finepoint.json"
@@ -32,6 +32,8 @@ GRAPH = "model.onnx"
 HANDLER = "code/inference.py"
 # Of a package that may come from anywhere. Weights that were never trained may shrink to nothing: no ratio is refused.
 PACKAGE_LIMITS = Limits(bytes=8 << 30, files=10_000, ratio=math.inf)
+# What a description says about the model; all else in it decides answers.
+_ABOUT = ("metrics", "provenance", "versions")
 
 
 def pack(folder: Path, target: Path) -> str:
@@ -104,6 +106,23 @@ def read_description(folder: Path) -> dict[str, Any]:
             "upgrade with `pip install --upgrade finepoint`"
         )
     return dict(value)
+
+
+def has_own_handler(folder: Path) -> bool:
+    """Return whether serving the package in a folder means running its `code/inference.py`."""
+    return not (folder / DESCRIPTION).is_file() or read_description(folder)["handler"] != "builtin"
+
+
+def version_of(description: Mapping[str, Any]) -> str:
+    """Return a model's version: 12 digits of the SHA-256 of all that its description says of answers.
+
+    The graph's hash is in it, and classes, temperature and preprocessing: another one of these is another model.
+
+    >>> first = {"graph": {"sha256": "0"}, "temperature": 1.0, "metrics": {"valid": {}}}
+    >>> [version_of(first) == version_of({**first, **other}) for other in ({"metrics": {}}, {"temperature": 2.0})]
+    [True, False]
+    """
+    return digest_of({key: value for key, value in description.items() if key not in _ABOUT})[:12]
 
 
 def _extract(archive: Path, folder: Path, other: str) -> None:

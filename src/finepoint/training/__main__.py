@@ -12,7 +12,9 @@ from finepoint.errors import FinepointError, storage_errors
 from finepoint.evaluation.calibration import fit_temperature
 from finepoint.events import emit
 from finepoint.files import write_json
+from finepoint.loops import hook_time
 from finepoint.models.building import build_package
+from finepoint.profiler.context import part, profiled, profiler_dir
 from finepoint.training.environment import Environment, read_environment
 from finepoint.training.hyperparameters import Hyperparameters
 from finepoint.training.loop import TrainedHead, train_head
@@ -30,27 +32,17 @@ def train(environment: Environment) -> None:
     debug = str(given.pop("debug", True)).lower() != "false"
     prepared = prepare(replace(environment, hyperparameters=given))
     hyperparameters = Hyperparameters.from_mapping(prepared.hyperparameters)
-    trained = train_head(
-        prepared.data,
-        hyperparameters,
-        on_epoch=lambda record: emit("epoch", **record),
-        checkpoint=environment.checkpoint_dir / "head.safetensors",
-        debug_dir=environment.debug_dir if debug else None,
-    )
-    temperature = fit_temperature(_valid_logits(prepared, trained), prepared.data.valid_labels)
-    build_package(
-        environment.model_dir,
-        backbones=prepared.backbones,
-        choices=prepared.choices,
-        head=trained.head.to_layers(),
-        classes=prepared.classes,
-        temperature=temperature,
-        metrics={name: value for name, value in trained.best.items() if name != "seconds"},
-        provenance={
-            "hyperparameters": hyperparameters.to_json(),
-            "images": {"train": len(prepared.data.train_labels), "valid": len(prepared.data.valid_labels)},
-        },
-    )
+    with part("training"):
+        trained = train_head(
+            prepared.data,
+            hyperparameters,
+            on_epoch=lambda record: emit("epoch", **record),
+            checkpoint=environment.checkpoint_dir / "head.safetensors",
+            debug_dir=environment.debug_dir if debug else None,
+        )
+        temperature = fit_temperature(_valid_logits(prepared, trained), prepared.data.valid_labels)
+    with part("packing"):
+        _package(environment, prepared, hyperparameters, trained, temperature)
     write_json(
         environment.output_data_dir / "training.json",
         {
@@ -65,6 +57,28 @@ def train(environment: Environment) -> None:
     )
 
 
+def _package(
+    environment: Environment,
+    prepared: Prepared,
+    hyperparameters: Hyperparameters,
+    trained: TrainedHead,
+    temperature: float,
+) -> None:
+    build_package(
+        environment.model_dir,
+        backbones=prepared.backbones,
+        choices=prepared.choices,
+        head=trained.head.to_layers(),
+        classes=prepared.classes,
+        temperature=temperature,
+        metrics={name: value for name, value in trained.best.items() if name != "seconds"},
+        provenance={
+            "hyperparameters": hyperparameters.to_json(),
+            "images": {"train": len(prepared.data.train_labels), "valid": len(prepared.data.valid_labels)},
+        },
+    )
+
+
 def _valid_logits(prepared: Prepared, trained: TrainedHead) -> np.ndarray:
     with torch.no_grad():
         logits: np.ndarray = trained.head(torch.from_numpy(prepared.data.valid)).numpy()
@@ -74,7 +88,7 @@ def _valid_logits(prepared: Prepared, trained: TrainedHead) -> np.ndarray:
 def main() -> int:
     """Run the entry point and return its exit code."""
     try:
-        with storage_errors():
+        with storage_errors(), profiled(profiler_dir(), whole_process=True, hook_clock=lambda: hook_time.seconds):
             train(read_environment())
     except FinepointError as error:
         sys.stderr.write(f"error: {error}\n")
