@@ -78,18 +78,21 @@ def check(
 
 @group.command("fetch")
 def fetch(
-    source: Annotated[str, typer.Argument(help="Address (http, https), archive, or folder.", metavar="URL|FILE")],
+    source: Annotated[str, typer.Argument(help="Address (https, s3), archive, or folder.", metavar="URL|S3-URI|FILE")],
     to: Annotated[Path | None, typer.Option("--to", help="Folder to make.", show_default="the archive's name")] = None,
     sha256: Annotated[str, typer.Option("--sha256", help="What the archive must have, where it is known.")] = "",
     json: Json = False,
 ) -> None:
     """Fetch an archive of images (zip, tar.gz, tar.zst, ...), extract it safely, and say what is in it.
 
-    An interrupted download goes on where it broke off. `finepoint run` takes the same addresses.
+    An interrupted download goes on where it broke off. An S3 address without an archive's ending is a folder, of which
+    only what changed is fetched. `finepoint run` takes the same addresses.
 
     Examples:
 
         finepoint data fetch https://example.org/dogImages.zip
+
+        finepoint data fetch s3://my-bucket/photos --to photos/
 
         finepoint data fetch flowers.tar.gz --to flowers/ --sha256 9a1c...
     """

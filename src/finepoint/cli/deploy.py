@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from finepoint.cli.arguments import Json, ModelArgument, RunsDir
 from finepoint.cli.cloud import CloudSetting, Engine, MaxPrice
+
+
+def _in_aws(*names: str, text: str, metavar: str | None = None) -> Any:
+    """Return a flag of the panel for AWS."""
+    return typer.Option(*names, help=text, metavar=metavar, rich_help_panel="In AWS")
 
 
 def command(
@@ -44,8 +49,22 @@ def command(
         typer.Option("--print", help="Deploy nothing; print a systemd unit or a compose file that does."),
     ] = None,
     mode: Annotated[
-        Literal["realtime", "serverless", "async"], typer.Option("--mode", help="In AWS: the kind of endpoint.")
+        Literal["realtime", "serverless", "async"], _in_aws("--mode", text="The kind of endpoint.")
     ] = "realtime",
+    instances: Annotated[int, _in_aws("--instances", text="Machines; the fewest with --max-instances.")] = 1,
+    max_instances: Annotated[
+        int, _in_aws("--max-instances", text="Add machines up to so many as the load grows, with --scale-at.")
+    ] = 0,
+    scale_at: Annotated[
+        float, _in_aws("--scale-at", text="Invocations of a machine in a minute above which machines are added.")
+    ] = 0.0,
+    capture: Annotated[
+        int, _in_aws("--capture", text="Keep so many percent of requests and answers in S3.", metavar="PERCENT")
+    ] = 0,
+    update: Annotated[
+        Literal["all-at-once", "canary", "rolling"],
+        _in_aws("--update", text="How an endpoint that is there gets the new model."),
+    ] = "all-at-once",
     engine: Engine = "local",
     cloud: CloudSetting = None,
     max_price: MaxPrice = None,
@@ -69,6 +88,8 @@ def command(
         finepoint deploy first --port 8080 --print systemd
 
         finepoint deploy train-2026-11-24-11-24-05-458 --entry-point inference.py --source-dir code/
+
+        finepoint deploy first --engine sagemaker --instances 2 --max-instances 6 --scale-at 300 --update rolling
     """
     from finepoint.cli.output import plain, print_json, say, show
     from finepoint.runs.deploying import deploy
@@ -77,13 +98,10 @@ def command(
 
     if engine == "sagemaker":
         from finepoint.cli.endpoints import deploy_in_cloud
-        from finepoint.errors import ConfigurationError
+        from finepoint.engines.sagemaker.hosting import Hosting
 
-        if entry_point is not None:
-            raise ConfigurationError(
-                "--entry-point is for this machine; in AWS the script goes into model.tar.gz as code/inference.py"
-            )
-        deploy_in_cloud(model, name, mode, cloud, max_price, runs_dir, json)
+        hosting = Hosting(mode, instances, max_instances, scale_at, capture, update)
+        deploy_in_cloud(model, name, hosting, cloud, max_price, runs_dir, json, entry_point, source_dir)
         return
     access = Access(token_file, no_auth, tls_certificate, tls_key, allow_code)
     if printed is not None:

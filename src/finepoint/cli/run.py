@@ -48,7 +48,7 @@ def command(
 
         finepoint run photos/ --backbone efficientnet_lite0,efficientnet_lite1 --json > summary.json
     """
-    from finepoint.cli.cloud import engine_settings
+    from finepoint.cli.cloud import engine_settings, tell_spent
     from finepoint.cli.output import print_json, show
     from finepoint.cli.progress import LiveListener
     from finepoint.cli.verdicts import next_commands, verdict_panel
@@ -66,6 +66,7 @@ def command(
             profile=profile,
             **settings,
         )
+    tell_spent(engine, finished.folder.path)
     summary = finished.summary
     endpoint = None
     if deploy:

@@ -26,6 +26,7 @@ _MODULES = (
     "files.py",
     "data/__init__.py",
     "data/decoding.py",
+    "data/extracting.py",
     "data/preprocessing.py",
     "models/__init__.py",
     "models/classifier.py",
