@@ -17,6 +17,7 @@ from finepoint.cli.arguments import (
     Json,
     RunName,
     RunsDir,
+    Thumbnails,
     with_flags,
 )
 from finepoint.cli.cloud import CloudSetting, Engine, MaxPrice
@@ -31,6 +32,7 @@ def command(
     cloud: CloudSetting = None,
     max_price: MaxPrice = None,
     debug: Debug = True,
+    thumbnails: Thumbnails = 0,
     runs_dir: RunsDir = None,
     json: Json = False,
     *,
@@ -55,7 +57,14 @@ def command(
     settings |= engine_settings(engine, cloud, max_price)
     with LiveListener() as listener:
         finished = run_all(
-            path, name=run, directory=runs_dir, listener=listener, command=sys.argv, debug=debug, **settings
+            path,
+            name=run,
+            directory=runs_dir,
+            listener=listener,
+            command=sys.argv,
+            debug=debug,
+            thumbnails=thumbnails,
+            **settings,
         )
     summary = finished.summary
     endpoint = None

@@ -46,6 +46,7 @@ class RunOptions:
         early_stopping: `auto` or `off`.
         warm_start: earlier runs to learn from.
         debug: record the final training and judge it by the debugger's rules.
+        thumbnails: small pictures of so many training images go into the package, 0..2000.
     """
 
     path: str
@@ -65,6 +66,7 @@ class RunOptions:
     early_stopping: str = "off"
     warm_start: tuple[str, ...] = ()
     debug: bool = True
+    thumbnails: int = 0
 
     def __post_init__(self) -> None:
         mistakes = [
@@ -74,6 +76,8 @@ class RunOptions:
         ]
         if not 0 <= self.seed < 2**32:
             mistakes.append(f"seed is {self.seed}; it must be from 0 to 4294967295")
+        if not 0 <= self.thumbnails <= 2000:
+            mistakes.append(f"thumbnails is {self.thumbnails}; it must be from 0 to 2000")
         for check in (self._check_hyperparameters, self._check_objective, self._check_study):
             try:
                 check()
