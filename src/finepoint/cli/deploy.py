@@ -34,6 +34,12 @@ def command(
     source_dir: Annotated[
         Path | None, typer.Option("--source-dir", help="Folder that holds it; without it the script comes alone.")
     ] = None,
+    capture: Annotated[
+        str | None, typer.Option("--capture", help="Keep this share of the answers, such as 10%.", show_default="none")
+    ] = None,
+    capture_images: Annotated[
+        bool, typer.Option("--capture-images", help="With --capture: keep the images too.")
+    ] = False,
     mode: Annotated[
         Literal["realtime", "serverless", "async"], typer.Option("--mode", help="In AWS: the kind of endpoint.")
     ] = "realtime",
@@ -54,10 +60,12 @@ def command(
 
         finepoint deploy model.tar.gz --name clothes --port 8080
 
+        finepoint deploy first --capture 10% --capture-images
+
         finepoint deploy train-2026-11-24-11-24-05-458 --entry-point inference.py --source-dir code/
     """
     from finepoint.cli.output import plain, print_json, show
-    from finepoint.runs.deploying import deploy
+    from finepoint.runs.deploying import captures_dir, deploy
     from finepoint.serving.deployment import Access
 
     if engine == "sagemaker":
@@ -77,6 +85,8 @@ def command(
         host=host,
         port=port,
         access=access,
+        capture=_share(capture) if capture is not None else None,
+        capture_images=capture_images,
         directory=runs_dir,
         entry_point=entry_point,
         source_dir=source_dir,
@@ -88,5 +98,22 @@ def command(
         f"Endpoint [bold]{plain(endpoint.name)}[/] is healthy at {endpoint.url}",
         f"  finepoint query {plain(endpoint.name)} IMAGE.jpg",
         f"  curl --data-binary @IMAGE.jpg -H 'Content-Type: image/jpeg' {endpoint.url}/invocations",
+        f"  a page to try it: {endpoint.url}/",
         f"  finepoint undeploy {plain(endpoint.name)}",
     )
+    if capture is not None:
+        show(f"Captured requests lie in {plain(captures_dir() / endpoint.name)}")
+
+
+def _share(text: str) -> float:
+    """Return a share as a number.
+
+    >>> _share("10%"), _share("0.5")
+    (0.1, 0.5)
+    """
+    from finepoint.errors import ConfigurationError
+
+    try:
+        return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        raise ConfigurationError(f"--capture is {text!r}; it must be a share such as 10%") from None

@@ -10,6 +10,7 @@ from finepoint.engines.packing import pack_with_script
 from finepoint.files import state_dir
 from finepoint.runs.workflow import Run, model_path
 from finepoint.serving import registry
+from finepoint.serving.capture import CaptureSettings
 from finepoint.serving.client import Endpoint
 from finepoint.serving.deployment import Access
 from finepoint.serving.deployment import deploy as deploy_package
@@ -22,6 +23,8 @@ def deploy(
     host: str = "127.0.0.1",
     port: int = 0,
     access: Access | None = None,
+    capture: float | None = None,
+    capture_images: bool = False,
     directory: Path | None = None,
     entry_point: str | None = None,
     source_dir: Path | None = None,
@@ -34,6 +37,8 @@ def deploy(
         host: address to bind to; another one than loopback needs a token or `no_auth`.
         port: to bind to; 0 takes a free one.
         access: who may reach it, and what the package may do.
+        capture: share of requests, above 0 to 1, whose answers are kept, in `captures_dir`.
+        capture_images: keep the images too.
         directory: that holds runs.
         entry_point: a script of yours that serves the model (`model_fn`, ...); it runs with your rights.
         source_dir: the folder that holds it and what it imports.
@@ -47,7 +52,13 @@ def deploy(
     if entry_point is not None:
         path = pack_with_script(path, entry_point, source_dir, state_dir() / "models" / f"{name}.tar.gz")
         access = replace(access or Access(), allow_code=True)  # who names the script has read it
-    return deploy_package(path, name=name, host=host, port=port, access=access)
+    settings = CaptureSettings(captures_dir(), capture, capture_images) if capture is not None else None
+    return deploy_package(path, name=name, host=host, port=port, access=access, capture=settings)
+
+
+def captures_dir() -> Path:
+    """Return the folder for what endpoints capture, a folder for each."""
+    return state_dir() / "captures"
 
 
 def default_name(package: Path) -> str:

@@ -16,6 +16,7 @@ from finepoint.errors import ConfigurationError, FinepointError
 from finepoint.models.package import open_package
 from finepoint.serving.admission import Service
 from finepoint.serving.application import EndpointApplication
+from finepoint.serving.capture import Capture, CaptureSettings
 from finepoint.serving.lifetime import die_with_parent
 from finepoint.serving.loading import open_model
 from finepoint.serving.protocol import Limits
@@ -78,8 +79,11 @@ async def _serve(given: argparse.Namespace, token: Token | None, tls: ssl.SSLCon
     model = await open_model(
         open_package(given.model, foreign=True), service, body_bytes=given.max_body_bytes, allow_code=given.allow_code
     )
+    capture = _capture(given)
     try:
-        application = EndpointApplication(model, given.name, request_seconds=given.request_seconds, token=token)
+        application = EndpointApplication(
+            model, given.name, request_seconds=given.request_seconds, token=token, capture=capture
+        )
         server = Server(application, Limits(body_bytes=given.max_body_bytes))
         server.listen(_listener(given), tls)
         if given.ready_fd is not None:
@@ -89,6 +93,15 @@ async def _serve(given: argparse.Namespace, token: Token | None, tls: ssl.SSLCon
         await server.stop(grace_seconds=_GRACE_SECONDS, idle_seconds=idle_seconds)
     finally:
         await model.close()
+        if capture is not None:
+            capture.close()
+
+
+def _capture(given: argparse.Namespace) -> Capture | None:
+    if given.capture_folder is None:
+        return None
+    settings = CaptureSettings(given.capture_folder, given.capture_share, given.capture_images, given.capture_bytes)
+    return Capture(settings, given.name)
 
 
 def _listener(given: argparse.Namespace) -> socket.socket:
@@ -129,6 +142,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--allow-code", action="store_true", help="run the package's own code/inference.py")
     parser.add_argument("--tls-certificate", type=Path, help="PEM file")
     parser.add_argument("--tls-key", type=Path, help="PEM file")
+    parser.add_argument("--capture-folder", type=Path, help="keep a sample of requests and answers there")
+    parser.add_argument("--capture-share", type=float, default=1.0, help="of the requests, 0 to 1")
+    parser.add_argument("--capture-images", action="store_true", help="keep what is asked too")
+    parser.add_argument("--capture-bytes", type=int, default=2**30, help="that is kept at most; the oldest goes first")
     parser.add_argument("--max-body-bytes", type=int, default=Limits().body_bytes, help="largest request body")
     parser.add_argument("--queue-images", type=int, default=Service().queue_images, help="images in work at once")
     parser.add_argument("--request-seconds", type=float, default=Service().request_seconds, help="until an answer")

@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ import psutil
 from finepoint.errors import ConfigurationError, EndpointError, NotFoundError
 from finepoint.files import read_json, write_json
 from finepoint.serving import registry
+from finepoint.serving.capture import CaptureSettings
 from finepoint.serving.client import Endpoint
 from finepoint.serving.registry import EndpointRecord
 from finepoint.serving.versions import package_version
@@ -69,6 +71,7 @@ def deploy(
     port: int = 0,
     timeout_seconds: float = 60.0,
     access: Access | None = None,
+    capture: CaptureSettings | None = None,
 ) -> Endpoint:
     """Put a package behind an endpoint of this name, wait until it is healthy, and return the endpoint.
 
@@ -82,6 +85,7 @@ def deploy(
         port: to bind to; 0 takes a free one.
         timeout_seconds: until it must be healthy.
         access: who may reach it, and what the package may do.
+        capture: what is kept of requests and answers.
 
     Raises:
         ConfigurationError: the name breaks the rule; the port is taken; the endpoint runs this package already.
@@ -96,7 +100,8 @@ def deploy(
             return _update(taken, running, model, timeout_seconds)
         port = _free_port(host, port)
         url = f"{'https' if access.tls_certificate else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
-        process = _start(model, name, host, port, access)
+        options = [*access.options(), *(capture.options() if capture else ())]
+        process = _start(model, name, host, port, options)
         try:
             version = _wait_until_healthy(process, name, url, timeout_seconds)
         except BaseException:
@@ -194,9 +199,9 @@ def _update(taken: EndpointRecord, running: psutil.Process, model: Path, timeout
     raise EndpointError(f"endpoint {taken.name!r} was not updated in time; {_log_end(taken.name)}")
 
 
-def _start(model: Path, name: str, host: str, port: int, access: Access) -> psutil.Process:
+def _start(model: Path, name: str, host: str, port: int, options: Sequence[str]) -> psutil.Process:
     command = [sys.executable, "-m", "finepoint.serving.supervisor", "--model", str(model.resolve()), "--name", name]
-    command += ["--host", host, "--port", str(port), *access.options()]
+    command += ["--host", host, "--port", str(port), *options]
     log = (os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     files = [
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),

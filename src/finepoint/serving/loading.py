@@ -14,6 +14,7 @@ from finepoint.serving.admission import Service
 from finepoint.serving.builtin import BuiltinModel
 from finepoint.serving.decoders import DecoderPool
 from finepoint.serving.handlers import HandlerModel
+from finepoint.serving.insight import read_insight
 from finepoint.serving.versions import package_version
 
 
@@ -50,6 +51,7 @@ async def _open_builtin(folder: Path, described: dict[str, Any], service: Servic
     preprocessings = [Preprocessing.from_json(backbone["preprocessing"]) for backbone in described["backbones"]]
     # The decoders' processes import what they need while this one loads the model.
     decoders = DecoderPool(preprocessings, processes=service.decoders or cores(), image_bytes=body_bytes)
-    model = BuiltinModel(load_classifier(folder), decoders, service)
+    classifier = load_classifier(folder)
+    model = BuiltinModel(classifier, decoders, service, read_insight(classifier))
     await model.open()
     return model
