@@ -180,7 +180,7 @@ def test_what_an_endpoint_is_asked_is_watched_and_learnt_from(
         assert value_of(finepoint("monitor", "w", "--json"))["drift"]["images"] >= 25
         loaded = value_of(finepoint("loadtest", "w", image, "--rate", 10, "--seconds", 1, "--json"))
         assert loaded["requests"] == loaded["accepted"] + loaded["refused"] + sum(loaded["failures"].values())
-        assert "finepoint_drift_feature_psi" in httpx.get(f"{endpoint['url']}/metrics").text
+        assert 'finepoint_drift{measure="feature_psi"}' in httpx.get(f"{endpoint['url']}/metrics").text
     finally:
         finepoint("undeploy", "w")
     captures = Path(os.environ["FINEPOINT_STATE"]) / "captures" / "w"

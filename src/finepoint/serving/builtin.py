@@ -84,7 +84,7 @@ class BuiltinModel:
             Gauge("finepoint_images_in_work", "Images let in and not answered yet.", lambda: self._admission.images),
             Gauge("finepoint_images_waiting", "Decoded images waiting for the device.", lambda: self._batcher.waiting),
             Gauge("finepoint_decoder_deaths", "Decoding processes that died since the start.", lambda: decoders.deaths),
-            *(self._insight.watch.metrics() if self._insight.watch else ()),
+            *([self._insight.watch.gauge()] if self._insight.watch else ()),
         ]
 
     async def open(self) -> None:

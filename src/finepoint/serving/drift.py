@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,16 +13,7 @@ from finepoint.models.unknown import UnknownDetector
 from finepoint.serving.metrics import Gauge
 
 WINDOW = 1000
-_TEXTS = {
-    "images": "Images that drift is measured on, the last ones.",
-    "feature_psi": "Population stability index of the features against training's.",
-    "feature_psi_by_chance": "What it is without a change, on so few images.",
-    "feature_shift": "How far the features' mean has moved, in standard deviations.",
-    "feature_shift_by_chance": "What it is without a change, on so few images.",
-    "prediction_psi": "Population stability index of the predictions against validation's.",
-    "prediction_psi_by_chance": "What it is without a change, on so few images.",
-    "unknown_share": "Share of images that seem to be of none of the classes.",
-}
+_TEXT = "How far the last images are from those trained on; `finepoint monitor` says it in words."
 
 
 class Watch:
@@ -49,10 +40,6 @@ class Watch:
         coordinates, predicted, unknown = zip(*self._seen, strict=True)
         return measure_drift(self._reference, np.stack(coordinates), np.array(predicted), np.array(unknown))
 
-    def metrics(self) -> list[Gauge]:
-        """Return a gauge for each number; before the first image they are 0."""
-
-        def reading(name: str) -> Callable[[], float]:
-            return lambda: float(self.drift().get(name, 0))
-
-        return [Gauge(f"finepoint_drift_{name}", text, reading(name)) for name, text in _TEXTS.items()]
+    def gauge(self) -> Gauge:
+        """Return the numbers as a metric, each by its name."""
+        return Gauge("finepoint_drift", _TEXT, self.drift, "measure")
