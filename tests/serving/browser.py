@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import shutil
-import subprocess
+import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,8 +25,8 @@ _FLAGS = (
 class Page:
     """A page in the browser."""
 
-    def __init__(self, process: subprocess.Popen[bytes], writer: int, reader: int) -> None:
-        self._process, self._writer = process, writer
+    def __init__(self, writer: int, reader: int) -> None:
+        self._writer = writer
         self._reader = os.fdopen(reader, "rb")
         self._number = 0
         self._session: str | None = None
@@ -119,29 +120,23 @@ def chromium() -> Iterator[Page]:
         pytest.skip("no Chromium here; `apt install chromium` brings one")
     theirs_in, ours_out = os.pipe()
     ours_in, theirs_out = os.pipe()
-
-    def at_3_and_4() -> None:
-        first, second = os.dup2(theirs_in, 20), os.dup2(theirs_out, 21)
-        os.dup2(first, 3)
-        os.dup2(second, 4)
-
+    # Above 4, so that moving one to 3 cannot close the other.
+    ends = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in (theirs_in, theirs_out)]
+    actions = [(os.POSIX_SPAWN_DUP2, ends[0], 3), (os.POSIX_SPAWN_DUP2, ends[1], 4)]
+    actions += [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_WRONLY, 0) for number in (1, 2)]
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        process = subprocess.Popen(
-            [program, *_FLAGS.split(), f"--user-data-dir={profile}"],
-            preexec_fn=at_3_and_4,
-            close_fds=False,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        os.close(theirs_in)
-        os.close(theirs_out)
+        command = [program, *_FLAGS.split(), f"--user-data-dir={profile}"]
+        # Not `subprocess`: it can give a child files, but not at the numbers that the browser wants.
+        process = os.posix_spawn(program, command, os.environ, file_actions=actions)
+        for end in (theirs_in, theirs_out, *ends):
+            os.close(end)
         page = None
         try:
-            page = Page(process, ours_out, ours_in)
+            page = Page(ours_out, ours_in)
             yield page
         finally:
-            process.kill()
-            process.wait()
+            os.kill(process, signal.SIGKILL)
+            os.waitpid(process, 0)
             os.close(ours_out)
             if page is not None:
                 page.close()

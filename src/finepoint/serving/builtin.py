@@ -244,6 +244,7 @@ class BuiltinModel:
         explained: Sequence[Explained] = (),
     ) -> Response:
         if wish.form in (formats.CSV, formats.NPY):
+            self._insight.judge(found)  # these forms have no place for it, but it counts for drift
             probabilities = self._model.probabilities(np.stack([outputs["logits"] for outputs in found]))
             for row in probabilities:
                 self._images.add(label=self._model.classes[int(row.argmax())])
