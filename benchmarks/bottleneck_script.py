@@ -135,7 +135,7 @@ def slow_decode(advised: bool, value: int, folder: Path, scale: float) -> None:
     if advised:  # decoded once, kept as bytes of the size that is trained on
         kept = [torch.from_numpy(_array(path, 320)) for path in paths]
         data = Decoded(kept, length)
-    train(pooled(), DataLoader(data, 8, num_workers=1), 2)
+    train(pooled(), DataLoader(data, 16, num_workers=1), 2)
 
 
 def huge_images(advised: bool, value: int, folder: Path, scale: float) -> None:
@@ -143,13 +143,13 @@ def huge_images(advised: bool, value: int, folder: Path, scale: float) -> None:
     paths = sorted((folder / "huge").iterdir())
     if side:
         paths = shrunken(paths, folder / f"huge-{side}", side)
-    train(pooled(), DataLoader(Files(paths, photo_transform(224), int(160 * scale)), 8, num_workers=2), 2)
+    train(pooled(), DataLoader(Files(paths, photo_transform(224), int(160 * scale)), 16, num_workers=2), 2)
 
 
 def png(advised: bool, value: int, folder: Path, scale: float) -> None:
     paths = sorted((folder / ("large" if advised else "png")).iterdir())
     crop = transforms.Compose([transforms.CenterCrop(320), transforms.ToTensor()])
-    train(pooled(), DataLoader(Files(paths, crop, int(320 * scale)), 8, num_workers=1), 2)
+    train(pooled(), DataLoader(Files(paths, crop, int(480 * scale)), 16, num_workers=1), 2)
 
 
 def many_workers(advised: bool, value: int, folder: Path, scale: float) -> None:

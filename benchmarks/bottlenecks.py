@@ -1,8 +1,10 @@
 """Scripts with one planted bottleneck each: is it named first, and does the advice give what was predicted?
 
-    python benchmarks/bottlenecks.py [--only PLANT...] [--quick] [--json]
+    python benchmarks/bottlenecks.py [--only PLANT...] [--attempts N] [--quick] [--json]
 
-On a machine that others use, their load is a bottleneck too, and is reported as one.
+On a machine that others use, their load is a bottleneck too, and BusyNeighbour says so, rightly. So a case that saw
+others at work is run again, up to three times. Where they stay, `others` says how many cores they kept busy,
+BusyNeighbour is left aside where it was not planted, and no gain is measured, which they would decide as much.
 """
 
 from __future__ import annotations
@@ -21,10 +23,13 @@ import numpy as np
 from PIL import Image
 
 from finepoint.profiler.finishing import Judged, finish
+from finepoint.profiler.prediction import neighbour_cores
 from finepoint.profiler.running import profile_script
 from reporting import Goal, parser, report
 
 SCRIPT = Path(__file__).parent / "bottleneck_script.py"
+# Others that keep more than so many cores busy change what is measured.
+OTHERS = 0.25
 CPU_GROUPS = Path("/sys/fs/cgroup/cpu")
 
 
@@ -70,6 +75,7 @@ CASES = (
 def main() -> None:
     arguments = parser(__doc__.splitlines()[0])
     arguments.add_argument("--only", nargs="*", help="plants to run")
+    arguments.add_argument("--attempts", type=int, default=3, help="runs of a case to find one without others")
     given = arguments.parse_args()
     cases = [case for case in CASES if not given.only or case.plant in given.only]
     rows = []
@@ -77,13 +83,13 @@ def main() -> None:
         folder = Path(name)
         make_images(folder)
         for case in cases:
-            row = run_case(case, folder, 0.5 if given.quick else 1.0)
+            row = run_case(case, folder, 0.5 if given.quick else 1.0, given.attempts)
             if row is not None:
                 rows.append(row)
                 print(row, file=sys.stderr)
     planted = [row for row in rows if row["rule"]]
     healthy = [row for row in rows if not row["rule"]]
-    judged = [row for row in planted if row["ratio"] is not None]
+    judged = [row for row in planted if row["ratio"] is not None and row["others"] <= OTHERS]
     goals = []
     if planted:
         goals.append(Goal("right finding on top, share", _share(row["right"] for row in planted), 0.95))
@@ -101,13 +107,16 @@ NOTES = (
 )
 
 
-def run_case(case: Case, folder: Path, scale: float) -> dict[str, Any] | None:
+def run_case(case: Case, folder: Path, scale: float, attempts: int) -> dict[str, Any] | None:
     with cpu_limit(case.plant == "throttled") as environment, neighbours(2 if case.plant == "neighbour" else 0):
         if environment is None:
             print("throttled: no writable control group for the processor here; left out", file=sys.stderr)
             return None
-        planted = _run(case.plant, [], folder, scale, environment)
-    fired = [result.rule for result in planted.findings]
+        planted, others = _run_alone(
+            case.plant, [], folder, scale, environment, 1 if case.plant == "neighbour" else attempts
+        )
+    findings = [result for result in planted.findings if result.rule != "BusyNeighbour" or case.plant == "neighbour"]
+    fired = [result.rule for result in findings]
     row: dict[str, Any] = {
         "plant": case.plant,
         "rule": case.rules[0] if case.rules else "",
@@ -116,18 +125,38 @@ def run_case(case: Case, folder: Path, scale: float) -> dict[str, Any] | None:
         "predicted": None,
         "measured": None,
         "ratio": None,
+        "others": round(others, 1),
     }
-    if not row["right"] or not case.rules:
+    if not row["right"] or not case.rules or (others > OTHERS and case.plant != "neighbour"):
         return row
-    evidence = planted.findings[0].evidence
+    evidence = findings[0].evidence
     value = (evidence["change"] or {}).get(case.change, 0)
-    advised = _run(case.plant, ["--advised", "--value", str(value)], folder, scale, dict(os.environ))
+    more = ["--advised", "--value", str(value)]
+    advised, meanwhile = _run_alone(case.plant, more, folder, scale, dict(os.environ), attempts)
+    row["others"] = round(max(others, meanwhile), 1)
     measured = planted.recording.loop_seconds / advised.recording.loop_seconds
     row["measured"] = round(measured, 2)
     if case.predicted and evidence["predicted_speedup"]:
         row["predicted"] = round(evidence["predicted_speedup"], 2)
         row["ratio"] = round(measured / evidence["predicted_speedup"], 2)
     return row
+
+
+def _run_alone(
+    plant: str, more: list[str], folder: Path, scale: float, environment: dict[str, str], attempts: int
+) -> tuple[Judged, float]:
+    """Return a run of a case, if may be one without others, and how many cores others kept busy in it."""
+    best: tuple[Judged, float] | None = None
+    for _ in range(attempts):
+        judged = _run(plant, more, folder, scale, environment)
+        system = judged.recording.system
+        others = neighbour_cores(judged.recording.during_loop(), len(system.named("core/")))
+        if best is None or others < best[1]:
+            best = judged, others
+        if others <= OTHERS:
+            break
+    assert best is not None
+    return best
 
 
 def _run(plant: str, more: list[str], folder: Path, scale: float, environment: dict[str, str]) -> Judged:

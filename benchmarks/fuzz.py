@@ -17,6 +17,7 @@ import re
 import statistics
 import struct
 import threading
+import time
 import zlib
 from collections import Counter
 from collections.abc import Callable
@@ -32,6 +33,7 @@ from serving_processes import serve, tiny_package
 
 _CLIENTS = 4
 _PARTS = 10
+_IDLE_SECONDS = 1.5
 
 
 @dataclass
@@ -60,6 +62,7 @@ def main() -> None:
             found = fuzz(url, count // _PARTS, given.seed + part)
             outcome.statuses += found.statuses
             outcome.failures += found.failures
+            time.sleep(_IDLE_SECONDS)  # then decoders have given back what they kept for the next image
             sizes.append(memory(process))
         alive = httpx.get(f"{url}/ping", trust_env=False).status_code == 200
         deaths = re.search(r"finepoint_decoder_deaths (\d+)", httpx.get(f"{url}/metrics", trust_env=False).text)

@@ -1,14 +1,16 @@
 """What profiling costs outside of the torch.profiler window, and whether its phases are those that py-spy sees.
 
-    python benchmarks/profiler.py [--py-spy PATH] [--quick] [--json]
+    python benchmarks/profiler.py [--only cost|phases] [--py-spy PATH] [--quick] [--json]
 
 Cost: in one process, blocks of steps with the profiler and without it alternate, and each block is compared with the
 one after it; in the blocks without it the sampler is stopped too. Phases: py-spy samples the stacks of three
-scripts a hundred times a second while they are profiled.
+scripts a hundred times a second while they are profiled. Both count the same time: the main thread's, from the first
+batch that is asked for to the process's end.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -52,10 +54,14 @@ def main() -> None:
     arguments.add_argument(
         "--py-spy", default=shutil.which("py-spy"), help="its executable; by default the one on PATH"
     )
+    arguments.add_argument("--only", choices=("cost", "phases"), help="one of the two parts")
     given = arguments.parse_args()
-    rows = [cost(name, make, 6 if given.quick else 16) for name, make in NETWORKS.items()]
+    networks = {} if given.only == "phases" else NETWORKS
+    rows = [cost(name, make, 6 if given.quick else 16) for name, make in networks.items()]
     goals = [Goal(f"speed with the profiler, {row['what']}", 1 - row["value"], 0.99) for row in rows]
-    if given.py_spy:
+    if given.only == "cost":
+        pass
+    elif given.py_spy:
         with tempfile.TemporaryDirectory() as name:
             make_images(Path(name))
             phases = [against_py_spy(plant, Path(name), given.py_spy, 0.5 if given.quick else 1.0) for plant in PHASED]
@@ -127,16 +133,29 @@ NETWORKS = {"an MLP of three layers": _tiny, "a small convolution network": _sma
 def against_py_spy(plant: str, folder: Path, py_spy: str, scale: float) -> dict[str, Any]:
     """Return the largest difference of a phase's share, in percentage points, between ours and py-spy's."""
     with tempfile.TemporaryDirectory(dir=folder) as job:
-        output, stacks = Path(job) / "profiler-output", Path(job) / "stacks.txt"
+        output, stacks = Path(job) / "profiler-output", Path(job) / "stacks.json"
         command = [sys.executable, str(SCRIPT), plant, "--folder", str(folder), "--scale", str(scale)]
         subprocess.run(
-            [py_spy, "record", "--idle", "--format", "raw", "--rate", "100", "--output", str(stacks), "--", *command],
-            env=profiler_environment(output),
+            [
+                py_spy,
+                "record",
+                "--idle",
+                "--format",
+                "speedscope",
+                "--rate",
+                "100",
+                "--output",
+                str(stacks),
+                "--",
+                *command,
+            ],
+            # A core is left to py-spy: where it has to wait for one, it looks when the script computes least.
+            env=profiler_environment(output) | {"OMP_NUM_THREADS": "1"},
             check=True,
             capture_output=True,
         )
         ours = open_recording(Path(job)).phases()
-        theirs = phases_of_stacks(stacks.read_text())
+        theirs = phases_of_stacks(main_thread(json.loads(stacks.read_text())))
     differences = {name: 100 * (ours[name] - theirs.get(name, 0.0)) for name in ours}
     worst = max(differences, key=lambda name: abs(differences[name]))
     return {
@@ -147,29 +166,41 @@ def against_py_spy(plant: str, folder: Path, py_spy: str, scale: float) -> dict[
     }
 
 
-def phases_of_stacks(text: str) -> dict[str, float]:
-    """Return the share of each phase among the stacks that are inside the training loop.
+def main_thread(profile: dict[str, Any]) -> list[tuple[list[tuple[str, str]], float]]:
+    """Return the main thread's stacks in order, outermost frame first, each with its weight, of a speedscope file."""
+    frames = [(frame["name"], frame.get("file") or "") for frame in profile["shared"]["frames"]]
+    # py-spy learns a thread's name late; only the main one's stacks begin with a module.
+    return [
+        ([frames[index] for index in stack], weight)
+        for thread in profile["profiles"]
+        for stack, weight in zip(thread["samples"], thread["weights"], strict=True)
+        if stack and frames[stack[0]][0] == "<module>"
+    ]
 
-    >>> phases_of_stacks("main (a.py:1);train (a.py:2);step (torch/optim/adam.py:3) 3\\nmain (a.py:1);train (a.py:9) 1")
-    {'optimizer': 0.75, 'other': 0.25}
+
+def phases_of_stacks(stacks: list[tuple[list[tuple[str, str]], float]]) -> dict[str, float]:
+    """Return the share of each phase among the stacks from the first batch that is asked for.
+
+    >>> loader = [("train", "a.py"), ("__next__", "torch/utils/data/dataloader.py")]
+    >>> adam = [("train", "a.py"), ("step", "torch/optim/adam.py")]
+    >>> phases_of_stacks([([("train", "a.py")], 5.0), (loader, 1.0), (adam, 3.0)])
+    {'data_wait': 0.25, 'optimizer': 0.75}
     """
-    counts: Counter[str] = Counter()
-    for line in text.splitlines():
-        stack, _, count = line.rpartition(" ")
-        frames = stack.split(";")
-        if any(frame.startswith("train (") for frame in frames):
-            counts[_phase(frames)] += int(count)
-    total = sum(counts.values())
-    return {name: count / total for name, count in counts.items()}
+    weights: Counter[str] = Counter()
+    for stack, weight in stacks:
+        phase = _phase(stack)
+        if weights or phase == "data_wait":
+            weights[phase] += weight  # type: ignore[assignment]
+    total = sum(weights.values())
+    return {name: weight / total for name, weight in weights.items()}
 
 
-def _phase(frames: list[str]) -> str:
+def _phase(frames: list[tuple[str, str]]) -> str:
     # From outside: what a data loader calls is loading, whatever it is.
-    for frame in frames:
-        function, _, place = frame.partition(" (")
-        function = function.rpartition(".")[2]  # py-spy names the class too
-        for name, file, phase in FRAMES:
-            if function == name and file in place:
+    for function, place in frames:
+        name = function.rpartition(".")[2]  # py-spy names the class too
+        for known, file, phase in FRAMES:
+            if name == known and file in place:
                 return phase
     return "other"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from finepoint.files import sha256_of, write_json
 from finepoint.models.backbones import resolve_backbones
 from finepoint.models.building import build_package
 from finepoint.models.choice import choose_runtime
-from finepoint.models.graphs import HeadLayers
+from finepoint.models.graphs import HeadLayers, backbone_graph
 from finepoint.models.package import DESCRIPTION, GRAPH, SCHEMA_VERSION
 
 _CLASSES = 10
@@ -35,10 +36,11 @@ def package() -> Iterator[Path]:
     """Make a package of EfficientNet-Lite0 with a head of random numbers, which costs what a trained one does."""
     folder = Path(tempfile.mkdtemp()) / "model"
     (backbone,) = resolve_backbones(["efficientnet_lite0"])
-    generator = np.random.default_rng(0)
-    weight = generator.normal(0, 0.05, (_CLASSES, 1280)).astype(np.float32)
+    outputs = onnx.load(backbone_graph(backbone)).graph.output
+    width = next(value for value in outputs if value.name == "features").type.tensor_type.shape.dim[1].dim_value
+    weight = np.random.default_rng(0).normal(0, 0.05, (_CLASSES, width)).astype(np.float32)
     head = HeadLayers(
-        np.zeros(1280, np.float32), np.ones(1280, np.float32), ((weight, np.zeros(_CLASSES, np.float32)),)
+        np.zeros(width, np.float32), np.ones(width, np.float32), ((weight, np.zeros(_CLASSES, np.float32)),)
     )
     build_package(
         folder,
@@ -110,6 +112,7 @@ def running_server(
     command: Sequence[str], url: str, path: str, environment: Mapping[str, str] | None = None
 ) -> Iterator[tuple[str, psutil.Process]]:
     """Run a server until it answers at a path with 200, and yield its address and process."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started here ends with this process
     with subprocess.Popen(command, env={**os.environ, **(environment or {})}, stdout=subprocess.DEVNULL) as process:
         try:
             deadline = time.monotonic() + 120
@@ -124,11 +127,14 @@ def running_server(
                 time.sleep(0.02)
             yield url, psutil.Process(process.pid)
         finally:
+            family = psutil.Process(process.pid).children(recursive=True)
             process.terminate()
             try:
                 process.wait(10)
             except subprocess.TimeoutExpired:
                 process.kill()
+            for left in psutil.wait_procs(family, timeout=1)[1]:
+                left.kill()
 
 
 def free_port() -> int:

@@ -11,6 +11,7 @@ event                  callback is called with
 FORWARD_BEGIN          module, args
 FORWARD_END            module, args, kwargs, output
 LOSS                   function name, args, kwargs, output: a loss of `torch.nn.functional` was computed
+ACTIVATION             function name, output: `torch` or `torch.nn.functional` applied one of `ACTIVATION_FUNCTIONS`
 BACKWARD_BEGIN / END   the tensors that `backward` starts from
 STEP_BEGIN / END       optimizer: around `Optimizer.step`
 ZERO_GRAD              optimizer or module whose gradients were just cleared
@@ -71,6 +72,7 @@ LOSS_FUNCTIONS = (
     "soft_margin_loss",
     "triplet_margin_loss",
 )
+ACTIVATION_FUNCTIONS = ("relu", "relu6", "sigmoid", "tanh")
 # Tracebacks of callbacks that raised and were dropped.
 failures: list[str] = []
 
@@ -244,6 +246,27 @@ def _loss_places(modules: int) -> list[tuple[Any, str]]:
     return places
 
 
+def _install_activation(event: Event[[str, Any]]) -> Remove:
+    inside = [False]
+
+    def around(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        def activation(*args: Any, **kwargs: Any) -> Any:
+            if inside[0]:  # torch.nn.functional's call those of torch
+                return original(*args, **kwargs)
+            inside[0] = True
+            try:
+                output = original(*args, **kwargs)
+            finally:
+                inside[0] = False
+            event.emit(name, output)
+            return output
+
+        return activation
+
+    places = [(owner, name) for owner in (functional, torch) for name in ACTIVATION_FUNCTIONS if name in vars(owner)]
+    return _replace_all([(owner, name, functools.partial(around, name)) for owner, name in places])
+
+
 class _Shared:
     """A patch that several events need: put in place for the first of them, taken away with the last."""
 
@@ -396,6 +419,7 @@ def _gated(original: Callable[..., Any], wrapped: Callable[..., Any], removed: l
 FORWARD_BEGIN: Event[[nn.Module, tuple[Any, ...]]] = Event(_install_forward_begin)
 FORWARD_END: Event[[nn.Module, tuple[Any, ...], dict[str, Any], Any]] = Event(_install_forward_end)
 LOSS: Event[[str, tuple[Any, ...], dict[str, Any], Any]] = Event(_install_loss)
+ACTIVATION: Event[[str, Any]] = Event(_install_activation)
 _backward, _loader = _Shared(_put_backward), _Shared(_put_loader)
 BACKWARD_BEGIN: Event[[Tensor | Any]] = Event(_backward)
 BACKWARD_END: Event[[Tensor | Any]] = Event(_backward)

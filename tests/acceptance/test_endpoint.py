@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import json
 import signal
+import socket
 import ssl
 import subprocess
 import threading
@@ -18,7 +19,10 @@ from tests.models.test_package import make_package
 from tests.serving.conftest import eventually, picture
 
 from finepoint.errors import ConfigurationError, EndpointError
+from finepoint.models.made_here import remember
+from finepoint.models.package import pack
 from finepoint.serving import registry
+from finepoint.serving.canary import CanaryPlan
 from finepoint.serving.client import Endpoint
 from finepoint.serving.deployment import Access, deploy, endpoints, undeploy
 
@@ -94,6 +98,68 @@ def test_an_update_under_load_fails_no_request_and_a_bad_one_is_rolled_back(tmp_
         undeploy("rolling")
 
 
+def test_a_canary_gets_its_share_and_then_all_and_a_bad_one_is_noticed_by_nobody(tmp_path: Path) -> None:
+    endpoint = deploy(handler(tmp_path / "a", "old"), name="canary", access=Access(allow_code=True))
+    try:
+        with Load(endpoint.url) as load:
+            assert eventually(lambda: len(load.answers) > 50)
+            bad = handler(tmp_path / "b", "bad")
+            (bad / "code" / "inference.py").write_text(
+                "def model_fn(folder): ...\ndef transform_fn(*_): raise RuntimeError('only with real requests')"
+            )
+            with pytest.raises(EndpointError, match=r"it failed: of \d+ requests [3-9] failed; the old model goes on"):
+                deploy(bad, name="canary", canary=CanaryPlan(0.2))
+            assert set(load.answers) == {"old"}
+            said: list[str] = []
+            seen = len(load.answers)
+            deploy(handler(tmp_path / "c", "new"), name="canary", canary=CanaryPlan(0.2, requests=50), say=said.append)
+            tried = load.answers[seen:]
+            assert eventually(lambda: load.answers[-1] == "new")
+        assert set(load.answers) == {"old", "new"}
+        assert tried.count("new") >= 50
+        assert len(said) == 1 and said[0].endswith("failed at 0: it takes over")
+    finally:
+        undeploy("canary")
+
+
+def test_a_canary_needs_an_endpoint_to_stand_beside(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="beside a running endpoint"):
+        deploy(handler(tmp_path / "a", "new"), name="canary", canary=CanaryPlan(0.1))
+
+
+def test_a_package_of_this_machines_own_job_runs_its_code_unasked_and_says_so(tmp_path: Path) -> None:
+    archive = tmp_path / "model.tar.gz"
+    pack(handler(tmp_path / "a", "own"), archive)
+    said: list[str] = []
+    with pytest.raises(ConfigurationError, match="--allow-code"):
+        deploy(archive, name="own", say=said.append)
+    remember(archive, "job flowers-1")
+    try:
+        endpoint = deploy(archive, name="own", say=said.append)
+        asked = {"content": b"secret bytes", "headers": {"Content-Type": "text/csv", "Authorization": "Bearer abc"}}
+        assert httpx.post(f"{endpoint.url}/invocations?key=hidden", trust_env=False, **asked).text == "own"  # type: ignore[arg-type]
+        assert said == [f"{archive} runs its code/inference.py with your rights: job flowers-1 made it on this machine"]
+        (state,) = endpoints()
+        assert (state.state, state.traffic["requests"] >= 1, state.traffic["p99_seconds"] > 0) == (
+            "healthy",
+            True,
+            True,
+        )
+        text = registry.request_log_path("own").read_text()
+        logged = [json.loads(line) for line in text.splitlines()]
+        assert [(row["path"], row["status"], row["bytes"]) for row in logged if row["method"] == "POST"] == [
+            ("/invocations", 200, 12)
+        ]
+        assert not any(word in text for word in ("secret", "abc", "hidden"))
+        # Changed by a byte it is somebody else's.
+        strange = handler(tmp_path / "b", "strange")
+        pack(strange, archive)
+        with pytest.raises(EndpointError, match="not updated"):
+            deploy(archive, name="own")
+    finally:
+        undeploy("own")
+
+
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("package") / "model"
@@ -153,13 +219,12 @@ def test_sigterm_to_the_server_ends_it_with_zero(package: Path, tmp_path: Path) 
     import sys
 
     command = [sys.executable, "-m", "finepoint.serving", "--model", str(package), "--name", "x", "--port", "0"]
-    reader, writer = os.pipe()
-    with subprocess.Popen([*command, "--ready-fd", str(writer)], pass_fds=[writer]) as process:
-        os.close(writer)
-        assert os.read(reader, 1) == b"1"
+    ours, theirs = socket.socketpair()
+    with ours, subprocess.Popen([*command, "--ready-fd", str(theirs.fileno())], pass_fds=[theirs.fileno()]) as process:
+        theirs.close()
+        assert ours.recv(1) == b"1"
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
-    os.close(reader)
 
 
 def test_a_token_and_tls_guard_an_endpoint(tmp_path: Path) -> None:

@@ -36,6 +36,8 @@ def test_the_summary_has_every_promised_key(summary: dict) -> None:  # type: ign
         "ece_before ece_after temperature per_class confusion times_read unknown",
         "model": "path sha256 bytes",
         "debugger": "findings overhead_fraction notes",
+        "profiler": "interval_ms datapoints cpu_utilisation_p50 cpu_utilisation_p95 gpu_utilisation_p50 "
+        "peak_memory_bytes phases parts step_seconds rules findings overhead_fraction",
     }
     for part, keys in promised.items():
         assert set(keys.split()) <= set(summary[part] if part else summary), part
@@ -57,6 +59,19 @@ def test_the_debugger_finds_nothing_wrong_with_our_own_training(summary: dict) -
     assert set(statuses.values()) == {"NoIssuesFound", "NotApplicable"}
     assert statuses["NotANumber"] == "NoIssuesFound"
     assert 0 < summary["debugger"]["overhead_fraction"] < 0.1
+
+
+def test_the_whole_run_is_profiled_and_its_phases_add_up(finepoint: Finepoint, summary: dict) -> None:  # type: ignore[type-arg]
+    profile = summary["profiler"]
+    assert sum(profile["phases"].values()) == pytest.approx(1, abs=0.02)
+    assert {part["name"] for part in profile["parts"]} >= {"startup", "check", "tuning", "training", "evaluation"}
+    covered = sum(part["seconds"] for part in profile["parts"])
+    assert 0.7 * profile["seconds"] < covered < 1.05 * profile["seconds"]
+    assert profile["steps"] > sum(len(trial["epochs"]) for trial in summary["tuning"]["trials"])
+    assert {rule["rule"] for rule in profile["rules"]} >= {"StepOutlier", "CPUBottleneck", "DecodeBound"}
+    assert profile["overhead_fraction"] < 0.05
+    report = (runs_of(finepoint) / "first" / "report.html").read_text()
+    assert '<section id="profile">' in report
 
 
 def test_the_best_trial_is_what_was_trained(summary: dict) -> None:  # type: ignore[type-arg]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -125,3 +126,27 @@ def test_mutated_files_never_raise_anything_else(seed: int) -> None:
         assert decode(bytes(data), max_pixels=1_000_000).ndim == 3
     except DecodeError as error:
         assert str(error)
+
+
+def test_heic_is_read_where_its_extra_is_installed_and_else_the_message_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    red = Image.new("RGB", (64, 48), (200, 10, 10))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stream = io.BytesIO()
+    pillow_heif.from_pillow(red).save(stream, quality=90, exif=exif.tobytes())
+    data = stream.getvalue()
+    pixels = decode(data)
+    assert pixels.shape == (64, 48, 3)  # upright
+    assert np.abs(pixels.astype(int) - (200, 10, 10)).max() < 10
+    for length in (20, 200, len(data) - 10):
+        with pytest.raises(DecodeError, match=r"damaged or cut off|cut off or damaged"):
+            decode(data[:length])
+    with pytest.raises(DecodeError, match=r"too large: (48 x 64|64 x 48)"):
+        decode(data, max_pixels=1000)
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(DecodeError, match=r"pip install finepoint\[heic\]"):
+        decode(data)

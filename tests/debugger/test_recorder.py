@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from finepoint.debugger import modes
 from finepoint.debugger.observers.lines import named_numbers
+from finepoint.debugger.rules.activations import DeadRelu
 
 
 def test_names_steps_and_modes_are_found(tmp_path: Path) -> None:
@@ -70,6 +71,40 @@ def test_dead_and_zero_fractions(tmp_path: Path) -> None:
     recording = recorded(tmp_path)
     assert recording.series("dead_fraction/1_output_0").values.tolist() == [0.5]
     assert recording.series("zero_fraction/1_output_0").values.tolist() == [0.5]
+
+
+class Functional(nn.Module):
+    """Activations called as functions: behind a frozen layer, behind a trained one, and a module of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frozen, self.trained, self.last = nn.Linear(192, 3).requires_grad_(False), nn.Linear(3, 4), nn.Linear(4, 4)
+        self.relu = nn.ReLU()
+        with torch.no_grad():
+            self.trained.weight.zero_()
+            self.trained.bias.copy_(torch.tensor([1.0, -1.0, -1.0, -2.0]))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        hidden = functional.relu(self.trained(functional.relu(self.frozen(images.flatten(1)))))
+        return self.last(self.relu(torch.tanh(hidden)))
+
+
+def test_activations_called_as_functions_are_seen_behind_what_is_trained(tmp_path: Path) -> None:
+    model, original = Functional(), functional.relu
+    with attached(tmp_path):
+        train(model, 3)
+    recording = recorded(tmp_path)
+    assert recording.names("_fraction/(?!gradient)") == [
+        "dead_fraction/Functional.relu_output_1",
+        "dead_fraction/relu_output_0",
+        "saturated_fraction/Functional.tanh_output_0",
+        "zero_fraction/Functional.relu_output_1",
+        "zero_fraction/relu_output_0",
+    ]
+    assert recording.series("dead_fraction/Functional.relu_output_1").values[0] == 0.75
+    assert {fact["units"] for fact in recording.facts("activation")} == {4}
+    assert functional.relu is original
+    assert DeadRelu().judge(recording).evidence == {"most_dead_percent": 75.0}
 
 
 @pytest.mark.parametrize(

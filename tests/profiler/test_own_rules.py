@@ -101,6 +101,13 @@ def test_decoding_behind_workers_gains_what_is_waited_for() -> None:
     assert result.evidence["share_of_time"] == pytest.approx(0.75 * 0.8)
 
 
+def test_decoding_leaves_the_word_to_a_rule_that_knows_why_it_is_slow() -> None:
+    rows = [step(data_wait=0.3, forward=0.1)] * 20
+    assert DecodeBound().judge(recording(rows, loading=images(2e5))).fired
+    assert not DecodeBound().judge(recording(rows, loading=images(12e6))).fired
+    assert not DecodeBound().judge(recording(rows, loading=images(2e5, PNG=100))).fired
+
+
 def test_a_frozen_backbone_is_recomputed_from_the_second_pass_on() -> None:
     rows = [step(data_wait=0.1, forward=0.3, backward=0.01)] * 40
     frozen = {"networks": [NETWORK | {"frozen_share": 0.9}]}
@@ -159,6 +166,14 @@ def test_a_tiny_batch_pays_each_steps_own_cost_too_often() -> None:
     assert measured.evidence["predicted_speedup"] == pytest.approx(
         1 / (1 - 49 / 50 * (1 - (0.3 + 3.7 * 2 / 64) / 4)), rel=0.01
     )
+
+
+def test_what_a_step_costs_by_itself_cannot_be_told_while_others_take_cores() -> None:
+    rows = [step(forward=0.1, backward=0.1, optimizer=0.2)] * 50
+    busy = samples(60, cpu=0.9, job_cpu=1.0)
+    result = TinyBatch().judge(recording(rows, busy, facts={"loaders": [loader(batch_size=2)]}))
+    assert result.status == "NotApplicable"
+    assert "others kept 2.6 cores busy" in result.reason
 
 
 def test_a_leak_is_steady_and_says_when_memory_runs_out() -> None:

@@ -87,6 +87,7 @@ def test_a_kill_for_memory_is_told_from_other_kills(tmp_path: Path) -> None:
     finally:
         group.rmdir()
     assert ending["kind"] == "out of memory"
+    assert "its limit of 64 MiB" in str(ending["sentence"])
 
 
 @pytest.mark.parametrize("interval", [99, 60_001])

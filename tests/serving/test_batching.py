@@ -36,8 +36,7 @@ async def submitted(
     first = asyncio.create_task(batcher.submit(crop(0), ("logits",)))
     await asyncio.to_thread(device.begun.wait, 10)
     rest = [asyncio.create_task(batcher.submit(crop(value), ("logits",))) for value in values]
-    while batcher.waiting < len(values):
-        await asyncio.sleep(0)
+    await asyncio.sleep(0)  # each has submitted its image
     return [first, *rest]
 
 
@@ -101,6 +100,24 @@ def test_each_image_gets_the_outputs_it_asked_for() -> None:
         )
         assert list(plain) == ["logits"]
         assert list(more) == ["features", "logits"]
+        batcher.close()
+
+    asyncio.run(run())
+
+
+def test_one_image_alone_has_the_whole_device_and_several_share_it() -> None:
+    async def run() -> None:
+        whole, shared = Device(), Device()
+        batcher = Batcher(whole, max_batch=8)
+        batcher.widen(shared, lanes=2, max_batch=2)
+        tasks = await submitted(batcher, whole, [1, 2, 3])
+        await asyncio.to_thread(shared.begun.wait, 10)  # the second lane does not wait for the first
+        assert whole.sizes == [1]
+        shared.gate.set()
+        assert [int((await task)["logits"][0]) for task in tasks[1:]] == [2, 4, 6]
+        whole.gate.set()
+        assert int((await tasks[0])["logits"][0]) == 0
+        assert max(shared.sizes) <= 2
         batcher.close()
 
     asyncio.run(run())

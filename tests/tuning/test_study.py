@@ -128,6 +128,8 @@ def test_trials_run_side_by_side(tmp_path: Path) -> None:
         return quadratic(trial)
 
     state = run_study(tmp_path, StudySpec(DEFAULT_SPACE, max_jobs=6, max_parallel_jobs=2), meet)
+    longest = max(trial.seconds for trial in state.trials)
+    assert longest <= state.seconds < sum(trial.seconds for trial in state.trials)
     assert [trial.number for trial in state.trials] == list(range(6))
     assert {trial.status for trial in state.trials} == {"completed"}
 

@@ -42,6 +42,10 @@ Thumbnails = Annotated[
         max=2000,
     ),
 ]
+Profile = Annotated[
+    bool,
+    typer.Option("--profile/--no-profile", help="Record where the run's time goes."),
+]
 
 _Flag = tuple[str, Any, Any, str]
 DATA: tuple[_Flag, ...] = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -40,6 +41,14 @@ def command(
     capture_images: Annotated[
         bool, typer.Option("--capture-images", help="With --capture: keep the images too.")
     ] = False,
+    canary: Annotated[
+        str | None,
+        typer.Option("--canary", help="Over a running endpoint: first give the new model this share, as 10%."),
+    ] = None,
+    printed: Annotated[
+        Literal["systemd", "compose"] | None,
+        typer.Option("--print", help="Deploy nothing; print a systemd unit or a compose file that does."),
+    ] = None,
     mode: Annotated[
         Literal["realtime", "serverless", "async"], typer.Option("--mode", help="In AWS: the kind of endpoint.")
     ] = "realtime",
@@ -52,7 +61,8 @@ def command(
     """Put a model behind an endpoint on this machine; it goes on when this command has ended.
 
     Over a running endpoint of the same name the new model is loaded beside the old one and takes over without failing
-    a request.
+    a request. With --canary it takes over once it has answered 100 requests of its share, or after 30 seconds; where it
+    fails at more than 2 % of what the old model can answer, the old one stays. What it fails at the old one answers.
 
     Examples:
 
@@ -62,10 +72,15 @@ def command(
 
         finepoint deploy first --capture 10% --capture-images
 
+        finepoint deploy second --name clothes --canary 10%
+
+        finepoint deploy first --port 8080 --print systemd
+
         finepoint deploy train-2026-11-24-11-24-05-458 --entry-point inference.py --source-dir code/
     """
-    from finepoint.cli.output import plain, print_json, show
+    from finepoint.cli.output import plain, print_json, say, show
     from finepoint.runs.deploying import captures_dir, deploy
+    from finepoint.serving.canary import CanaryPlan, parse_share
     from finepoint.serving.deployment import Access
 
     if engine == "sagemaker":
@@ -79,17 +94,25 @@ def command(
         deploy_in_cloud(model, name, mode, cloud, max_price, runs_dir, json)
         return
     access = Access(token_file, no_auth, tls_certificate, tls_key, allow_code)
+    if printed is not None:
+        from finepoint.runs.deploying import unit_of
+
+        text = unit_of(printed, model, name=name, host=host, port=port, access=access, directory=runs_dir)
+        sys.stdout.write(text)
+        return
     endpoint = deploy(
         model,
         name=name,
         host=host,
         port=port,
         access=access,
-        capture=_share(capture) if capture is not None else None,
+        capture=parse_share(capture, "capture") if capture is not None else None,
         capture_images=capture_images,
         directory=runs_dir,
         entry_point=entry_point,
         source_dir=source_dir,
+        canary=CanaryPlan(parse_share(canary)) if canary else None,
+        say=say,
     )
     if json:
         print_json({"name": endpoint.name, "url": endpoint.url, "model_version": endpoint.model_version})
@@ -103,17 +126,3 @@ def command(
     )
     if capture is not None:
         show(f"Captured requests lie in {plain(captures_dir() / endpoint.name)}")
-
-
-def _share(text: str) -> float:
-    """Return a share as a number.
-
-    >>> _share("10%"), _share("0.5")
-    (0.1, 0.5)
-    """
-    from finepoint.errors import ConfigurationError
-
-    try:
-        return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        raise ConfigurationError(f"--capture is {text!r}; it must be a share such as 10%") from None

@@ -14,7 +14,9 @@ _COLOURS = {"healthy": "green", "unhealthy": "red", "stale": "yellow"}
 def command(engine: Engine = "local", cloud: CloudSetting = None, json: Json = False) -> None:
     """List the endpoints on this machine, or in AWS with what they cost so far, and how they are.
 
-    `stale` means that the server's process is gone; `finepoint undeploy NAME` forgets it.
+    `answers/s` is over the last minute, the times are from a request's head to its answer, of the last 1,000; an
+    endpoint with a token shows them where `$FINEPOINT_TOKEN` holds it. `stale` means that the server's process is
+    gone; `finepoint undeploy NAME` forgets it.
 
     Examples:
 
@@ -34,18 +36,21 @@ def command(engine: Engine = "local", cloud: CloudSetting = None, json: Json = F
         return
     found = endpoints()
     if json:
-        print_json([{**asdict(item.record), "state": item.state} for item in found])
+        print_json([{**asdict(item.record), "state": item.state, "traffic": dict(item.traffic)} for item in found])
         return
     if not found:
         show("No endpoints on this machine; `finepoint deploy RUN` makes one.")
         return
     from rich.table import Table
 
-    table = Table("name", "state", "address", "model", "since", pad_edge=False)
+    table = Table("name", "state", "answers/s", "p50 / p99 ms", "address", "model", "since", pad_edge=False)
     for item in found:
-        record = item.record
+        record, traffic = item.record, item.traffic
         state = f"[{_COLOURS[item.state]}]{item.state}[/]"
-        table.add_row(plain(record.name), state, record.url, plain(record.model), record.started_at)
+        rate = f"{traffic['answers_per_second']:.1f}" if traffic else ""
+        times = f"{1000 * traffic['p50_seconds']:.0f} / {1000 * traffic['p99_seconds']:.0f}" if traffic else ""
+        model = f"{plain(record.model)} ({record.model_version})"
+        table.add_row(plain(record.name), state, rate, times, record.url, model, record.started_at)
     show(table)
 
 

@@ -11,7 +11,10 @@ import typer
 from finepoint.cli.arguments import Json
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from finepoint.profiler.finishing import Judged
+    from finepoint.profiler.trying import Tried
 
 group = typer.Typer(no_args_is_help=True, help="Where time and machine go while a job runs, and what to change.")
 
@@ -157,31 +160,32 @@ def try_(
     steps: Annotated[int, typer.Option("--steps", help="Training steps of each window.")] = 30,
     json: Json = False,
 ) -> None:
-    """Measure the advice: run the script again for a short window, once for each change that can be made from outside.
+    """Measure the advice: do a short window of the same job again, once for each change that can be made from outside.
 
-    The script is ended when its window is full. It runs as it did, and so writes where it did.
+    A script is ended when its window is full. It runs as it did, and so writes where it did. Of a run of finepoint's,
+    the features pass is measured, which is where its time goes.
 
     Examples:
 
+        finepoint profile try runs/first
+
         finepoint profile try jobs/train-20260101-120000 --steps 40
     """
-    from finepoint.cli.output import plain, print_json
+    from finepoint.cli.output import print_json
     from finepoint.cli.output import show as print_results
     from finepoint.profiler.trying import try_changes
+    from finepoint.runs.folder import RECORD, RunFolder
 
-    rows = try_changes(job, steps=steps)
+    if (job / RECORD).is_file():
+        from finepoint.runs.trying import try_run
+
+        rows = try_run(RunFolder(job), steps=steps)
+    else:
+        rows = try_changes(job, steps=steps)
     if json:
         print_json([row.to_json() for row in rows])
         return
-    from rich.table import Table
-
-    table = Table("change", "seconds a step", "predicted", "measured", "output", pad_edge=False)
-    for row in rows:
-        predicted = "–" if row.predicted is None else f"{row.predicted:.2f}"
-        seconds = "–" if row.seconds_per_step is None else f"{row.seconds_per_step:.4g}"
-        measured = "–" if row.measured is None else f"{row.measured:.2f}"
-        table.add_row(plain(row.name), seconds, predicted, measured, plain(row.output))
-    print_results(table)
+    print_results(tried_table(rows))
 
 
 @group.command("show")
@@ -195,6 +199,21 @@ def show(job: Job, price_per_hour: Price = None, json: Json = False) -> None:
     from finepoint.profiler.finishing import finish
 
     _show(finish(job, price_per_hour=price_per_hour), json)
+
+
+def tried_table(rows: Sequence[Tried]) -> Any:
+    """Return what was tried as a table."""
+    from rich.table import Table
+
+    from finepoint.cli.output import plain
+
+    table = Table("change", "seconds a step", "predicted", "measured", "output", pad_edge=False)
+    for row in rows:
+        predicted = "–" if row.predicted is None else f"{row.predicted:.2f}"
+        seconds = "–" if row.seconds_per_step is None else f"{row.seconds_per_step:.4g}"
+        measured = "–" if row.measured is None else f"{row.measured:.2f}"
+        table.add_row(plain(row.name), seconds, predicted, measured, plain(row.output))
+    return table
 
 
 def _metrics(job: Path, port: int | None) -> contextlib.AbstractContextManager[Any]:

@@ -15,6 +15,7 @@ from finepoint.cli.arguments import (
     DataPath,
     Debug,
     Json,
+    Profile,
     RunName,
     RunsDir,
     Thumbnails,
@@ -32,6 +33,7 @@ def command(
     cloud: CloudSetting = None,
     max_price: MaxPrice = None,
     debug: Debug = True,
+    profile: Profile = True,
     thumbnails: Thumbnails = 0,
     runs_dir: RunsDir = None,
     json: Json = False,
@@ -63,6 +65,7 @@ def command(
             listener=listener,
             command=sys.argv,
             debug=debug,
+            profile=profile,
             thumbnails=thumbnails,
             **settings,
         )

@@ -57,7 +57,13 @@ StopOn = Annotated[
     list[str] | None,
     option("--stop-on", text="Rule that ends the job when it fires, with --debug.", metavar="RULE"),
 ]
-Profile = Annotated[bool, option("--profile", text="Record where its time goes, and write a report of that.")]
+Profile = Annotated[
+    bool | None,
+    option(
+        "--profile/--no-profile",
+        text="Record where its time goes, and report that; finepoint's trainer is recorded unless --no-profile.",
+    ),
+]
 BestOf = Annotated[
     str | None, option("--best-of", text="Take the hyperparameters of a study's best trial.", metavar="STUDY")
 ]

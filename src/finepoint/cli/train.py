@@ -50,7 +50,11 @@ def command(
     offline: Offline = False,
     best_of: BestOf = None,
     debug: Debug = None,
-    profile: Profile = False,
+    profile: Profile = None,
+    try_: Annotated[
+        bool,
+        typer.Option("--try", help="Then measure what changes would give: threads, batch, runtime, cached features."),
+    ] = False,
     stop_on: StopOn = None,
     detach: Detach = False,
     engine: Engine = "local",
@@ -79,9 +83,12 @@ def command(
     if (path is None) == (entry_point is None):
         raise ConfigurationError("give either a folder of images, or --entry-point SCRIPT")
     if path is not None:
-        settings |= engine_settings(engine, cloud, max_price) | {"debug": debug is not False}
-        _train(path, run, runs_dir, json, settings)
+        settings |= engine_settings(engine, cloud, max_price)
+        settings |= {"debug": debug is not False, "profile": profile is not False}
+        _train(path, run, runs_dir, json, try_, settings)
         return
+    if try_:
+        raise ConfigurationError("--try is for finepoint's trainer; after a script's job, `finepoint profile try JOB`")
     if settings["hyperparameters"]:
         named = ", ".join(settings["hyperparameters"])
         raise ConfigurationError(f"{named}: this is for finepoint's trainer; give a script --hp KEY=VALUE")
@@ -106,7 +113,7 @@ def command(
         best_of=find_job(best_of, default_dir(runs_dir)).path if best_of else None,
         debug=debug,
         stop_on=stop_on,
-        profile=profile,
+        profile=bool(profile),
     )
     if engine == "sagemaker":
         from finepoint.cli.cloud import run_script_in_cloud
@@ -116,7 +123,7 @@ def command(
     _run_script(spec, runs_dir, detach, json)
 
 
-def _train(path: str, run: str | None, runs_dir: Path | None, json: bool, settings: dict[str, Any]) -> None:
+def _train(path: str, run: str | None, runs_dir: Path | None, json: bool, try_: bool, settings: dict[str, Any]) -> None:
     from finepoint.cli.output import percent, print_json, say, show
     from finepoint.cli.progress import LiveListener
     from finepoint.runs.workflow import train
@@ -124,8 +131,14 @@ def _train(path: str, run: str | None, runs_dir: Path | None, json: bool, settin
     with LiveListener() as listener:
         finished = train(path, name=run, directory=runs_dir, listener=listener, command=sys.argv, **settings)
     summary = finished.summary
+    tried = None
+    if try_:
+        from finepoint.cli.profile import tried_table
+        from finepoint.runs.trying import try_run
+
+        tried = try_run(finished.folder)
     if json:
-        print_json(summary)
+        print_json(summary if tried is None else {**summary, "tried": [row.to_json() for row in tried]})
         return
     training = summary["training"]
     best = training["epochs"][training["best_epoch"] - 1]
@@ -133,6 +146,7 @@ def _train(path: str, run: str | None, runs_dir: Path | None, json: bool, settin
         f"Best epoch {best['epoch']}: validation loss {best['valid_loss']:.4f}, "
         f"accuracy {percent(best['valid_accuracy'])}",
         f"Model: {finished.model}",
+        *([] if tried is None else [tried_table(tried)]),
     )
     say(f"Judge it on the test part: finepoint evaluate {finished.name}")
 

@@ -8,7 +8,17 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from finepoint.cli.arguments import DATA, FEATURES, HYPERPARAMETERS, TUNING, Json, RunName, RunsDir, with_flags
+from finepoint.cli.arguments import (
+    DATA,
+    FEATURES,
+    HYPERPARAMETERS,
+    TUNING,
+    Json,
+    Profile,
+    RunName,
+    RunsDir,
+    with_flags,
+)
 from finepoint.cli.cloud import CloudSetting, Engine, MaxPrice
 from finepoint.cli.scripts import (
     ChannelPath,
@@ -57,6 +67,7 @@ def command(
     engine: Engine = "local",
     cloud: CloudSetting = None,
     max_price: MaxPrice = None,
+    profile: Profile = True,
     runs_dir: RunsDir = None,
     json: Json = False,
     *,
@@ -85,7 +96,7 @@ def command(
     if path is not None:
         if tuner == "amt":
             raise ConfigurationError("--tuner amt tunes scripts; finepoint's own study is one job, and far cheaper")
-        settings |= engine_settings(engine, cloud, max_price)
+        settings |= engine_settings(engine, cloud, max_price) | {"profile": profile}
         _tune(path, run, runs_dir, json, settings)
         return
     if (minimize is None) == (maximize is None):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import struct
 import warnings
@@ -48,6 +49,8 @@ _FORMATS = (
     "TGA",
     "AVIF",
 )
+# An ISO file's first box with the brands of HEIF images coded as HEVC, and of images of any coding.
+_HEIC = tuple(b"ftyp" + brand for brand in (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"))
 
 
 def decode(data: bytes, *, min_side: int = 0, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -167,13 +170,25 @@ def _open(data: bytes) -> Image.Image:
         with warnings.catch_warnings():
             # Pillow warns of large images at a limit of its own; ours is checked by the caller.
             warnings.simplefilter("ignore")
-            return Image.open(io.BytesIO(data), formats=_FORMATS)
+            return Image.open(io.BytesIO(data), formats=(*_FORMATS, "HEIF") if _reads_heic(data) else _FORMATS)
     except UnidentifiedImageError as error:
         raise DecodeError(_what_it_is(data)) from error
     except Image.DecompressionBombError as error:
         raise DecodeError(f"the image is too large: at most {MAX_PIXELS:,} pixels are read") from error
     except _PILLOW_ERRORS as error:
         raise DecodeError(_what_went_wrong(error)) from error
+
+
+def _reads_heic(data: bytes) -> bool:
+    """Return whether this is a HEIC photograph and the extra that reads it is installed; Pillow then knows it."""
+    if data[4:12] not in _HEIC:
+        return False
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener(thumbnails=False)
+    return True
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -218,6 +233,8 @@ def _what_it_is(data: bytes) -> str:
     ):
         if start.startswith(sign):
             return f"the file is {name}, not an image that can be read"
-    if data[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1"):
-        return "the file is a HEIC photograph, which is not read; export it as JPEG"
+    if data[4:12] in _HEIC:
+        if importlib.util.find_spec("pillow_heif"):
+            return "the file is a HEIC photograph that is damaged or cut off"
+        return "the file is a HEIC photograph; `pip install finepoint[heic]` reads those, or export it as JPEG"
     return "the file is not an image that can be read"

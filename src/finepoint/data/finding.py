@@ -42,6 +42,8 @@ IMAGE_SUFFIXES = frozenset(
         ".ico",
         ".tga",
         ".avif",
+        ".heic",
+        ".heif",
     ]
 )
 # Left behind by tools; never classes, never worth a word.

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from finepoint.debugger.budget import CALL_SECONDS, PASSED_OVER_SECONDS
 from finepoint.debugger.gathering import Gatherer
@@ -18,6 +18,7 @@ from finepoint.debugger.naming import Names, unwrapped
 from finepoint.debugger.selection import Selection
 from finepoint.debugger.writing import RecordingWriter
 from finepoint.instrumentation import (
+    ACTIVATION,
     BACKWARD_BEGIN,
     BACKWARD_END,
     COMPILE,
@@ -41,8 +42,9 @@ _WORTH_SLEEPING = 8
 class Recorder(Gatherer):
     """Gathers what is recorded of this process.
 
-    Observers add to `on_step_begin`, `on_step_end`, `on_module_end` and `watch` events; what they note goes into the
-    current step with `put` (one number), `save` (a tensor, reduced as its collections say) and `writer.fact`.
+    Observers add to `on_step_begin`, `on_step_end`, `on_module_end`, `on_activation` and `watch` events; what they note
+    goes into the current step with `put` (one number), `save` (a tensor, reduced as its collections say) and
+    `writer.fact`.
 
     Args:
         writer: of the recording.
@@ -68,6 +70,7 @@ class Recorder(Gatherer):
         self.on_step_skipped: list[Callable[[ModeKeys, int], object]] = []
         self.on_step_end: list[Callable[[Step], object]] = []
         self.on_module_end: list[Callable[[str, nn.Module, tuple[Any, ...], Any], object]] = []
+        self.on_activation: list[Callable[[str, nn.Module, str, Tensor], object]] = []
         self.on_close: list[Callable[[], object]] = []
         self._save_next = False
         self._subscriptions: list[Subscription] = []
@@ -77,7 +80,8 @@ class Recorder(Gatherer):
         self._traced: list[Subscription] = []
         self._modules: list[Subscription] = []
         self._calls: list[Subscription] = []
-        self._depth = 0
+        # The modules whose calls have begun and not ended, the outermost first.
+        self._inside: list[nn.Module] = []
         self._discover = discover
         self._busy = False
         self._awake = True
@@ -151,7 +155,7 @@ class Recorder(Gatherer):
         self._save_next = False
         light = self.selection.fixed or self.budget.light(number) or bool(active)
         self.step = Step(mode, number, self.total, light, active, args, kwargs or {})
-        self._depth = 0
+        self._inside = []
         if active and not self.compiled:
             self._watch_modules()
         for tell in self.on_step_begin:
@@ -274,8 +278,8 @@ class Recorder(Gatherer):
         return ModeKeys.TRAIN if training else ModeKeys.EVAL
 
     def _module_called(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        self._depth += 1
-        if self._depth > 1 or not self._discover or self.names.module(unwrapped(module)) is not None:
+        self._inside.append(module)
+        if len(self._inside) > 1 or not self._discover or self.names.module(unwrapped(module)) is not None:
             return
         if next(module.parameters(), None) is None or isinstance(module, nn.modules.loss._Loss):
             return
@@ -283,10 +287,11 @@ class Recorder(Gatherer):
         self.adopt(module)
         if self.root is not before:
             self.begin_step(self._mode_of(module), args)
-            self._depth = 1
+            self._inside = [module]
 
     def _module_returned(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        self._depth -= 1
+        if self._inside:
+            self._inside.pop()
         if self.step is None or not self.step.heavy:
             return
         name = self.names.module(module)
@@ -294,12 +299,24 @@ class Recorder(Gatherer):
             for tell in self.on_module_end:
                 tell(name, module, args or tuple(kwargs.values()), output)
 
+    def _activated(self, function: str, output: Any) -> None:
+        """Tell of an activation that was called as a function, by the module whose forward it stands in."""
+        if self.step is None or not self.step.heavy or not self._inside or not isinstance(output, Tensor):
+            return
+        owner = self._inside[-1]
+        name = self.names.module(unwrapped(owner))
+        if name is not None:
+            for tell in self.on_activation:
+                tell(name, owner, function, output)
+
     def _watch_modules(self, wanted: bool = True) -> None:
         if wanted and not self._modules:
             self._modules = [
                 FORWARD_BEGIN.subscribe(self._guarded(self._module_called)),
                 FORWARD_END.subscribe(self._guarded(self._module_returned)),
             ]
+            if self.on_activation:
+                self._modules.append(ACTIVATION.subscribe(self._guarded(self._activated)))
         elif not wanted and self._modules and not (self._discover and self.root is None):
             for subscription in self._modules:
                 subscription.close()

@@ -28,6 +28,7 @@ from finepoint.engines.supervisor import HostProcess, Outcome, Supervisor
 from finepoint.errors import ConfigurationError, InputError, JobError
 from finepoint.events import parse
 from finepoint.files import write_bytes
+from finepoint.models.made_here import remember
 from finepoint.models.package import pack
 
 _TAIL_LINES = 40
@@ -229,6 +230,7 @@ class _Run:
                 write_bytes(self.folder.path / "output" / "success", b"")
             if any((self.folder.path / "model").iterdir()):
                 pack(self.folder.path / "model", self.folder.model)
+                remember(self.folder.model, f"job {self.folder.path.name}")
         missing = [metric for metric in self.spec.metric_definitions if metric.name not in self.latest]
         for metric in missing if status == "Completed" else ():
             self.watcher.say(f"warning: {explain_missing(metric, self.lines)}")

@@ -18,6 +18,7 @@ from finepoint.engines.telling import Told
 from finepoint.errors import FinepointError, storage_errors
 from finepoint.events import emit
 from finepoint.files import write_json
+from finepoint.profiler.context import part, profiled, profiler_dir
 from finepoint.training.environment import Environment, read_environment
 from finepoint.training.hyperparameters import Hyperparameters, known_hyperparameters
 from finepoint.training.loop import train_head
@@ -57,12 +58,8 @@ def tune(environment: Environment) -> None:
     Hyperparameters.from_mapping({name: value for name, value in given.items() if name in known_hyperparameters()})
     prepared = prepare(replace(environment, hyperparameters=given))
     emit("embedded", **prepared.count.to_json())
-    state = run_study(
-        environment.checkpoint_dir,
-        spec,
-        lambda trial: _run_trial(trial, prepared),
-        Told(),
-    )
+    with part("tuning"):
+        state = run_study(environment.checkpoint_dir, spec, lambda trial: _run_trial(trial, prepared), Told())
     write_json(environment.output_data_dir / "tuning.json", _record(state, prepared))
 
 
@@ -90,7 +87,7 @@ def _record(state: StudyState, prepared: Prepared) -> dict[str, Any]:
 def main() -> int:
     """Run the tuning job and return its exit code."""
     try:
-        with storage_errors():
+        with storage_errors(), profiled(profiler_dir(), whole_process=True):
             tune(read_environment())
     except FinepointError as error:
         sys.stderr.write(f"error: {error}\n")

@@ -28,6 +28,8 @@ IMAGE_TYPES = frozenset(
         "image/bmp",
         "image/gif",
         "image/tiff",
+        "image/heic",
+        "image/heif",
         "application/x-image",
         "application/octet-stream",
     }

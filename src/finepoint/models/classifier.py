@@ -15,7 +15,7 @@ import numpy as np
 
 from finepoint.data.preprocessing import Preprocessing, preprocess
 from finepoint.errors import DataError, DecodeError
-from finepoint.models.package import GRAPH, open_package, read_description
+from finepoint.models.package import GRAPH, open_package, read_description, version_of
 from finepoint.models.runtimes import Runtime, load_graph
 from finepoint.models.unknown import UnknownDetector, load_unknown
 
@@ -67,7 +67,7 @@ class Classifier:
 
     Attributes:
         classes: the class names, in the order of the logits.
-        version: the first 12 digits of the SHA-256 of the graph and its description.
+        version: changes with whatever decides answers; see `version_of`.
         description: the content of `finepoint.json`.
         preprocessings: one for each backbone.
         temperature: what logits are divided by before the softmax.
@@ -227,7 +227,7 @@ def load_classifier(
     recorded = description["graph"]["precision"]
     options = {"threads": threads, "throughput": throughput}
     loaded = load_graph(graph, runtime, _usable(recorded), **options)
-    return Classifier(folder, loaded, description, _version(description))
+    return Classifier(folder, loaded, description, version_of(description))
 
 
 def _usable(precision: str) -> str:
@@ -237,7 +237,3 @@ def _usable(precision: str) -> str:
 
         return "bf16" if cpu_has_bf16() else "f32"
     return precision
-
-
-def _version(description: dict[str, Any]) -> str:
-    return str(description["graph"]["sha256"])[:12]

@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from finepoint.errors import PackageError
-from finepoint.files import atomic_path, cache_dir, read_json, sha256_of
+from finepoint.files import atomic_path, cache_dir, digest_of, read_json, sha256_of
 
 SCHEMA_VERSION = 1
 DESCRIPTION = "finepoint.json"
@@ -31,6 +31,8 @@ HANDLER = "code/inference.py"
 # Bounds for a package that may come from anywhere.
 _MAX_BYTES = 8 * 2**30
 _MAX_ENTRIES = 10_000
+# What a description says about the model; all else in it decides answers.
+_ABOUT = ("metrics", "provenance", "versions")
 
 
 def pack(folder: Path, target: Path) -> str:
@@ -102,6 +104,23 @@ def read_description(folder: Path) -> dict[str, Any]:
             "upgrade with `pip install --upgrade finepoint`"
         )
     return dict(value)
+
+
+def has_own_handler(folder: Path) -> bool:
+    """Return whether serving the package in a folder means running its `code/inference.py`."""
+    return not (folder / DESCRIPTION).is_file() or read_description(folder)["handler"] != "builtin"
+
+
+def version_of(description: Mapping[str, Any]) -> str:
+    """Return a model's version: 12 digits of the SHA-256 of all that its description says of answers.
+
+    The graph's hash is in it, and classes, temperature and preprocessing: another one of these is another model.
+
+    >>> first = {"graph": {"sha256": "0"}, "temperature": 1.0, "metrics": {"valid": {}}}
+    >>> [version_of(first) == version_of({**first, **other}) for other in ({"metrics": {}}, {"temperature": 2.0})]
+    [True, False]
+    """
+    return digest_of({key: value for key, value in description.items() if key not in _ABOUT})[:12]
 
 
 def _extract(archive: Path, folder: Path, other: str) -> None:

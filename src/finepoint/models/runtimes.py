@@ -30,11 +30,13 @@ class Runtime(ABC):
         name: `openvino`, `onnxruntime`, `cuda` or `mps`.
         precision: `f32` or `bf16`, of the arithmetic.
         version: of the library.
+        parallel: calls that it computes beside each other, each as fast as alone.
     """
 
     name: str
     precision: str
     version: str
+    parallel: int = 1
 
     @abstractmethod
     def __call__(self, images: Sequence[np.ndarray], outputs: Sequence[str]) -> Outputs:
@@ -81,7 +83,7 @@ class OpenVinoRuntime(Runtime):
         if threads:
             options["INFERENCE_NUM_THREADS"] = threads
         self._compiled = core.compile_model(model, "CPU", options)
-        self._requests = int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        self.parallel = int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
 
     def __call__(self, images: Sequence[np.ndarray], outputs: Sequence[str]) -> Outputs:
         request = self._compiled.create_infer_request()
@@ -92,7 +94,7 @@ class OpenVinoRuntime(Runtime):
         self, batches: Iterable[tuple[Tag, Sequence[np.ndarray]]], outputs: Sequence[str]
     ) -> Iterator[tuple[Tag, Outputs]]:
         """Yield results as they come; one request more than run at once keeps the cores from waiting."""
-        requests = [self._compiled.create_infer_request() for _ in range(self._requests + 1)]
+        requests = [self._compiled.create_infer_request() for _ in range(self.parallel + 1)]
         running: list[tuple[Any, Tag, Sequence[np.ndarray]]] = []
 
         def finish() -> tuple[Tag, Outputs]:

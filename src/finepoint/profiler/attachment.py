@@ -22,14 +22,15 @@ from torch import Tensor, nn
 
 from finepoint import instrumentation as moments
 from finepoint import loops, transfers
+from finepoint.profiler.context import FOLDER_VARIABLE, STEPS, process_start
+from finepoint.profiler.device_clock import DeviceClock, cuda_clock
 from finepoint.profiler.loading import LoadingRecorder
 from finepoint.profiler.network import NetworkProbe
-from finepoint.profiler.phases import PhaseClock
+from finepoint.profiler.phases import PhaseClock, seconds_per_moment
 from finepoint.profiler.segments import TableWriter
 from finepoint.profiler.window import Window
 
-STEPS = "steps"
-FOLDER_VARIABLE, WINDOW_VARIABLE = "FINEPOINT_PROFILER_DIR", "FINEPOINT_PROFILE_STEPS"
+WINDOW_VARIABLE = "FINEPOINT_PROFILE_STEPS"
 # The function that a launcher names to `finepoint.attaching.environment_for`.
 ATTACHMENT = "finepoint.profiler.attachment:attach"
 # After so many steps the network is looked at; the first ones are unlike the rest.
@@ -47,8 +48,10 @@ def attach() -> None:
         loading.watch_images()
         return
     steps = int(os.environ.get(WINDOW_VARIABLE, "0"))
-    recorder = StepRecorder(folder, loading, Window(folder, steps) if steps else None)
-    recorder.subscribe(cuda=torch.cuda.is_available())
+    cuda = torch.cuda.is_available()
+    window = Window(folder, steps) if steps else None
+    recorder = StepRecorder(folder, loading, window, device=cuda_clock() if cuda else None)
+    recorder.subscribe(cuda=cuda)
     recorder.watch_startup()
     atexit.register(recorder.close)
 
@@ -60,9 +63,17 @@ class StepRecorder:
         folder: a job's `profiler-output`.
         loading: is told when images may be watched.
         window: of torch.profiler, where one is wanted.
+        device: times phases on the GPU, where there is one.
     """
 
-    def __init__(self, folder: Path, loading: LoadingRecorder, window: Window | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        loading: LoadingRecorder,
+        window: Window | None = None,
+        *,
+        device: DeviceClock | None = None,
+    ) -> None:
         rank = os.environ.get("RANK", "0")
         self._writer = TableWriter(folder / STEPS, f"rank{rank}-{os.getpid()}")
         self._pid, self._thread = os.getpid(), threading.get_ident()
@@ -70,12 +81,12 @@ class StepRecorder:
         # Up to now Python and torch were imported.
         self.clock = PhaseClock(
             lambda row: self._writer.append(row | self._labels),
-            _process_start(),
+            process_start(),
             hook_clock=lambda: loops.hook_time.seconds,
             first="import",
         )
         self.clock.leave("import")
-        self._loading, self._window = loading, window
+        self._loading, self._window, self._device = loading, window, device
         self._loaders: dict[int, dict[str, Any]] = {}
         self._facts: dict[str, Any] = {
             "torch": torch.__version__,
@@ -120,6 +131,7 @@ class StepRecorder:
             return
         if self._window is not None:
             self._window.close(self.clock)
+        self._count_device()
         self.clock.close()
         self._note()
         self._writer.seal()
@@ -131,7 +143,7 @@ class StepRecorder:
             self._facts["networks"] = self._probe.networks()
         self._facts["loaders"] = list(self._loaders.values())
         self._facts["moments"] = self.clock.transitions
-        self._facts["seconds_per_moment"] = _seconds_per_moment() + _WRAPPER_SECONDS
+        self._facts["seconds_per_moment"] = seconds_per_moment() + _WRAPPER_SECONDS
         self._writer.note(f"facts/{self._pid}", self._facts)
 
     def _elsewhere(self) -> bool:
@@ -142,10 +154,14 @@ class StepRecorder:
         # While a batch is waited for, the dataset may call modules (torchvision's transforms are some) and copy.
         if not self._elsewhere() and self.clock.phase != "data_wait":
             self.clock.enter(phase)
+            if self._device is not None:
+                self._device.enter(phase)
 
     def _leave(self, phase: str) -> None:
         if not self._elsewhere():
             self.clock.leave(phase)
+            if self._device is not None:
+                self._device.leave(phase)
 
     def _loader_begins(self, loader: Any) -> None:
         if self._elsewhere() or self.clock.phase == "data_wait":
@@ -187,9 +203,9 @@ class StepRecorder:
             return
         if begins:
             self._forward_began = time.perf_counter()
-            self.clock.enter("forward")
+            self._enter("forward")
             return
-        self.clock.leave("forward")
+        self._leave("forward")
         self.clock.count("forwards")
         if not torch.is_grad_enabled():
             self.clock.count("frozen_forward", time.perf_counter() - self._forward_began)
@@ -210,7 +226,7 @@ class StepRecorder:
     def _step_ends(self, optimizer: torch.optim.Optimizer) -> None:
         if self._elsewhere():
             return
-        self.clock.leave("optimizer")
+        self._leave("optimizer")
         self.clock.count("steps")
         self._steps += 1
         if not self._waited:  # a loop without a loader: its steps are its rows
@@ -240,8 +256,15 @@ class StepRecorder:
             self._stop_watching_startup()
             self._stop_watching_startup = None
 
+    def _count_device(self) -> None:
+        """Add what the GPU has come through since; it runs behind, so that this may be the work of rows before."""
+        if self._device is not None:
+            for phase, seconds in self._device.take().items():
+                self.clock.count(f"gpu/{phase}", seconds)
+
     def _after_row(self) -> None:
         """Between two rows: begin or end what lasts for some steps."""
+        self._count_device()
         if self._probe is None and self._steps >= _PROBE_AT:
             self._probe = NetworkProbe(_PROBE_STEPS)
         elif self._probe is not None and self._probe.step():
@@ -278,22 +301,6 @@ def _first_tensor(batch: Any) -> Tensor | None:
         return batch
     parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ()
     return next((found for part in parts if (found := _first_tensor(part)) is not None), None)
-
-
-def _process_start() -> float:
-    import psutil
-
-    return float(psutil.Process().create_time())
-
-
-def _seconds_per_moment() -> float:
-    """Return what giving time to a phase costs, measured."""
-    clock = PhaseClock(lambda row: None, time.time())
-    began = time.perf_counter()
-    for _ in range(200):
-        clock.enter("forward")
-        clock.leave("forward")
-    return (time.perf_counter() - began) / 400
 
 
 def _startup_phases(clock: PhaseClock) -> Callable[[], None]:

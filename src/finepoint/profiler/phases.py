@@ -14,7 +14,7 @@ PHASES = ("data_wait", "copy", "forward", "backward", "optimizer", "evaluation",
 STARTUP_PHASES = ("import", "weights", "data_listing", "other")
 # Steps shorter than this are added up: a row costs some microseconds, which a step of half a millisecond would feel.
 SHORTEST_ROW_SECONDS = 0.02
-_LABELS = ("time", "mode", "loader", "window")
+_LABELS = ("time", "mode", "loader", "window", "part")
 
 
 class Mode(IntEnum):
@@ -37,8 +37,8 @@ class PhaseClock:
         hook_clock: seconds that observers have worked so far; they are `hook`, whatever phase they worked in.
         first: the phase that the time since the start belongs to, until it is left.
 
-    `loader` is the number of the loader that batches come from, `window` whether torch.profiler runs; both are noted
-    in each row.
+    `loader` is the number of the loader that batches come from, `window` whether torch.profiler runs, `part` the number
+    of the part of a program of ours (-1 in a script); all are noted in each row.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class PhaseClock:
         self._pending: dict[str, float] | None = None
         self.transitions = 0
         self.in_loop = False
-        self.loader = -1
+        self.loader = self.part = -1
         self.window = False
         self._counts = _no_counts()
 
@@ -99,8 +99,8 @@ class PhaseClock:
         self._counts["samples"] += size
 
     def count(self, name: str, by: float = 1.0) -> None:
-        """Add to one of the row's counts: `steps`, `backwards`, `forwards`, `frozen_forward`, `syncs`."""
-        self._counts[name] += by
+        """Add to one of the row's counts: `steps`, `backwards`, `forwards`, `frozen_forward`, `syncs`, `gpu/PHASE`."""
+        self._counts[name] = self._counts.get(name, 0.0) + by
 
     def boundary(self) -> None:
         """End a row here, if anything happened in it."""
@@ -115,6 +115,12 @@ class PhaseClock:
             self._finish(Mode.EVALUATION)
         else:
             self._finish(Mode.BETWEEN)
+
+    def skip(self) -> None:
+        """Begin the row anew: the time since it began is in another process's rows."""
+        self._last = self._row_began = self._clock()
+        self._cpu, self._hooked = self._cpu_clock(), self._hook_clock()
+        self._seconds, self._counts = {}, _no_counts()
 
     def close(self) -> None:
         """End the last row, and write what is pending."""
@@ -148,6 +154,7 @@ class PhaseClock:
             "cpu": cpu - self._cpu,
             "loader": float(self.loader),
             "window": float(self.window),
+            "part": float(self.part),
             **{f"phase/{name}": spent for name, spent in self._seconds.items()},
             **self._counts,
         }
@@ -165,8 +172,18 @@ class PhaseClock:
 
     @staticmethod
     def _joins(pending: dict[str, float], row: dict[str, float]) -> bool:
-        alike = all(pending[name] == row[name] for name in ("mode", "loader", "window"))
+        alike = all(pending[name] == row[name] for name in ("mode", "loader", "window", "part"))
         return alike and row["mode"] != Mode.STARTUP and pending["seconds"] < SHORTEST_ROW_SECONDS
+
+
+def seconds_per_moment() -> float:
+    """Return what giving time to a phase costs here, measured."""
+    clock = PhaseClock(lambda row: None, time.time())
+    began = time.perf_counter()
+    for _ in range(200):
+        clock.enter("forward")
+        clock.leave("forward")
+    return (time.perf_counter() - began) / 400
 
 
 def _no_counts() -> dict[str, float]:

@@ -11,6 +11,8 @@ import psutil
 
 # Reading a large process's PSS walks its page tables (milliseconds), so that it is not done at every look.
 _PSS_SECONDS = 5.0
+# So is looking through all of the machine's processes for the job's.
+_TREE_SECONDS = 1.0
 _GONE = (psutil.NoSuchProcess, psutil.AccessDenied, ProcessLookupError)
 
 
@@ -24,6 +26,8 @@ class ProcessReader:
     def __init__(self, pid: int) -> None:
         self._root = psutil.Process(pid)
         self._known: dict[int, _Known] = {}
+        self._found: list[psutil.Process] = []
+        self._found_at = -_TREE_SECONDS
         self.names: dict[int, str] = {}
         self.pids: set[int] = {pid}
 
@@ -56,10 +60,16 @@ class ProcessReader:
         return _sums(rows), rows
 
     def _tree(self) -> list[psutil.Process]:
-        try:
-            return [self._root, *self._root.children(recursive=True)]
-        except _GONE:
-            return []
+        now = time.monotonic()
+        if now - self._found_at >= _TREE_SECONDS:
+            self._found_at = now
+            try:
+                # The sampler may be a child of what it samples, and is none of its work.
+                below = (child for child in self._root.children(recursive=True) if child.pid != os.getpid())
+                self._found = [self._root, *below]
+            except _GONE:
+                self._found = []
+        return self._found
 
 
 class _Known:

@@ -11,6 +11,7 @@ import numpy as np
 
 from finepoint.errors import NotFoundError
 from finepoint.files import read_json
+from finepoint.profiler.context import PARTS
 from finepoint.profiler.phases import PHASES, STARTUP_PHASES, Mode
 from finepoint.profiler.segments import Table, read_table
 
@@ -92,17 +93,26 @@ class ProfilerRecording:
 
         All of an evaluation batch is `evaluation`, its waiting for data and its forward too.
         """
+        return _phases_of(self.loop)
+
+    def device_seconds(self) -> dict[str, float]:
+        """Return the seconds that the GPU worked on each phase of the loop, by its own events; empty without one."""
         loop = self.loop
-        whole = total(loop, "seconds")
-        if not whole:
-            return {}
-        evaluating = loop["mode"] == Mode.EVALUATION
-        rest = loop.where(~evaluating)
-        seconds = {name: total(rest, f"phase/{name}") for name in PHASES}
-        seconds["evaluation"] += total(loop.where(evaluating), "seconds")
-        # What was entered before the loop began and left in it (an import, a load) is none of its phases.
-        seconds["other"] += total(rest, "seconds") - sum(total(rest, f"phase/{name}") for name in PHASES)
-        return {name: max(value, 0.0) / whole for name, value in seconds.items()}
+        return {name.removeprefix("gpu/"): total(loop, name) for name in loop.named("gpu/")}
+
+    def parts(self) -> list[dict[str, Any]]:
+        """Return what a run of ours was made of, in order: `name`, `seconds`, and `phases` as shares of them.
+
+        Of a script there are none. Start-up, of each of the run's processes, is the first.
+        """
+        loop = self.loop
+        found = [
+            {"name": name, "seconds": total(rows, "seconds"), "phases": _phases_of(rows)}
+            for number, name in enumerate(PARTS)
+            if len(rows := loop.where(loop["part"] == number))
+        ]
+        started = sum(self.startup().values())
+        return [{"name": "startup", "seconds": started, "phases": {}}, *found] if found and started else found
 
     def share(self, name: str) -> float:
         """Return the share of the loop's time that training spends in a phase, evaluation left out."""
@@ -118,7 +128,7 @@ class ProfilerRecording:
         seconds = {name: total(rows, f"phase/{name}") for name in STARTUP_PHASES}
         seconds["other"] += total(rows, "seconds") - sum(seconds.values())
         durations, first = step_seconds(self.training), self._first_step()
-        if first is not None and len(durations):
+        if first is not None and len(durations) and not (self.steps["part"] >= 0).any():
             seconds["warm_up"] = max(first - float(np.median(durations)), 0.0)
         return seconds
 
@@ -160,8 +170,12 @@ def open_recording(job: Path, *, price_per_hour: float | None = None) -> Profile
     folder = job / OUTPUT if (job / OUTPUT).is_dir() else job
     if not (folder / "sampler.json").is_file() and not (folder / "steps").is_dir():
         raise NotFoundError(f"{job} holds no recording of the profiler; `finepoint profile run SCRIPT` makes one")
-    steps = _main_process(read_table(folder / "steps"))
-    pid = str(int(steps["pid"][0])) if len(steps) else ""
+    steps = read_table(folder / "steps")
+    if (steps["part"] >= 0).any():  # a run of ours: its processes work one after the other
+        facts = _added([found for name, found in steps.notes.items() if name.startswith("facts/")])
+    else:
+        steps = _main_process(steps)
+        facts = steps.notes.get(f"facts/{int(steps['pid'][0])}", {}) if len(steps) else {}
     return ProfilerRecording(
         system=read_table(folder / "system"),
         processes=read_table(folder / "processes"),
@@ -169,7 +183,7 @@ def open_recording(job: Path, *, price_per_hour: float | None = None) -> Profile
         loading=read_table(folder / "loading"),
         sampler=_json(folder / "sampler.json") or {},
         ending=_json(folder / "ending.json"),
-        facts=steps.notes.get(f"facts/{pid}", {}),
+        facts=facts,
         operators=_json(folder / "operators.json"),
         speeds=_json(folder / "speeds.json") or {},
         price_per_hour=price_per_hour,
@@ -195,6 +209,27 @@ def step_seconds(rows: Table) -> np.ndarray:
         if count:
             durations.append(np.full(count, rows["seconds"][members].sum() / count))
     return np.concatenate(durations) if durations else np.zeros(0)
+
+
+def _phases_of(rows: Table) -> dict[str, float]:
+    whole = total(rows, "seconds")
+    if not whole:
+        return {}
+    evaluating = rows["mode"] == Mode.EVALUATION
+    rest = rows.where(~evaluating)
+    seconds = {name: total(rest, f"phase/{name}") for name in PHASES}
+    seconds["evaluation"] += total(rows.where(evaluating), "seconds")
+    # What was entered before the loop began and left in it (an import, a load) is none of its phases.
+    seconds["other"] += total(rest, "seconds") - sum(total(rest, f"phase/{name}") for name in PHASES)
+    return {name: max(value, 0.0) / whole for name, value in seconds.items()}
+
+
+def _added(facts: list[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what observing cost in several processes together."""
+    return {
+        "moments": sum(found["moments"] for found in facts),
+        "seconds_per_moment": max((found["seconds_per_moment"] for found in facts), default=0.0),
+    }
 
 
 def _main_process(steps: Table) -> Table:

@@ -127,7 +127,8 @@ class Sampler:
     def _limits(self) -> dict[str, float]:
         """Return what the control group counted since the last look; its folder may go with the job."""
         group = control_group_of(self.pid)
-        if group.cpu and group != self._group:  # it moved itself, or its launcher did
+        # It moved itself, or its launcher did; a dead process that nobody has waited for yet is in the root's group.
+        if group.cpu and group != self._group and self.alive():
             self._group = group
             self._kills_seen = self._kills = group.memory_kills()
             self._throttled = group.throttled_seconds()

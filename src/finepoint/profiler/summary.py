@@ -35,7 +35,7 @@ def summarise(job: Path, *, price_per_hour: float | None = None) -> dict[str, An
 def summary_of(recording: ProfilerRecording, aws: list[RuleResult], own: list[RuleResult]) -> dict[str, Any]:
     """Return the `profiler` object of a recording and its judgements; keys are described in docs/profiler.md."""
     system = recording.system
-    durations = step_seconds(recording.training)
+    durations, seconds = step_seconds(recording.training), recording.loop_seconds or 1.0
     return {
         "interval_ms": recording.interval_ms,
         "datapoints": len(system),
@@ -48,7 +48,12 @@ def summary_of(recording: ProfilerRecording, aws: list[RuleResult], own: list[Ru
         "peak_pss_bytes": _peak(system["job_pss_bytes"]),
         "startup_seconds": {name: round(value, 3) for name, value in recording.startup().items()},
         "loop_seconds": round(recording.loop_seconds, 3),
-        "phases": {name: round(value, 4) for name, value in recording.phases().items()},
+        "phases": _rounded(recording.phases()),
+        "parts": [
+            {**found, "seconds": round(found["seconds"], 3), "phases": _rounded(found["phases"])}
+            for found in recording.parts()
+        ],
+        "gpu_phases": _rounded({name: value / seconds for name, value in recording.device_seconds().items()}),
         "steps": int(total(recording.steps, "steps")),
         "samples_per_second": _throughput(recording),
         "step_seconds": {
@@ -102,9 +107,15 @@ def overhead(recording: ProfilerRecording) -> float | None:
     if len(system) < 2:
         return None
     seconds = system["time"][-1] - system["time"][0]
-    sampler = (system["sampler_cpu_seconds"][-1] - system["sampler_cpu_seconds"][0]) / (seconds * recording.cores)
+    # Where a run was gone on with, each of its samplers counts from nothing.
+    spent = float(np.clip(np.diff(system["sampler_cpu_seconds"]), 0, None).sum())
+    sampler = spent / (seconds * recording.cores)
     moments = recording.facts.get("moments", 0) * recording.facts.get("seconds_per_moment", 0.0)
     return round(float(sampler + moments / seconds), 5)
+
+
+def _rounded(phases: dict[str, float]) -> dict[str, float]:
+    return {name: round(value, 4) for name, value in phases.items()}
 
 
 def _aws_line(result: RuleResult) -> dict[str, Any]:
@@ -126,7 +137,9 @@ def _own_line(result: RuleResult) -> dict[str, Any]:
 
 def _seconds(recording: ProfilerRecording) -> float:
     if recording.ending is not None and "started_at" in recording.sampler:
-        return round(float(recording.ending["at"]) - float(recording.sampler["started_at"]), 3)
+        watched = float(recording.ending["at"]) - float(recording.sampler["started_at"])
+        # Of a run that was gone on with, the sampler saw the last part only.
+        return round(max(watched, sum(part["seconds"] for part in recording.parts())), 3)
     times = recording.system["time"]
     return round(float(times[-1] - times[0]), 3) if len(times) else round(total(recording.steps, "seconds"), 3)
 

@@ -110,9 +110,17 @@ def compare_losses(plain: dict[str, Any], changed: dict[str, Any]) -> str:
     if plain["batch_size"] != changed["batch_size"]:
         return "not comparable: another batch size"
     count = min(len(plain["losses"]), len(changed["losses"]))
-    one, other = np.array(plain["losses"][:count]), np.array(changed["losses"][:count])
     if not count:
         return "no loss was seen"
+    return compare(np.array(plain["losses"][:count]), np.array(changed["losses"][:count]))
+
+
+def compare(one: np.ndarray, other: np.ndarray) -> str:
+    """Return whether two outputs of one shape are equal, close, or differ.
+
+    >>> compare(np.array([1.0, 2.0]), np.array([1.0, 2.5]))
+    'differs (2.5e-01 relative)'
+    """
     if np.array_equal(one, other):
         return "equal"
     apart = float(np.max(np.abs(one - other)) / max(float(np.max(np.abs(one))), 1e-12))

@@ -17,6 +17,15 @@ _DOING = {
     "hook": "recording",
     "other": "the script's own code",
 }
+_WORK = {
+    "startup": "starting processes",
+    "check": "checking the images",
+    "features": "computing features",
+    "tuning": "tuning",
+    "training": "training the best",
+    "evaluation": "evaluating",
+    "packing": "packing the model",
+}
 
 
 def words_of(summary: dict[str, Any], own: list[RuleResult]) -> dict[str, Any]:
@@ -30,14 +39,16 @@ def words_of(summary: dict[str, Any], own: list[RuleResult]) -> dict[str, Any]:
     findings = [result for result in own if result.fired]
     bad_end = ending is not None and ending["kind"] not in ("completed", "unknown")
     sentences = []
-    if phases:
+    if summary["parts"]:
+        sentences.append(_parts(summary["parts"]))
+    elif phases:
         most = sorted(phases.items(), key=lambda item: -float(item[1]))[:3]
         parts = [f"{100 * share:.0f} % {_DOING[name]}" for name, share in most if share >= 0.01]
         sentences.append(f"{summary['steps']:,} steps took {_time(summary['loop_seconds'])}: {', '.join(parts)}.")
     else:
         sentences.append("No step was seen, so that only the machine's part of the profile is here.")
     startup = sum(summary["startup_seconds"].values())
-    if startup > 1:
+    if startup > 1 and not summary["parts"]:
         longest = max(summary["startup_seconds"], key=lambda name: float(summary["startup_seconds"][name]))
         sentences.append(f"Before the first step {_time(startup)} went by, most of it in {longest.replace('_', ' ')}.")
     if findings:
@@ -55,6 +66,22 @@ def words_of(summary: dict[str, Any], own: list[RuleResult]) -> dict[str, Any]:
     level = "poor" if bad_end else "fair" if findings else "good"
     label = "ended badly" if bad_end else f"{len(findings)} to change" if findings else "nothing to change"
     return {"headline": headline, "level": level, "label": label, "sentences": sentences}
+
+
+def _parts(parts: list[dict[str, Any]]) -> str:
+    """Return what a run was made of in a sentence, the longest part first."""
+    whole = sum(part["seconds"] for part in parts)
+    named = [
+        f"{_time(part['seconds'])} {_WORK[part['name']]}" + _mostly(part["phases"])
+        for part in sorted(parts, key=lambda part: -float(part["seconds"]))
+        if part["seconds"] >= 0.02 * whole
+    ]
+    return f"{_time(whole)} in all: {', '.join(named)}."
+
+
+def _mostly(phases: dict[str, float]) -> str:
+    name = max(phases, key=lambda name: phases[name], default="other")
+    return "" if name == "other" else f" ({100 * phases[name]:.0f} % of it {_DOING[name]})"
 
 
 def _time(seconds: float) -> str:

@@ -12,9 +12,10 @@ import jinja2
 from finepoint.errors import InputError
 from finepoint.files import read_json, read_json_lines, write_bytes
 from finepoint.report import charts
+from finepoint.report.profiling import has_profile, profiler_assets, profiler_section
 from finepoint.report.scales import number
+from finepoint.report.templates import ASSETS, environment
 
-_ASSETS = Path(__file__).parent / "assets"
 # From so many classes on a table of numbers cannot be read.
 _MANY_CLASSES = 24
 _PAIRS = 15
@@ -42,34 +43,21 @@ def write_report(run: Path) -> Path:
     return target
 
 
-def environment() -> jinja2.Environment:
-    """Return what renders the templates of this room: everything from outside is escaped."""
-    made = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_ASSETS),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    made.filters["percent"] = _percent
-    made.filters["count"] = lambda value: f"{value:,}"
-    made.filters["short"] = lambda value: number(value) if isinstance(value, int | float) else value
-    made.filters["megabytes"] = lambda value: f"{value / 1e6:.1f} MB"
-    return made
-
-
 def _content(run: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
     test, tuning, training = (summary.get(key) for key in ("test", "tuning", "training"))
     done = [trial for trial in (tuning or {}).get("trials", []) if trial["value"] is not None]
     evaluation = run / "evaluation"
+    profile = profiler_section(run) if "profiler" in summary and has_profile(run) else None
+    style, script = profiler_assets() if profile else ("", "")
     return {
         "summary": summary,
         "test": test,
         "tuning": tuning,
         "training": training,
         "verdict": summary.get("verdict"),
-        "style": (_ASSETS / "report.css").read_text(),
-        "script": (_ASSETS / "report.js").read_text(),
+        "profile": profile,
+        "style": (ASSETS / "report.css").read_text() + style,
+        "script": (ASSETS / "report.js").read_text() + script,
         "history": charts.history_chart(tuning) if tuning and len(done) > 1 else None,
         "parallel": charts.parallel_chart(tuning) if tuning and len(done) > 1 else None,
         "curves": _curves(training),
@@ -170,7 +158,3 @@ def _data_address(evaluation: Path, thumbnail: str | None) -> str | None:
 def _readings(evaluation: Path) -> list[dict[str, str]]:
     path = evaluation / "ledger.jsonl"
     return read_json_lines(path) if path.is_file() else []
-
-
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.1f} %"

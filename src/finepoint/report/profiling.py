@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,11 @@ from markupsafe import Markup
 from finepoint.errors import NotFoundError
 from finepoint.files import read_json, write_bytes
 from finepoint.report import timelines
-from finepoint.report.page import environment
+from finepoint.report.templates import ASSETS, environment
 
 # What `finepoint.profiler.finishing` leaves for the page, and where SageMaker's users look for the page.
 CONTENT = Path("profiler-output") / "report.json"
 PAGE = Path("rule-output") / "ProfilerReport" / "profiler-output" / "profiler-report.html"
-_ASSETS = Path(__file__).parent / "assets"
 
 
 def write_profiler_report(job: Path) -> Path:
@@ -36,6 +35,11 @@ def write_profiler_report(job: Path) -> Path:
     return job / PAGE
 
 
+def has_profile(job: Path) -> bool:
+    """Whether a job's or a run's folder holds a profile that was judged."""
+    return (job / CONTENT).is_file()
+
+
 def profiler_section(job: Path) -> Markup:
     """Return the profile of a job as HTML for a section of another page, which needs `profiler_assets` once.
 
@@ -48,22 +52,23 @@ def profiler_section(job: Path) -> Markup:
 
 def profiler_assets() -> tuple[str, str]:
     """Return the CSS and the JavaScript that `profiler_section` needs beside the report's own."""
-    return (_ASSETS / "profile.css").read_text(), (_ASSETS / "profile.js").read_text()
+    return (ASSETS / "profile.css").read_text(), (ASSETS / "profile.js").read_text()
 
 
 def _environment() -> jinja2.Environment:
     made = environment()
     made.filters["seconds"] = _seconds
     made.filters["phase"] = lambda name: timelines.PHASE_NAMES.get(name, name.replace("_", " "))
+    made.filters["part"] = lambda name: timelines.PART_NAMES.get(name, name)
     return made
 
 
 def _style() -> str:
-    return (_ASSETS / "report.css").read_text() + profiler_assets()[0]
+    return (ASSETS / "report.css").read_text() + profiler_assets()[0]
 
 
 def _script() -> str:
-    return (_ASSETS / "report.js").read_text() + profiler_assets()[1]
+    return (ASSETS / "report.js").read_text() + profiler_assets()[1]
 
 
 def _content(job: Path) -> dict[str, Any]:
@@ -72,6 +77,8 @@ def _content(job: Path) -> dict[str, Any]:
         raise NotFoundError(f"{job} has no profile yet; `finepoint profile show {job}` makes one of its recording")
     found = read_json(path)
     seconds = found["seconds"]
+    # In a run of ours, the rest is not the user's code.
+    words = timelines.PHASE_NAMES | ({"other": "everything else"} if found["summary"].get("parts") else {})
     return {
         "profile": found,
         "summary": found["summary"],
@@ -81,12 +88,15 @@ def _content(job: Path) -> dict[str, Any]:
         "not_judged": [result for result in found["results"] if result["status"] in ("NotApplicable", "Error")],
         "series": timelines.series_picture(found["series"], seconds),
         "phases": timelines.phases_picture(found["phases"], seconds),
-        "shown_phases": [name for name in timelines.PHASE_NAMES if any(name in stretch for stretch in found["phases"])],
+        "shown_phases": [
+            (name, text) for name, text in words.items() if any(name in stretch for stretch in found["phases"])
+        ],
         "cores": timelines.cores_picture(found["cores"]) if found["cores"] else None,
         "marks": timelines.time_marks(seconds),
         "durations": timelines.durations_chart(found["steps"]) if found["steps"]["counts"] else None,
         "memory": timelines.memory_chart(found["memory_window"]) if len(found["memory_window"]) > 1 else None,
-        "breakdown": _breakdown(found["summary"]["phases"]),
+        "breakdown": _breakdown(found["summary"]["phases"], words),
+        "made_of": _parts(found["summary"].get("parts", []), words),
     }
 
 
@@ -97,11 +107,20 @@ def _finding(result: Mapping[str, Any]) -> dict[str, Any]:
     return {**result, "share": evidence["share_of_time"], "bound": evidence["amdahl_bound"], "rest": rest}
 
 
-def _breakdown(phases: Mapping[str, float]) -> list[dict[str, Any]]:
+def _breakdown(phases: Mapping[str, float], words: Mapping[str, str]) -> list[dict[str, Any]]:
     return [
-        {"name": name, "words": words, "share": phases[name]}
-        for name, words in timelines.PHASE_NAMES.items()
+        {"name": name, "words": text, "share": phases[name]}
+        for name, text in words.items()
         if phases.get(name, 0.0) >= 0.0005
+    ]
+
+
+def _parts(parts: Sequence[Mapping[str, Any]], words: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return what a run was made of, each with its share of the longest and what it went into."""
+    longest = max((part["seconds"] for part in parts), default=0.0) or 1.0
+    return [
+        {**part, "breakdown": _breakdown(part["phases"] or {"startup": 1.0}, words), "width": part["seconds"] / longest}
+        for part in parts
     ]
 
 

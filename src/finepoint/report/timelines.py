@@ -22,6 +22,16 @@ PHASE_NAMES = {
     "hook": "recording",
     "other": "own code",
 }
+# What a run is made of.
+PART_NAMES = {
+    "startup": "starting processes",
+    "check": "checking the images",
+    "features": "features",
+    "tuning": "tuning",
+    "training": "training",
+    "evaluation": "evaluation",
+    "packing": "packing the model",
+}
 # Pixels across; the page stretches them, so that lines are drawn with a width of their own (see profile.css).
 _ACROSS = 1000
 

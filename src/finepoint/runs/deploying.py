@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +11,12 @@ from finepoint.engines.packing import pack_with_script
 from finepoint.files import state_dir
 from finepoint.runs.workflow import Run, model_path
 from finepoint.serving import registry
+from finepoint.serving.canary import CanaryPlan
 from finepoint.serving.capture import CaptureSettings
 from finepoint.serving.client import Endpoint
 from finepoint.serving.deployment import Access
 from finepoint.serving.deployment import deploy as deploy_package
+from finepoint.serving.units import Kind, unit
 
 
 def deploy(
@@ -28,6 +31,8 @@ def deploy(
     directory: Path | None = None,
     entry_point: str | None = None,
     source_dir: Path | None = None,
+    canary: CanaryPlan | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Endpoint:
     """Put a model behind an endpoint on this machine, wait until it is healthy, and return the endpoint.
 
@@ -42,6 +47,8 @@ def deploy(
         directory: that holds runs.
         entry_point: a script of yours that serves the model (`model_fn`, ...); it runs with your rights.
         source_dir: the folder that holds it and what it imports.
+        canary: over a running endpoint: the new model first gets a share of the requests.
+        say: is told what came of that.
 
     Raises:
         InputError: there is no such model, or the name or port is taken.
@@ -53,7 +60,24 @@ def deploy(
         path = pack_with_script(path, entry_point, source_dir, state_dir() / "models" / f"{name}.tar.gz")
         access = replace(access or Access(), allow_code=True)  # who names the script has read it
     settings = CaptureSettings(captures_dir(), capture, capture_images) if capture is not None else None
-    return deploy_package(path, name=name, host=host, port=port, access=access, capture=settings)
+    return deploy_package(
+        path, name=name, host=host, port=port, access=access, capture=settings, canary=canary, say=say
+    )
+
+
+def unit_of(
+    kind: Kind,
+    model: Run | str | Path,
+    *,
+    name: str | None = None,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    access: Access | None = None,
+    directory: Path | None = None,
+) -> str:
+    """Return a systemd unit or a compose file that serves a model; arguments and errors as for `deploy`."""
+    path = model_path(model, directory)
+    return unit(kind, path, name=name or default_name(path), host=host, port=port, access=access or Access())
 
 
 def captures_dir() -> Path:

@@ -46,6 +46,7 @@ class RunOptions:
         early_stopping: `auto` or `off`.
         warm_start: earlier runs to learn from.
         debug: record the final training and judge it by the debugger's rules.
+        profile: record where the run's time goes.
         thumbnails: small pictures of so many training images go into the package, 0..2000.
     """
 
@@ -66,6 +67,7 @@ class RunOptions:
     early_stopping: str = "off"
     warm_start: tuple[str, ...] = ()
     debug: bool = True
+    profile: bool = True
     thumbnails: int = 0
 
     def __post_init__(self) -> None:
@@ -129,9 +131,9 @@ class RunOptions:
         return cls(**{**value, "warm_start": tuple(value["warm_start"])})
 
     def differences(self, other: RunOptions) -> list[str]:
-        """Return the names of the settings in which two differ."""
+        """Return the names of the settings in which two differ, except for `profile`, which changes no result."""
         ours, theirs = self.to_json(), other.to_json()
-        return [item.name for item in fields(self) if ours[item.name] != theirs[item.name]]
+        return [item.name for item in fields(self) if item.name != "profile" and ours[item.name] != theirs[item.name]]
 
     def _check_hyperparameters(self) -> None:
         Hyperparameters.from_mapping(self.hyperparameters)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,12 @@ from finepoint.models.choice import Choice
 from finepoint.models.classifier import Classifier, load_classifier
 from finepoint.models.package import pack, read_description
 from finepoint.models.runtimes import cores
+from finepoint.profiler.context import elsewhere, part
 from finepoint.runs.debugging import judge_training
 from finepoint.runs.folder import RunFolder, find_run, now
 from finepoint.runs.listener import Listener
 from finepoint.runs.options import RunOptions
+from finepoint.runs.profiling import RunProfile
 from finepoint.runs.summary import write_summary
 from finepoint.runs.thumbnails import write_thumbnails
 from finepoint.training.channels import Channel, FeatureCount, embed_channel
@@ -58,12 +60,14 @@ class Context:
         options: what was asked for.
         listener: is told how it goes.
         run_job: runs the jobs; by default on this machine.
+        profile: of the run.
     """
 
     folder: RunFolder
     options: RunOptions
     listener: Listener
     run_job: RunJob = run_job
+    profile: RunProfile = field(default_factory=RunProfile)
 
 
 def check(context: Context) -> None:
@@ -101,7 +105,9 @@ def tune(context: Context) -> None:
         "warm_start": warm_start,
         "seed": options.seed,
     }
-    context.run_job(context.folder.tuning, _job(context, "tuning", "finepoint.engines.study", settings), _told(context))
+    with elsewhere():
+        job = _job(context, "tuning", "finepoint.engines.study", settings)
+        context.run_job(context.folder.tuning, job, _told(context))
 
 
 def train(context: Context) -> None:
@@ -113,7 +119,9 @@ def train(context: Context) -> None:
     if record.is_file():
         values = read_json(record)["best_hyperparameters"]
     settings = {**options.feature_settings(), **values, "debug": options.debug}
-    context.run_job(context.folder.training, _job(context, "training", "finepoint.training", settings), _told(context))
+    with elsewhere():
+        job = _job(context, "training", "finepoint.training", settings)
+        context.run_job(context.folder.training, job, _told(context))
     if options.debug:
         judge_training(context.folder, context.listener)
 
@@ -182,10 +190,13 @@ def report(context: Context) -> None:
     """Write `summary.json` and `report.html`."""
     from finepoint.report.page import write_report
 
+    context.profile.judge()
     write_summary(context.folder, context.options)
     write_report(context.folder.path)
 
 
+# The part of a run's profile that a step belongs to; the jobs' processes know their own.
+_PARTS = {"check": "check", "tune": "tuning", "train": "training", "evaluate": "evaluation", "package": "packing"}
 STEPS: dict[str, tuple[str, Callable[[Context], None]]] = {
     "check": ("Checking the images", check),
     "tune": ("Tuning hyperparameters", tune),
@@ -227,7 +238,8 @@ def run_steps(context: Context, names: list[str]) -> None:
         begin = time.perf_counter()
         if name == "report":
             _finish(folder)
-        work(context)
+        with part(_PARTS.get(name, "packing")):
+            work(context)
         record = folder.read()
         record["steps"][name] = {"status": "done", "seconds": round(time.perf_counter() - begin, 3)}
         folder.write(record)
@@ -266,7 +278,13 @@ def _finish(folder: RunFolder) -> None:
 def _job(context: Context, name: str, module: str, settings: dict[str, Any]) -> JobSpec:
     channels = {split: JobChannel(str(_channel(context.folder, split))) for split in ("train", "valid")}
     stem = "".join(letter if letter.isalnum() else "-" for letter in context.folder.name)[:50].strip("-")
-    return JobSpec(f"{stem}-{name}", module, hyperparameters=settings, channels=channels)
+    return JobSpec(
+        f"{stem}-{name}",
+        module,
+        hyperparameters=settings,
+        channels=channels,
+        environment=context.profile.environment(),
+    )
 
 
 def _channel(folder: RunFolder, split: str) -> Path:

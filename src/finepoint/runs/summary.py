@@ -19,6 +19,7 @@ from finepoint.models.runtimes import cores
 from finepoint.runs.debugging import debugger_summary
 from finepoint.runs.folder import RunFolder
 from finepoint.runs.options import RunOptions
+from finepoint.runs.profiling import profiler_summary
 
 # Keys that differ between two runs of the same thing on the same machine: times, paths, measured speeds, and what the
 # cache already had. Everything else is the same.
@@ -36,6 +37,7 @@ VARYING_KEYS = frozenset(
         "runtime_reason",
         "path",
         "attempts",
+        "profiler",
     }
 )
 
@@ -71,6 +73,8 @@ def write_summary(folder: RunFolder, options: RunOptions) -> dict[str, Any]:
         summary["training"] = {key: trained[key] for key in kept}
     if trained and (judged := debugger_summary(folder)):
         summary["debugger"] = judged
+    if profiled := profiler_summary(folder):
+        summary["profiler"] = profiled
     if tested:
         summary["test"] = {**tested, "times_read": len(folder.readings())}
         summary["parity"] = (_read(folder.evaluation / "features.json") or {}).get("parity")

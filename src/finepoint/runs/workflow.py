@@ -30,6 +30,7 @@ from finepoint.models.runtimes import cores
 from finepoint.runs.folder import RECORD, RunFolder, create_or_open, find_run, now, runs_dir
 from finepoint.runs.listener import Listener
 from finepoint.runs.options import RunOptions
+from finepoint.runs.profiling import RunProfile
 from finepoint.runs.resuming import resume
 from finepoint.runs.steps import KINDS, Context, RunJob, run_steps
 
@@ -259,7 +260,11 @@ def _do(kind: str, path: str | Path, name: str | None, directory: Path | None, s
                 }
             )
         context = Context(folder, options, listener)
-        _run_or_note(context if engine is None else replace(context, run_job=engine(folder.name)), kind)
+        if engine is not None:  # what works elsewhere cannot be sampled from here
+            _run_or_note(replace(context, run_job=engine(folder.name)), kind)
+            return Run(folder)
+        with RunProfile(folder if options.profile else None, listener) as profile:
+            _run_or_note(replace(context, profile=profile), kind)
     return Run(folder)
 
 

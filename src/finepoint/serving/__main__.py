@@ -5,21 +5,29 @@ from __future__ import annotations
 import argparse
 import asyncio
 import ipaddress
-import os
 import signal
 import socket
 import ssl
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from finepoint.errors import ConfigurationError, FinepointError
-from finepoint.models.package import open_package
+from finepoint.models.made_here import maker_of
+from finepoint.models.package import has_own_handler, open_package
 from finepoint.serving.admission import Service
 from finepoint.serving.application import EndpointApplication
+from finepoint.serving.builtin import BuiltinModel
+from finepoint.serving.canary import SharedTraffic, follow_orders
 from finepoint.serving.capture import Capture, CaptureSettings
+from finepoint.serving.handlers import HandlerModel
 from finepoint.serving.lifetime import die_with_parent
 from finepoint.serving.loading import open_model
-from finepoint.serving.protocol import Limits
+from finepoint.serving.multimodel import MultiModelApplication
+from finepoint.serving.protocol import Application, Limits
+from finepoint.serving.request_log import LoggedApplication
 from finepoint.serving.server import Server, listening_socket
 from finepoint.serving.tokens import Token, read_token
 
@@ -74,23 +82,44 @@ async def _serve(given: argparse.Namespace, token: Token | None, tls: ssl.SSLCon
     loop.add_signal_handler(signal.SIGTERM, stop, 0.0)
     loop.add_signal_handler(signal.SIGINT, stop, 0.0)
     loop.add_signal_handler(signal.SIGUSR1, stop, _HANDOVER_IDLE_SECONDS)  # another process has taken over
-    service = Service(queue_images=given.queue_images, request_seconds=given.request_seconds)
     # Loaded before a connection is accepted: clients wait in the socket's queue rather than being refused.
-    model = await open_model(
-        open_package(given.model, foreign=True), service, body_bytes=given.max_body_bytes, allow_code=given.allow_code
-    )
-    capture = _capture(given)
-    try:
-        application = EndpointApplication(
-            model, given.name, request_seconds=given.request_seconds, token=token, capture=capture
-        )
-        server = Server(application, Limits(body_bytes=given.max_body_bytes))
-        server.listen(_listener(given), tls)
-        if given.ready_fd is not None:
-            os.write(given.ready_fd, b"1")
-            os.close(given.ready_fd)
+    async with _application(given, token) as application:
+        answering: Application = application
+        listener = _listener(given)
+        supervisor = socket.socket(fileno=given.ready_fd) if given.ready_fd is not None else None
+        if supervisor:
+            answering = traffic = SharedTraffic(application, supervisor.send)
+            follow_orders(supervisor, traffic)
+        if given.request_log is not None:
+            answering = LoggedApplication(answering, given.request_log)
+        server = Server(answering, Limits(body_bytes=given.max_body_bytes))
+        # A socket in the file system belongs to a canary; TLS ends in the worker that passes requests on.
+        server.listen(listener, None if listener.family == socket.AF_UNIX else tls)
+        if supervisor:
+            supervisor.send(b"1")
         await stopping.wait()
         await server.stop(grace_seconds=_GRACE_SECONDS, idle_seconds=idle_seconds)
+
+
+@asynccontextmanager
+async def _application(given: argparse.Namespace, token: Token | None) -> AsyncIterator[Application]:
+    """Yield what answers, its model loaded and warm, and close it."""
+    service = Service(queue_images=given.queue_images, request_seconds=given.request_seconds)
+    seconds = given.request_seconds
+    if given.models is not None:
+        each = replace(service, decoders=1)
+        many = MultiModelApplication(
+            lambda path: _opened(path, each, given), given.models, max_models=given.max_models, request_seconds=seconds
+        )
+        try:
+            yield many
+        finally:
+            await many.close()
+        return
+    model = await _opened(given.model, service, given)
+    capture = _capture(given)
+    try:
+        yield EndpointApplication(model, given.name, request_seconds=seconds, token=token, capture=capture)
     finally:
         await model.close()
         if capture is not None:
@@ -102,6 +131,12 @@ def _capture(given: argparse.Namespace) -> Capture | None:
         return None
     settings = CaptureSettings(given.capture_folder, given.capture_share, given.capture_images, given.capture_bytes)
     return Capture(settings, given.name)
+
+
+async def _opened(path: Path, service: Service, given: argparse.Namespace) -> BuiltinModel | HandlerModel:
+    folder = open_package(path, foreign=True)
+    allowed = given.allow_code or (has_own_handler(folder) and maker_of(path) is not None)
+    return await open_model(folder, service, body_bytes=given.max_body_bytes, allow_code=allowed)
 
 
 def _listener(given: argparse.Namespace) -> socket.socket:
@@ -131,12 +166,19 @@ def _tls(certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m finepoint.serving", description="Serve a model package over HTTP.")
-    parser.add_argument("--model", type=Path, required=True, help="model.tar.gz, or its folder")
+    served = parser.add_mutually_exclusive_group(required=True)
+    served.add_argument("--model", type=Path, help="model.tar.gz, or its folder")
+    served.add_argument("--models", type=Path, help="folder whose models are loaded and unloaded over HTTP")
+    parser.add_argument("--max-models", type=int, default=0, help="of them at once; 0: as many as memory is free for")
     parser.add_argument("--name", required=True, help="the endpoint's name")
     parser.add_argument("--host", default="127.0.0.1", help="address to bind to")
     parser.add_argument("--port", type=int, default=8080, help="port to bind to")
     parser.add_argument("--listen-fd", type=int, help="a socket that listens already, instead of host and port")
-    parser.add_argument("--ready-fd", type=int, help="a pipe to write to when ready; this process ends with its parent")
+    parser.add_argument(
+        "--ready-fd",
+        type=int,
+        help="a socket to the supervisor, with which this process ends",
+    )
     parser.add_argument("--token-file", type=Path, help="file with the token that clients must show")
     parser.add_argument("--no-auth", action="store_true", help="let everybody ask who can reach the address")
     parser.add_argument("--allow-code", action="store_true", help="run the package's own code/inference.py")
@@ -146,6 +188,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--capture-share", type=float, default=1.0, help="of the requests, 0 to 1")
     parser.add_argument("--capture-images", action="store_true", help="keep what is asked too")
     parser.add_argument("--capture-bytes", type=int, default=2**30, help="that is kept at most; the oldest goes first")
+    parser.add_argument("--request-log", type=Path, help="file in which each request gets a line, without its body")
     parser.add_argument("--max-body-bytes", type=int, default=Limits().body_bytes, help="largest request body")
     parser.add_argument("--queue-images", type=int, default=Service().queue_images, help="images in work at once")
     parser.add_argument("--request-seconds", type=float, default=Service().request_seconds, help="until an answer")

@@ -27,7 +27,7 @@ from finepoint.errors import RequestError
 from finepoint.serving import runtime_client
 from finepoint.serving.capture import Capture
 from finepoint.serving.messages import Request, Response, json_response, refusal
-from finepoint.serving.metrics import CONTENT_TYPE, SECONDS, Counter, Histogram, Metric, exposition
+from finepoint.serving.metrics import CONTENT_TYPE, SECONDS, Counter, Histogram, Metric, Rate, exposition
 from finepoint.serving.openapi import openapi, reference_page
 from finepoint.serving.page import PAGES, page
 from finepoint.serving.tokens import Token
@@ -95,6 +95,7 @@ class EndpointApplication:
         self._requests = Counter("finepoint_requests", "Requests answered, by path and status.")
         self._rejected = Counter("finepoint_rejected", "Requests refused because too many were in work.")
         self._latency = Histogram("finepoint_request_seconds", "From a request's head to its answer.", SECONDS)
+        self._rate = Rate()
         self._routes: dict[str, tuple[str, Answer]] = {
             "/ping": ("GET", self._ping),
             "/invocations": ("POST", self._invoke),
@@ -161,6 +162,7 @@ class EndpointApplication:
         self._requests.add(path=path, status=str(response.status))
         if request.method == "POST" and response.status == 200:
             self._latency.observe(time.monotonic() - request.arrived)
+            self._rate.add()
         headers = {"x-amzn-requestid": str(uuid.uuid4()), "x-finepoint-model-version": self._model.version}
         return Response(response.body, response.status, response.content_type, {**headers, **response.headers})
 
@@ -183,6 +185,7 @@ class EndpointApplication:
         return {
             "requests": sum(self._requests.values.values()),
             "rejected": sum(self._rejected.values.values()),
+            "answers_per_second": self._rate.value(),
             "p50_seconds": self._latency.quantile(0.5),
             "p99_seconds": self._latency.quantile(0.99),
         }

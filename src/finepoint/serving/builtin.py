@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -76,6 +76,7 @@ class BuiltinModel:
         self._images = Counter("finepoint_images", "Images answered, by their most probable class.")
         self._batcher = Batcher(model.compute, max_batch=service.max_batch, observe=self._observe)
         self._ready = False
+        self._widening: asyncio.Task[None] | None = None
         self.version = model.version
         self.metrics: list[Metric] = [
             self._seconds,
@@ -94,9 +95,25 @@ class BuiltinModel:
         await self._batcher.submit(blank, ("logits",))
         self._ready = True
 
+    def widen_with(self, load: Callable[[], tuple[Model, int]], max_batch: int) -> None:
+        """Have the same model loaded for several batches at once while clients are answered, and use it under load.
+
+        Args:
+            load: returns the model, and how many batches at once.
+            max_batch: images in each of them.
+        """
+
+        async def widen() -> None:
+            model, lanes = await asyncio.to_thread(load)
+            self._batcher.widen(model.compute, lanes, max_batch)
+
+        self._widening = asyncio.get_running_loop().create_task(widen())
+
     async def close(self) -> None:
-        """End the decoders and the device's thread."""
+        """End the decoders and the device's threads."""
         self._ready = False
+        if self._widening is not None:
+            await asyncio.wait([self._widening])
         self._decoders.close()
         self._batcher.close()
 

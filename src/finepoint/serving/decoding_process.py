@@ -9,6 +9,7 @@ Messages on a slot's socket: `!QI` (number of the job, bytes) there; `!QB` and a
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import mmap
 import os
@@ -32,6 +33,7 @@ DECODED, REFUSED = 0, 1
 MAX_REASON = 2000
 # A decoded photograph of 100 million pixels with transparency takes 1.6 GB on its way; more is an attack.
 _MEMORY_BYTES = 3 * 2**30
+_IDLE_SECONDS = 1.0
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -108,7 +110,7 @@ def _decode_all(channel: socket.socket, memory: int, descriptions: Sequence[Prep
     shared = memoryview(mmap.mmap(memory, 0))
     room = output_bytes(descriptions)
     targets = crops_in(shared, descriptions)
-    while job := channel.recv(JOB.size):
+    while job := _next_job(channel):
         number, size = JOB.unpack(job)
         try:
             data = bytes(shared[room : room + size])
@@ -124,10 +126,19 @@ def _decode_all(channel: socket.socket, memory: int, descriptions: Sequence[Prep
             channel.send(REPLY.pack(number, REFUSED) + reason.encode(errors="replace")[:MAX_REASON])
 
 
+def _next_job(channel: socket.socket) -> bytes:
+    """Return the next job's message; while there is none for a second, give the system back what malloc has kept."""
+    if not select.select([channel], [], [], _IDLE_SECONDS)[0]:
+        with contextlib.suppress(OSError, AttributeError):  # not every C library has it
+            ctypes.CDLL(None).malloc_trim(0)
+    return channel.recv(JOB.size)
+
+
 def _warm_up(descriptions: Sequence[Preprocessing]) -> None:
-    """Have Pillow load its plugins before the children are forked."""
-    with contextlib.suppress(DecodeError):
-        preprocess(b"not an image", descriptions)
+    """Have Pillow load its plugins, and what reads HEIC where it is installed, before the children are forked."""
+    for start in (b"not an image", b"\0\0\0\x18ftypheic"):
+        with contextlib.suppress(DecodeError):
+            preprocess(start, descriptions)
 
 
 if __name__ == "__main__":

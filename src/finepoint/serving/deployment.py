@@ -7,17 +7,20 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import psutil
 
 from finepoint.errors import ConfigurationError, EndpointError, NotFoundError
 from finepoint.files import read_json, write_json
+from finepoint.models.made_here import maker_of
+from finepoint.models.package import has_own_handler, open_package
 from finepoint.serving import registry
+from finepoint.serving.canary import CanaryPlan
 from finepoint.serving.capture import CaptureSettings
 from finepoint.serving.client import Endpoint
 from finepoint.serving.registry import EndpointRecord
@@ -31,10 +34,19 @@ _GRACE_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class EndpointState:
-    """An endpoint and how it is: `healthy`, `unhealthy` (it does not answer), or `stale` (its process is gone)."""
+    """An endpoint and how it is.
+
+    Args:
+        record: as it was deployed.
+        state: `healthy`, `unhealthy` (it does not answer), or `stale` (its process is gone).
+        traffic: `requests`, `rejected`, `answers_per_second` over the last minute, `p50_seconds` and `p99_seconds` of
+            the last 1,000 answers; empty where the endpoint does not tell: it wants a token other than
+            `$FINEPOINT_TOKEN`, or does not answer.
+    """
 
     record: EndpointRecord
     state: State
+    traffic: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +84,8 @@ def deploy(
     timeout_seconds: float = 60.0,
     access: Access | None = None,
     capture: CaptureSettings | None = None,
+    canary: CanaryPlan | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Endpoint:
     """Put a package behind an endpoint of this name, wait until it is healthy, and return the endpoint.
 
@@ -86,18 +100,25 @@ def deploy(
         timeout_seconds: until it must be healthy.
         access: who may reach it, and what the package may do.
         capture: what is kept of requests and answers.
+        canary: over a running endpoint: the new package first gets a share of the requests.
+        say: is told what came of that, and that a package's own code runs because this machine made it.
 
     Raises:
-        ConfigurationError: the name breaks the rule; the port is taken; the endpoint runs this package already.
+        ConfigurationError: the name breaks the rule; the port is taken; the endpoint runs this package already; there
+            is no endpoint that a canary could stand beside.
         PackageError: the package cannot be served.
         EndpointError: the server did not become healthy; the message has the end of its log.
     """
     registry.check_name(name)
-    access = access or Access()
+    access, say = access or Access(), say or _nothing
+    if not access.allow_code and (maker := maker_of(model)) and has_own_handler(open_package(model, foreign=True)):
+        say(f"{model} runs its code/inference.py with your rights: {maker} made it on this machine")
     with registry.locked():
         taken = registry.find(name)
         if taken is not None and (running := taken.process()) is not None:
-            return _update(taken, running, model, timeout_seconds)
+            return _update(taken, running, model, timeout_seconds, canary, say)
+        if canary is not None:
+            raise ConfigurationError(f"a canary stands beside a running endpoint, and {name!r} is none; leave it out")
         port = _free_port(host, port)
         url = f"{'https' if access.tls_certificate else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
         options = [*access.options(), *(capture.options() if capture else ())]
@@ -145,7 +166,7 @@ def undeploy_all() -> list[str]:
 
 def endpoints() -> list[EndpointState]:
     """Return every endpoint on this machine and how it is."""
-    return [EndpointState(record, _state(record)) for record in registry.read_all()]
+    return [_state(record) for record in registry.read_all()]
 
 
 def find_endpoint(name_or_url: str) -> Endpoint:
@@ -167,13 +188,37 @@ def _unknown(name: str) -> str:
     return f"there is no endpoint {name!r} on this machine; {f'there are {known}' if known else 'there are none'}"
 
 
-def _state(record: EndpointRecord) -> State:
+def _state(record: EndpointRecord) -> EndpointState:
     if record.process() is None:
-        return "stale"
-    return "healthy" if Endpoint(record.name, record.url).healthy() else "unhealthy"
+        return EndpointState(record, "stale", {})
+    if _asked(record.url, "/ping") is None:
+        return EndpointState(record, "unhealthy", {})
+    return EndpointState(record, "healthy", (_asked(record.url, "/metadata") or {}).get("traffic", {}))
 
 
-def _update(taken: EndpointRecord, running: psutil.Process, model: Path, timeout_seconds: float) -> Endpoint:
+def _asked(url: str, path: str) -> dict[str, Any] | None:
+    """Return what an endpoint of this machine says, or None where it does not."""
+    import httpx
+
+    token = os.environ.get("FINEPOINT_TOKEN", "")
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    try:
+        # The registry knows whose process this is; its certificate may be its own.
+        verify = not url.startswith("https")
+        answer = httpx.get(f"{url}{path}", headers=headers, timeout=2, trust_env=False, verify=verify)
+        return dict(answer.json()) if answer.status_code == 200 else None
+    except (httpx.HTTPError, ValueError):
+        return None
+
+
+def _update(
+    taken: EndpointRecord,
+    running: psutil.Process,
+    model: Path,
+    timeout_seconds: float,
+    canary: CanaryPlan | None,
+    say: Callable[[str], None],
+) -> Endpoint:
     """Move an endpoint to another package: the new worker is warm before the old one stops accepting."""
     if (version := package_version(model)) == taken.model_version:
         raise ConfigurationError(
@@ -182,9 +227,10 @@ def _update(taken: EndpointRecord, running: psutil.Process, model: Path, timeout
         )
     identity = f"{os.getpid()}-{time.time_ns()}"
     registry.outcome_path(taken.name).unlink(missing_ok=True)
-    write_json(registry.wanted_path(taken.name), {"id": identity, "model": str(model.resolve())})
+    wanted = {"id": identity, "model": str(model.resolve()), "canary": canary.to_json() if canary else None}
+    write_json(registry.wanted_path(taken.name), wanted)
     running.send_signal(signal.SIGHUP)
-    deadline = time.monotonic() + timeout_seconds + _GRACE_SECONDS
+    deadline = time.monotonic() + timeout_seconds + _GRACE_SECONDS + (2 * canary.seconds if canary else 0)
     while time.monotonic() < deadline and running.is_running():
         if registry.outcome_path(taken.name).is_file():
             outcome = read_json(registry.outcome_path(taken.name))
@@ -193,15 +239,22 @@ def _update(taken: EndpointRecord, running: psutil.Process, model: Path, timeout
                     f"endpoint {taken.name!r} was not updated: {outcome['failure']}: {_log_end(taken.name)}"
                 )
             if outcome["id"] == identity:
+                if tried := outcome["canary"]:
+                    say(f"The canary got {tried['requests']} requests and failed at {tried['failed']}: it takes over")
                 registry.write(replace(taken, model=str(model.resolve()), model_version=version))
                 return Endpoint(taken.name, taken.url, version)
         time.sleep(_POLL_SECONDS)
     raise EndpointError(f"endpoint {taken.name!r} was not updated in time; {_log_end(taken.name)}")
 
 
+def _nothing(_text: str) -> None:
+    return
+
+
 def _start(model: Path, name: str, host: str, port: int, options: Sequence[str]) -> psutil.Process:
     command = [sys.executable, "-m", "finepoint.serving.supervisor", "--model", str(model.resolve()), "--name", name]
     command += ["--host", host, "--port", str(port), *options]
+    command += ["--request-log", str(registry.request_log_path(name).resolve())]
     log = (os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     files = [
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
@@ -214,20 +267,15 @@ def _start(model: Path, name: str, host: str, port: int, options: Sequence[str])
 
 def _wait_until_healthy(process: psutil.Process, name: str, url: str, timeout_seconds: float) -> str:
     """Return the model's version once the server is healthy."""
-    import httpx
-
     deadline = time.monotonic() + timeout_seconds
     while time.monotonic() < deadline:
         if (code := _exit_code(process)) is not None:
             words = _log_end(name)
             kind = ConfigurationError if code == 2 else EndpointError
             raise kind(f"the server of endpoint {name!r} could not start: {words}")
-        try:
-            answer = httpx.get(f"{url}/ping", timeout=2, trust_env=False, verify=not url.startswith("https"))
-            if answer.status_code == 200 and answer.json().get("endpoint") == name:
-                return str(answer.json()["model_version"])
-        except (httpx.HTTPError, ValueError):
-            pass  # not there yet
+        found = _asked(url, "/ping")
+        if found is not None and found.get("endpoint") == name:
+            return str(found["model_version"])
         time.sleep(_POLL_SECONDS)
     raise EndpointError(f"endpoint {name!r} was not healthy after {timeout_seconds:.0f} s: {_log_end(name)}")
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 from finepoint.data.preprocessing import Preprocessing
 from finepoint.errors import ConfigurationError
-from finepoint.models.classifier import load_classifier
-from finepoint.models.package import DESCRIPTION, read_description
+from finepoint.models.classifier import Classifier, load_classifier
+from finepoint.models.package import has_own_handler, read_description
 from finepoint.models.runtimes import cores
 from finepoint.serving.admission import Service
 from finepoint.serving.builtin import BuiltinModel
@@ -16,6 +17,9 @@ from finepoint.serving.decoders import DecoderPool
 from finepoint.serving.handlers import HandlerModel
 from finepoint.serving.insight import read_insight
 from finepoint.serving.versions import package_version
+
+# Measured best for a core of its own: more images than that leave its cache (docs/decisions/032).
+_STREAM_BATCH = 2
 
 
 async def open_model(
@@ -32,11 +36,8 @@ async def open_model(
     Raises:
         FinepointError: it cannot be served, or has a handler of its own that may not run.
     """
-    described: dict[str, Any] = {"handler": "custom"}
-    if (folder / DESCRIPTION).is_file():
-        described = read_description(folder)
-    if described["handler"] == "builtin":
-        return await _open_builtin(folder, described, service, body_bytes)
+    if not has_own_handler(folder):
+        return await _open_builtin(folder, read_description(folder), service, body_bytes)
     if not allow_code:
         raise ConfigurationError(
             f"{folder} has a handler of its own (code/inference.py), which would run with your rights; "
@@ -51,7 +52,15 @@ async def _open_builtin(folder: Path, described: dict[str, Any], service: Servic
     preprocessings = [Preprocessing.from_json(backbone["preprocessing"]) for backbone in described["backbones"]]
     # The decoders' processes import what they need while this one loads the model.
     decoders = DecoderPool(preprocessings, processes=service.decoders or cores(), image_bytes=body_bytes)
-    classifier = load_classifier(folder)
+    classifier = await asyncio.to_thread(load_classifier, folder)  # other models' clients are answered meanwhile
     model = BuiltinModel(classifier, decoders, service, read_insight(classifier))
     await model.open()
+    if classifier.runtime.name == "openvino" and cores() > 1:
+        # Under load a core for each batch computes more than all cores for one.
+        model.widen_with(lambda: _streams(folder), _STREAM_BATCH)
     return model
+
+
+def _streams(folder: Path) -> tuple[Classifier, int]:
+    classifier = load_classifier(folder, throughput=True)
+    return classifier, classifier.runtime.parallel

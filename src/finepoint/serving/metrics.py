@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
@@ -11,6 +12,7 @@ CONTENT_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.025, 0.04, 0.06, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 10.0)
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 _RECENT = 1000
+_RATE_SECONDS = 60
 
 Labels = tuple[tuple[str, str], ...]
 
@@ -91,6 +93,26 @@ class Histogram:
                 f"{self.name}_sum{_labels(own)} {self._sums[label]:g}",
             ]
         return found
+
+
+class Rate:
+    """Events a second over the last minute."""
+
+    def __init__(self) -> None:
+        self._seconds: deque[list[int]] = deque(maxlen=_RATE_SECONDS)  # each a second and its events
+
+    def add(self) -> None:
+        """Count an event now."""
+        now = int(time.monotonic())
+        if self._seconds and self._seconds[-1][0] == now:
+            self._seconds[-1][1] += 1
+        else:
+            self._seconds.append([now, 1])
+
+    def value(self) -> float:
+        """Return the rate."""
+        first = time.monotonic() - _RATE_SECONDS
+        return sum(events for second, events in self._seconds if second >= first) / _RATE_SECONDS
 
 
 Metric = Counter | Gauge | Histogram

@@ -69,6 +69,11 @@ def log_path(name: str) -> Path:
     return folder() / f"{name}.log"
 
 
+def request_log_path(name: str) -> Path:
+    """Return where an endpoint's requests are noted."""
+    return folder() / f"{name}.requests.jsonl"
+
+
 def wanted_path(name: str) -> Path:
     """Return where an update of an endpoint is written down for its supervisor."""
     return folder() / "updates" / f"{name}.wanted"

@@ -21,12 +21,18 @@ def options(environment: Mapping[str, str]) -> list[str]:
     Args:
         environment: `SAGEMAKER_BASE_DIR` moves `/opt/ml`, `SAGEMAKER_BIND_TO_PORT` the port,
             `SAGEMAKER_MODEL_SERVER_TIMEOUT_SECONDS` (or `SAGEMAKER_MODEL_SERVER_TIMEOUT`) bounds a request,
-            `SAGEMAKER_MAX_PAYLOAD_IN_MB` its body, as in the official inference toolkit.
+            `SAGEMAKER_MAX_PAYLOAD_IN_MB` its body, as in the official inference toolkit;
+            `SAGEMAKER_MULTI_MODEL=true` serves many models, at most `FINEPOINT_MAX_MODELS` at once.
 
     >>> options({"SAGEMAKER_BIND_TO_PORT": "9000"})[:4]
     ['--model', '/opt/ml/model', '--port', '9000']
     """
-    given = ["--model", f"{environment.get('SAGEMAKER_BASE_DIR', '/opt/ml')}/model"]
+    base = environment.get("SAGEMAKER_BASE_DIR", "/opt/ml")
+    if environment.get("SAGEMAKER_MULTI_MODEL", "").lower() == "true":
+        # The platform decides which models are loaded, and evicts them where we say that there is no room.
+        given = ["--models", f"{base}/models", "--max-models", environment.get("FINEPOINT_MAX_MODELS", "0")]
+    else:
+        given = ["--model", f"{base}/model"]
     given += ["--port", environment.get("SAGEMAKER_BIND_TO_PORT", "8080")]
     # The platform alone reaches the container.
     given += ["--name", "model", "--host", "0.0.0.0", "--no-auth", "--allow-code"]  # noqa: S104

@@ -86,7 +86,8 @@ class Server:
             task.add_done_callback(self._accepting.discard)
 
     async def _connect(self, accepted: socket.socket, tls: ssl.SSLContext | None) -> None:
-        accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if accepted.family != socket.AF_UNIX:
+            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         seconds = self._limits.head_seconds if tls else None
         # A client that hangs up, or whose TLS fails, is its own affair.
         with contextlib.suppress(OSError, TimeoutError):

@@ -3,7 +3,8 @@
 It owns the listening socket and a worker (`python -m finepoint.serving`) that accepts from it. A worker that dies is
 replaced; meanwhile clients wait in the socket's queue. For an update the new worker is started beside the old one, on
 the same socket; once it has answered its warm-up request the old one accepts no more and finishes what it has. If the
-new one does not come up, the old one stays.
+new one does not come up, the old one stays. With a canary the new model first gets a share of the requests from the
+old one's worker (see `canary`), and takes over only if it does not fail at what the old one can do.
 
 On SIGHUP it reads `wanted_path(name)` (see `registry`) and writes `outcome_path(name)` when the update is done.
 """
@@ -13,16 +14,20 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import os
+import json
 import signal
 import socket
 import sys
+import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from finepoint.errors import ConfigurationError, FinepointError
 from finepoint.files import read_json, write_json
 from finepoint.serving import registry
+from finepoint.serving.canary import ANSWERED, FAILED, CanaryPlan
 from finepoint.serving.server import listening_socket
 
 _GRACE_SECONDS = 30.0
@@ -30,6 +35,8 @@ _START_SECONDS = 60.0
 # A worker that lived so long gets its successor at once; one that did not waits longer and longer.
 _SETTLED_SECONDS = 5.0
 _LONGEST_PAUSE_SECONDS = 5.0
+_BACKLOG = 1024
+_LOOK_SECONDS = 0.5
 
 
 class Supervisor:
@@ -56,10 +63,10 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGHUP, self._updating.set)
         worker, started = await self._start(model), time.monotonic()
         if not await self._ready(worker):
-            return await worker.wait() or 1  # it said why; there is nothing to keep up
+            return await worker.process.wait() or 1  # it said why; there is nothing to keep up
         pause = 0.0
         while True:
-            await _first(worker.wait(), self._stopping.wait(), self._updating.wait())
+            await _first(worker.process.wait(), self._stopping.wait(), self._updating.wait())
             if self._stopping.is_set():
                 return await _end(worker)
             if self._updating.is_set():
@@ -69,47 +76,115 @@ class Supervisor:
                 continue
             settled = time.monotonic() - started > _SETTLED_SECONDS
             pause = 0.0 if settled else min(_LONGEST_PAUSE_SECONDS, 2 * pause + 0.1)
-            sys.stderr.write(f"the worker ended with {worker.returncode}; another one starts\n")
+            sys.stderr.write(f"the worker ended with {worker.process.returncode}; another one starts\n")
+            worker.channel.close()
             await _first(asyncio.sleep(pause), self._stopping.wait())
             worker, started = await self._start(model), time.monotonic()
             await self._ready(worker)  # if it is not, it has ended, and the next round starts another one
 
-    async def _update(self, old: asyncio.subprocess.Process, model: str) -> tuple[asyncio.subprocess.Process, str]:
+    async def _update(self, old: _Worker, model: str) -> tuple[_Worker, str]:
         """Return the worker and the model that serve after an update."""
         wanted = read_json(registry.wanted_path(self._name))
+        tried: dict[str, int] = {}
+        if wanted.get("canary"):
+            failure, tried = await self._try(old, str(wanted["model"]), CanaryPlan(**wanted["canary"]))
+            if failure:
+                self._report(wanted, failure, tried)
+                return old, model
         new = await self._start(str(wanted["model"]))
         if await self._ready(new):
             with contextlib.suppress(ProcessLookupError):
-                old.send_signal(signal.SIGUSR1)
-            await old.wait()
-            self._report(wanted, "")
+                old.process.send_signal(signal.SIGUSR1)
+            await old.process.wait()
+            old.channel.close()
+            self._report(wanted, "", tried)
             return new, str(wanted["model"])
-        with contextlib.suppress(ProcessLookupError):
-            new.kill()
-        await new.wait()
-        self._report(wanted, "the new worker did not come up; the old one goes on")
+        await _kill(new)
+        self._report(wanted, "the new worker did not come up; the old one goes on", tried)
         return old, model
 
-    def _report(self, wanted: dict[str, object], failure: str) -> None:
-        write_json(registry.outcome_path(self._name), {"id": wanted["id"], "failure": failure})
+    async def _try(self, old: _Worker, model: str, plan: CanaryPlan) -> tuple[str, dict[str, int]]:
+        """Give a new model a share of the requests; return why it may not take over, and how many it answered."""
+        seen: Counter[bytes] = Counter()
+        loop, heard, start = asyncio.get_running_loop(), asyncio.Event(), time.monotonic()
 
-    async def _start(self, model: str) -> asyncio.subprocess.Process:
-        self._told, told = os.pipe()
+        def hear() -> None:
+            told = _heard(old.channel)
+            seen.update(told[place : place + 1] for place in range(len(told)))
+            heard.set()
+            if not told:
+                loop.remove_reader(old.channel)
+
+        with tempfile.TemporaryDirectory(prefix="finepoint-") as folder:
+            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            listener.bind(f"{folder}/canary")
+            listener.listen(_BACKLOG)
+            new = await self._start(model, listener)
+            listener.close()
+            if not await self._ready(new):
+                await _kill(new)
+                return "the new worker did not come up; the old one goes on", {}
+            old.channel.send(json.dumps({"socket": f"{folder}/canary", "share": plan.share}).encode())
+            loop.add_reader(old.channel, hear)
+            verdict: bool | None = None
+            while verdict is None and not self._stopping.is_set():
+                ended = [worker.process.returncode is not None for worker in (old, new)]
+                verdict = False if any(ended) else plan.verdict(seen[ANSWERED], seen[FAILED], time.monotonic() - start)
+                if verdict is None:
+                    heard.clear()
+                    await _first(
+                        heard.wait(),
+                        asyncio.sleep(_LOOK_SECONDS),
+                        new.process.wait(),
+                        old.process.wait(),
+                        self._stopping.wait(),
+                    )
+            loop.remove_reader(old.channel)
+            with contextlib.suppress(OSError):
+                old.channel.send(b"{}")
+            await _end(new)
+        tried = {"requests": seen[ANSWERED] + seen[FAILED], "failed": seen[FAILED]}
+        if verdict:
+            return "", tried
+        why = "the new worker died" if ended[1] else "the old worker died meanwhile" if ended[0] else "it failed"
+        return f"{why}: of {tried['requests']} requests {tried['failed']} failed; the old model goes on", tried
+
+    def _report(self, wanted: dict[str, object], failure: str, tried: dict[str, int]) -> None:
+        write_json(registry.outcome_path(self._name), {"id": wanted["id"], "failure": failure, "canary": tried})
+
+    async def _start(self, model: str, listener: socket.socket | None = None) -> _Worker:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        number = (listener or self._listener).fileno()
         command = [sys.executable, "-m", "finepoint.serving", "--model", model, "--name", self._name]
-        command += ["--listen-fd", str(self._listener.fileno()), "--ready-fd", str(told), *self._options]
-        worker = await asyncio.create_subprocess_exec(*command, pass_fds=[self._listener.fileno(), told])
-        os.close(told)
-        return worker
+        command += ["--listen-fd", str(number), "--ready-fd", str(theirs.fileno()), *self._options]
+        process = await asyncio.create_subprocess_exec(*command, pass_fds=[number, theirs.fileno()])
+        theirs.close()
+        return _Worker(process, ours)
 
-    async def _ready(self, worker: asyncio.subprocess.Process) -> bool:
-        """Return whether the worker started last says that it is ready before it ends or its time is up."""
+    async def _ready(self, worker: _Worker) -> bool:
+        """Return whether a worker says that it is ready before it ends or its time is up."""
         loop, said = asyncio.get_running_loop(), asyncio.Event()
-        loop.add_reader(self._told, said.set)  # a word, or the end of the pipe
+        loop.add_reader(worker.channel, said.set)  # a word, or the end
         await _first(said.wait(), asyncio.sleep(_START_SECONDS), self._stopping.wait())
-        loop.remove_reader(self._told)
-        ready = said.is_set() and os.read(self._told, 1) != b""
-        os.close(self._told)
-        return ready
+        loop.remove_reader(worker.channel)
+        return said.is_set() and _heard(worker.channel) != b""
+
+
+@dataclass(frozen=True, slots=True)
+class _Worker:
+    """A worker, and the socket on which it says that it is ready, takes orders, and tells of a canary."""
+
+    process: asyncio.subprocess.Process
+    channel: socket.socket
+
+
+def _heard(channel: socket.socket) -> bytes:
+    """Return what a worker said, or nothing where it has ended."""
+    try:
+        return channel.recv(4096)
+    except ConnectionError:
+        return b""
 
 
 async def _first(*waits: object) -> None:
@@ -120,16 +195,23 @@ async def _first(*waits: object) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _end(worker: asyncio.subprocess.Process) -> int:
+async def _end(worker: _Worker) -> int:
     """Stop a worker gracefully, or by force after its time is up; return the exit code."""
     with contextlib.suppress(ProcessLookupError):
-        worker.terminate()
+        worker.process.terminate()
     try:
-        return await asyncio.wait_for(worker.wait(), _GRACE_SECONDS)
+        code = await asyncio.wait_for(worker.process.wait(), _GRACE_SECONDS)
     except TimeoutError:
-        worker.kill()
-        await worker.wait()
-        return 1
+        code = 1
+    await _kill(worker)
+    return code
+
+
+async def _kill(worker: _Worker) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        worker.process.kill()
+    await worker.process.wait()
+    worker.channel.close()
 
 
 def main(arguments: list[str] | None = None) -> int:

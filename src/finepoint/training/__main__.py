@@ -13,8 +13,10 @@ from finepoint.evaluation.calibration import fit_temperature
 from finepoint.evaluation.unknown import fit_reference
 from finepoint.events import emit
 from finepoint.files import write_json
+from finepoint.loops import hook_time
 from finepoint.models.building import build_package
 from finepoint.models.graphs import map_channels
+from finepoint.profiler.context import part, profiled, profiler_dir
 from finepoint.training.environment import Environment, read_environment
 from finepoint.training.hyperparameters import Hyperparameters
 from finepoint.training.loop import TrainedHead, train_head
@@ -32,15 +34,41 @@ def train(environment: Environment) -> None:
     debug = str(given.pop("debug", True)).lower() != "false"
     prepared = prepare(replace(environment, hyperparameters=given))
     hyperparameters = Hyperparameters.from_mapping(prepared.hyperparameters)
-    trained = train_head(
-        prepared.data,
-        hyperparameters,
-        on_epoch=lambda record: emit("epoch", **record),
-        checkpoint=environment.checkpoint_dir / "head.safetensors",
-        debug_dir=environment.debug_dir if debug else None,
+    with part("training"):
+        trained = train_head(
+            prepared.data,
+            hyperparameters,
+            on_epoch=lambda record: emit("epoch", **record),
+            checkpoint=environment.checkpoint_dir / "head.safetensors",
+            debug_dir=environment.debug_dir if debug else None,
+        )
+        valid_logits = _valid_logits(prepared, trained)
+        temperature = fit_temperature(valid_logits, prepared.data.valid_labels)
+    with part("packing"):
+        _package(environment, prepared, hyperparameters, trained, temperature, valid_logits)
+    write_json(
+        environment.output_data_dir / "training.json",
+        {
+            "hyperparameters": hyperparameters.to_json(),
+            "epochs": trained.epochs,
+            "best_epoch": trained.best_epoch,
+            "seconds": round(trained.seconds, 3),
+            "temperature": temperature,
+            "backbones": backbones_json(prepared),
+            "features": prepared.count.to_json(),
+        },
     )
-    data, valid_logits = prepared.data, _valid_logits(prepared, trained)
-    temperature = fit_temperature(valid_logits, data.valid_labels)
+
+
+def _package(
+    environment: Environment,
+    prepared: Prepared,
+    hyperparameters: Hyperparameters,
+    trained: TrainedHead,
+    temperature: float,
+    valid_logits: np.ndarray,
+) -> None:
+    data = prepared.data
     build_package(
         environment.model_dir,
         backbones=prepared.backbones,
@@ -54,18 +82,6 @@ def train(environment: Environment) -> None:
             "images": {"train": len(data.train_labels), "valid": len(data.valid_labels)},
         },
         reference=fit_reference(data.train, data.valid, valid_logits, used=_last(prepared), seed=hyperparameters.seed),
-    )
-    write_json(
-        environment.output_data_dir / "training.json",
-        {
-            "hyperparameters": hyperparameters.to_json(),
-            "epochs": trained.epochs,
-            "best_epoch": trained.best_epoch,
-            "seconds": round(trained.seconds, 3),
-            "temperature": temperature,
-            "backbones": backbones_json(prepared),
-            "features": prepared.count.to_json(),
-        },
     )
 
 
@@ -87,7 +103,7 @@ def _valid_logits(prepared: Prepared, trained: TrainedHead) -> np.ndarray:
 def main() -> int:
     """Run the entry point and return its exit code."""
     try:
-        with storage_errors():
+        with storage_errors(), profiled(profiler_dir(), whole_process=True, hook_clock=lambda: hook_time.seconds):
             train(read_environment())
     except FinepointError as error:
         sys.stderr.write(f"error: {error}\n")

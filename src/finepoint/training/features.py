@@ -25,6 +25,7 @@ from finepoint.files import cache_dir, digest_of, write_bytes, write_json
 from finepoint.models.backbones import Backbone
 from finepoint.models.choice import BATCH, Choice, open_runtime
 from finepoint.models.runtimes import Runtime, cores
+from finepoint.profiler.context import part, phase, waited_for
 
 # A segment is sealed after so many rows or seconds: what a kill can cost.
 _ROWS = 1024
@@ -132,6 +133,11 @@ def feature_folder(backbone: Backbone, runtime: str, version: str, precision: st
     return cache_dir() / "features" / key[:32]
 
 
+def kept_features(backbone: Backbone, choice: Choice) -> FeatureCache:
+    """Return what is kept of a backbone's features as a choice computes them here."""
+    return FeatureCache(feature_folder(backbone, choice.runtime, _runtime_version(choice.runtime), choice.precision))
+
+
 def embed(
     images: Sequence[ImageFile], backbone: Backbone, choice: Choice, *, progress: Progress | None = None
 ) -> FeaturePass:
@@ -144,8 +150,7 @@ def embed(
         progress: called with (images done, images to do).
     """
     start = time.perf_counter()
-    version = _runtime_version(choice.runtime)
-    cache = FeatureCache(feature_folder(backbone, choice.runtime, version, choice.precision))
+    cache = kept_features(backbone, choice)
     failures: dict[int, str] = {}
     embedded = 0
     if any(image.sha256 not in cache for image in images):
@@ -156,8 +161,10 @@ def embed(
             missing = _missing(images, cache)
             if missing:
                 write_json(cache.folder / "about.json", {"backbone": backbone.to_json(), **choice.to_json()})
-                runtime = open_runtime(backbone, choice)
-                failed = _fill(cache, [images[index] for index in missing], backbone, runtime, progress)
+                with part("features"):
+                    runtime = open_runtime(backbone, choice)
+                    with phase("forward"):
+                        failed = _fill(cache, [images[index] for index in missing], backbone, runtime, progress)
                 reasons = {images[missing[place]].sha256: reason for place, reason in failed.items()}
                 failures = {
                     index: reasons[image.sha256] for index, image in enumerate(images) if image.sha256 in reasons
@@ -196,9 +203,8 @@ def _fill(
 
     def batches() -> Iterator[tuple[list[int], Sequence[np.ndarray]]]:
         paths = [image.path for image in images]
-        for batch in load_batches(
-            paths, [backbone.preprocessing], batch_size=BATCH, workers=cores(), prefetch=2 * cores()
-        ):
+        loading = load_batches(paths, [backbone.preprocessing], batch_size=BATCH, workers=cores(), prefetch=2 * cores())
+        for batch in waited_for(loading):
             failures.update(batch.failures)
             changed = {
                 index
@@ -220,7 +226,8 @@ def _fill(
         if progress is not None:
             progress(done + len(failures), len(images))
         if len(hashes) >= _ROWS or time.monotonic() - sealed > _SECONDS:
-            cache.add(hashes, np.concatenate(rows))
+            with phase("other"):
+                cache.add(hashes, np.concatenate(rows))
             hashes, rows, sealed = [], [], time.monotonic()
     if hashes:
         cache.add(hashes, np.concatenate(rows))

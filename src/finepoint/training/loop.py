@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from finepoint.debugger.context import recorded
+from finepoint.profiler.context import Loop, training_loop
 from finepoint.training.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
 from finepoint.training.head import Head, feature_scale
 from finepoint.training.hyperparameters import Hyperparameters
@@ -95,12 +96,17 @@ def train_head(
     features, labels, valid, valid_labels = tensors
     weight = _class_weights(labels, data.classes) if hyperparameters.class_weights == "balanced" else None
 
-    with recorded(head, debug_dir, stand_ins=[average], elapsed=_process_seconds()) as recording:
+    with (
+        training_loop() as clock,
+        recorded(head, debug_dir, stand_ins=[average], elapsed=_process_seconds()) as recording,
+    ):
         while len(state.epochs) < hyperparameters.epochs and not _out_of_patience(state, hyperparameters):
             began = time.perf_counter()
-            loss, accuracy = _train_epoch(state, features, labels, hyperparameters, weight)
+            loss, accuracy = _train_epoch(state, features, labels, hyperparameters, weight, clock)
+            clock.boundary()
             model = average if hyperparameters.averaging else head
-            valid_loss, valid_accuracy, balanced = _measure(model, valid, valid_labels)
+            with clock.evaluation:
+                valid_loss, valid_accuracy, balanced = _measure(model, valid, valid_labels)
             recording.epoch_ended()
             record = {
                 "epoch": len(state.epochs) + 1,
@@ -116,30 +122,44 @@ def train_head(
                 state.best_epoch = len(state.epochs)
                 state.best.load_state_dict(model.state_dict())
             if checkpoint is not None:
-                write_checkpoint(checkpoint, state, hyperparameters)
+                with clock.checkpoint:
+                    write_checkpoint(checkpoint, state, hyperparameters)
+                clock.saved()
             if on_epoch is not None:
                 on_epoch(record)
+            clock.boundary()
     return TrainedHead(state.best.eval(), state.epochs, state.best_epoch, time.perf_counter() - start)
 
 
 def _train_epoch(
-    state: Checkpoint, features: Tensor, labels: Tensor, hyperparameters: Hyperparameters, weight: Tensor | None
+    state: Checkpoint,
+    features: Tensor,
+    labels: Tensor,
+    hyperparameters: Hyperparameters,
+    weight: Tensor | None,
+    clock: Loop,
 ) -> tuple[float, float]:
     """Take one pass over the training features; return the mean loss and the accuracy met on the way."""
     head, optimizer = state.head.train(), state.optimizer
     order = torch.randperm(len(features), generator=state.generator)
     total, correct = 0.0, 0
     for rows in torch.split(order, hyperparameters.batch_size):
-        logits, wanted = head(features[rows]), labels[rows]
-        loss = cross_entropy(logits, wanted, weight=weight, label_smoothing=hyperparameters.label_smoothing)
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        optimizer.step()
-        state.step += 1
-        decay = min(hyperparameters.averaging, state.step / (state.step + _AVERAGING_WARMUP))
-        _move_average(state.average, head, decay)
+        with clock.data_wait:
+            batch, wanted = features[rows], labels[rows]
+        with clock.forward:
+            logits = head(batch)
+            loss = cross_entropy(logits, wanted, weight=weight, label_smoothing=hyperparameters.label_smoothing)
+        with clock.backward:
+            optimizer.zero_grad()
+            torch.autograd.backward(loss)
+        with clock.optimizer:
+            optimizer.step()
+            state.step += 1
+            decay = min(hyperparameters.averaging, state.step / (state.step + _AVERAGING_WARMUP))
+            _move_average(state.average, head, decay)
         total += float(loss.detach()) * len(rows)
         correct += int((logits.detach().argmax(1) == wanted).sum())
+        clock.stepped(len(rows))
     return total / len(features), correct / len(features)
 
 

@@ -12,6 +12,7 @@ from finepoint.errors import ConfigurationError, DataError, TestPartError
 from finepoint.events import emit
 from finepoint.models.backbones import Backbone, resolve_backbones
 from finepoint.models.choice import Choice, choose_runtime
+from finepoint.profiler.context import phase
 from finepoint.training.channels import Channel, FeatureCount, embed_channel, read_channel
 from finepoint.training.environment import Environment
 from finepoint.training.features import Progress
@@ -90,8 +91,10 @@ def prepare(environment: Environment) -> Prepared:
         raise TestPartError("a training or tuning job was given the channel test; only an evaluation may read it")
     remaining = dict(environment.hyperparameters)
     settings = FeatureSettings.take_from(remaining)
-    backbones, choices = settings.resolve(int(remaining.get("seed", 0)))
-    channels = {name: read_channel(environment.channels[name]) for name in ("train", "valid")}
+    with phase("weights"):
+        backbones, choices = settings.resolve(int(remaining.get("seed", 0)))
+    with phase("data_listing"):
+        channels = {name: read_channel(environment.channels[name]) for name in ("train", "valid")}
     count = FeatureCount()
 
     def progress(done: int, total: int) -> None:

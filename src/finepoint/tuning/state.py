@@ -46,7 +46,7 @@ class StudyState:
         strategy: and `objective`, `direction`: what was asked for.
         trials: by number.
         importance: each hyperparameter's share of the objective's variance, or empty when too few trials tell.
-        seconds: that the trials took.
+        seconds: in which at least one trial ran.
     """
 
     strategy: str

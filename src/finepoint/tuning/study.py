@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -209,7 +210,7 @@ class _Runner:
             max_jobs=self.max_jobs,
             trials=records,
             importance=self._importance() if final else {},
-            seconds=sum(record.seconds for record in records),
+            seconds=_busy_seconds([trial for attempts in groups.values() for trial in attempts]),
         )
 
     def _check_identity(self) -> None:
@@ -402,6 +403,20 @@ def _record(number: int, attempts: list[optuna.trial.FrozenTrial]) -> TrialRecor
         epochs=tuple(last.user_attrs.get("epochs", ())),
         reason=last.user_attrs.get("reason", ""),
     )
+
+
+def _busy_seconds(trials: list[optuna.trial.FrozenTrial]) -> float:
+    """Return for how long at least one trial ran: of trials side by side a second counts once, pauses not at all."""
+    spans = sorted(
+        (ended - timedelta(seconds=trial.user_attrs.get("seconds", 0.0)), ended)
+        for trial in trials
+        if (ended := trial.datetime_complete) is not None
+    )
+    busy, covered = 0.0, datetime.min
+    for began, ended in spans:
+        busy += max(0.0, (ended - max(began, covered)).total_seconds())
+        covered = max(covered, ended)
+    return busy
 
 
 def _open_study(path: Path, spec: StudySpec) -> optuna.study.Study:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.abc
 import importlib.machinery
-import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +11,11 @@ from types import ModuleType
 _FOLDER = str(Path(__file__).parent)
 
 
-class CompatibilityFinder(importlib.abc.MetaPathFinder):
-    """Stands last among the finders: whatever else finds an `smdebug` comes first."""
+class CompatibilityFinder:
+    """Stands last among the finders: whatever else finds an `smdebug` comes first.
+
+    It is no `importlib.abc.MetaPathFinder` in name: importing that would be the longest part of importing finepoint.
+    """
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None

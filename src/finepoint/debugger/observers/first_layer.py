@@ -9,15 +9,18 @@ from torch import Tensor, nn
 
 from finepoint.debugger.modes import ModeKeys
 from finepoint.debugger.recorder import Recorder, Step
-from finepoint.debugger.reductions import measurable, reduce
+from finepoint.debugger.reductions import measurable, reduce, sampled
 from finepoint.debugger.selection import DEFAULT_REDUCTIONS
 
 # What nearly all pretrained networks for photographs were trained with.
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Saved steps that are looked at: later ones tell nothing new.
 _STEPS = 2
-_IMAGES = 32
+# Images that are enough to compare statistics of channels: so many, of so many pixels together.
+_IMAGES, _PIXELS = 32, 8 * 224 * 224
 _WEIGHTED = (nn.Linear, nn.modules.conv._ConvNd)
+# Of what the layer makes of them.
+_OUTPUTS = 1 << 20
 # Channels that hardly varied in pretraining are dead; their divergence says nothing.
 _DEAD = 1e-4
 
@@ -27,7 +30,7 @@ class FirstLayer:
 
     Where a batch norm follows it that remembers another training, what that sees is compared with what it remembers;
     so is what it would see if the images were corrected in one of several ways. The layer is computed again for that,
-    on at most 32 images, without gradients; nothing random is drawn.
+    on at most 32 small or 8 large images, without gradients; nothing random is drawn.
     """
 
     def __init__(self, recorder: Recorder) -> None:
@@ -67,7 +70,8 @@ class FirstLayer:
                 assert self._remembered is not None
                 mean, var = self._remembered[name]
                 if len(mean) == layer.out_channels:
-                    self._fit = _fits(layer, images[:_IMAGES], mean, var)
+                    enough = min(_IMAGES, max(2, _PIXELS // (images.shape[2] * images.shape[3])))
+                    self._fit = _fits(layer, images[:enough], mean, var)
 
     def _step_ends(self, step: Step) -> None:
         if self._first is None or self._told >= _STEPS:
@@ -102,7 +106,7 @@ def _fits(layer: nn.Conv2d, images: Tensor, mean: Tensor, var: Tensor) -> dict[s
 
 
 def _divergence(output: Tensor, mean: Tensor, var: Tensor, alive: Tensor) -> float:
-    channels = output.float().transpose(0, 1).flatten(1)
+    channels = sampled(output.float(), _OUTPUTS).transpose(0, 1).flatten(1)
     seen_mean, seen_var = channels.mean(1), channels.var(1).clamp(min=1e-12)
     nats = 0.5 * (torch.log(var / seen_var) + (seen_var + (seen_mean - mean) ** 2) / var - 1)
     return float(nats[alive].mean())

@@ -10,7 +10,7 @@ import numpy as np
 
 from finepoint.debugger.recording import Recording, Series
 from finepoint.debugger.rules.base import Rule, rule
-from finepoint.debugger.rules.reading import TRAIN, first_run, modules, plot, series
+from finepoint.debugger.rules.reading import TRAIN, behind_trained, first_run, modules, plot, series
 from finepoint.debugger.rules.result import RuleResult
 
 # Saved steps in a row: one batch may leave a unit silent by chance.
@@ -71,14 +71,14 @@ class DeadRelu(Rule):
     def _layers(self, recording: Recording) -> dict[str, Series]:
         names = [name.removeprefix("dead_fraction/") for name in recording.names("^dead_fraction/", mode=TRAIN)]
         names += [place.name for place in recording.tensors(mode=TRAIN) if "relu" in place.name.lower()]
-        trained = _behind_trained(recording)
+        trained, listed = behind_trained(recording), [module.name for module in modules(recording)]
         layers = {}
         for name in dict.fromkeys(names):
             if self.tensor_regex:
                 if not any(re.search(regex, name) for regex in self.tensor_regex):
                     continue
-            elif trained is not None and not any(name.startswith(f"{module}_output") for module in trained):
-                continue
+            elif trained is not None and _of(name, listed) and not _of(name, trained):
+                continue  # what was called as a function is recorded only where something trained stands before it
             whole = _whole(recording, name)
             layer = whole if len(whole) else series(recording, f"dead_fraction/{name}")
             if len(whole):
@@ -177,6 +177,10 @@ class SaturatedActivation(Rule):
         return _series(f"saturated_fraction/{name}", places, np.array(shares))
 
 
+def _of(name: str, owners: Sequence[str]) -> bool:
+    return any(name.startswith(f"{owner}_output") for owner in owners)
+
+
 def _by_chance(recording: Recording, name: str) -> float:
     """Return how large a share of a layer's units may be silent if each is by the toss of a coin."""
     listed = modules(recording)
@@ -186,17 +190,9 @@ def _by_chance(recording: Recording, name: str) -> float:
         for module in reversed(listed[:place])
         for key in ("out_features", "out_channels", "num_features")
     )
-    units = next((int(width) for width in widths if width), 0)
+    told = {fact["name"]: fact["units"] for fact in recording.facts("activation")}
+    units = told.get(name) or next((int(width) for width in widths if width), 0)
     return 0.5 + 4 * (0.25 / units) ** 0.5 if units else 0.5
-
-
-def _behind_trained(recording: Recording) -> list[str] | None:
-    """Return the names of the modules that stand behind the first trained one; None where no model was described."""
-    listed = modules(recording)
-    first = next((index for index, module in enumerate(listed) if module.trainable), None)
-    if not listed:
-        return None
-    return [module.name for module in listed[first:]] if first is not None else []
 
 
 def _module_of(name: str) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from finepoint.debugger.recording import Recording, Series
 from finepoint.debugger.rules.base import Rule, rule
-from finepoint.debugger.rules.reading import TRAIN, loss, modules, plot, series, trained_weights
+from finepoint.debugger.rules.reading import TRAIN, behind_trained, loss, modules, plot, series, trained_weights
 from finepoint.debugger.rules.result import RuleResult
 
 # From the model's input to its logits, the standard deviation of what goes through may shrink or grow so much.
@@ -151,7 +151,14 @@ def _scale(recording: Recording) -> float:
 
 
 def _matching(recording: Recording, regexes: Sequence[str]) -> list[Series]:
-    names = [name for name in recording.names(mode=TRAIN) if any(re.search(regex, name) for regex in regexes)]
+    """Return the standard deviations of what matches; a frozen backbone's activations are what they are."""
+    trained = behind_trained(recording)
+    names = [
+        name
+        for name in recording.names(mode=TRAIN)
+        if any(re.search(regex, name) for regex in regexes)
+        and (trained is None or any(name.startswith(f"{module}_") for module in trained))
+    ]
     return [item for item in (series(recording, name, "std") for name in names) if len(item)]
 
 

@@ -66,6 +66,15 @@ def parameters(recording: Recording) -> list[Parameter]:
     ]
 
 
+def behind_trained(recording: Recording) -> list[str] | None:
+    """Return the names of the modules from the first trained one on; None where no model was described."""
+    listed = modules(recording)
+    first = next((index for index, module in enumerate(listed) if module.trainable), None)
+    if not listed:
+        return None
+    return [module.name for module in listed[first:]] if first is not None else []
+
+
 def trained_weights(recording: Recording) -> list[Parameter]:
     """Return the weights (no biases, no scales) that require a gradient."""
     return [item for item in parameters(recording) if item.trainable and item.is_weight]

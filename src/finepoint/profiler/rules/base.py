@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import abc
 from dataclasses import fields
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
-from finepoint.profiler.recording import ProfilerRecording
+from finepoint.profiler.recording import ProfilerRecording, total
 from finepoint.results import RuleResult
 
 AWS_RULES: dict[str, type[AwsRule]] = {}
 OWN_RULES: dict[str, type[OwnRule]] = {}
+# Below so many training steps shares are noise.
+FEWEST_STEPS = 8
 
 
 class _Rule(abc.ABC):
@@ -86,6 +88,19 @@ class AwsRule(_Rule):
 class OwnRule(_Rule):
     """A rule of ours, for short jobs too. A finding says what share of time it is about, and what that can give."""
 
+    def judge(self, recording: ProfilerRecording) -> RuleResult:
+        """Return what this rule says of a recording, or why it cannot judge it."""
+        reason = self.why_not(recording)
+        return self.not_applicable(reason) if reason else self.look(recording)
+
+    def why_not(self, recording: ProfilerRecording) -> str:
+        """Return why there is too little for a judgement; empty where there is enough."""
+        return ""
+
+    @abc.abstractmethod
+    def look(self, recording: ProfilerRecording) -> RuleResult:
+        """Judge a recording that holds enough."""
+
     def issue(
         self,
         *,
@@ -119,6 +134,28 @@ class OwnRule(_Rule):
             **evidence,
         }
         return RuleResult(self.name, "IssuesFound", evidence=found, meaning=meaning, remedy=remedy)
+
+
+class StepRule(OwnRule):
+    """A rule of ours about training steps; of a few of them shares are noise."""
+
+    def why_not(self, recording: ProfilerRecording) -> str:
+        """Count the steps."""
+        steps = int(total(recording.training, "steps"))
+        if steps >= FEWEST_STEPS:
+            return ""
+        return f"too few data points: {steps} training steps after the first, of {FEWEST_STEPS}"
+
+
+class SampleRule(OwnRule):
+    """A rule of ours about samples of the machine; a few of them say nothing of a trend or a share."""
+
+    fewest: ClassVar[int] = 10
+
+    def why_not(self, recording: ProfilerRecording) -> str:
+        """Count the samples of the loop."""
+        count = len(recording.during_loop())
+        return "" if count >= self.fewest else f"too few data points: {count} samples of the loop, of {self.fewest}"
 
 
 A = TypeVar("A", bound=type[AwsRule])

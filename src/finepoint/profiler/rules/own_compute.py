@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from finepoint.profiler.phases import Mode
-from finepoint.profiler.prediction import loop_speedup
+from finepoint.profiler.prediction import loop_speedup, neighbour_cores
 from finepoint.profiler.recording import ProfilerRecording, total
-from finepoint.profiler.rules.base import OwnRule, own_rule
-from finepoint.profiler.rules.own_loading import too_few_steps
+from finepoint.profiler.rules.base import OwnRule, StepRule, own_rule
 from finepoint.results import RuleResult
 
 _NO_NETWORK = "no network was looked at (the job was shorter than seven steps)"
@@ -21,7 +20,7 @@ class RecomputedFeatures(OwnRule):
 
     share: float = 0.2
 
-    def judge(self, recording: ProfilerRecording) -> RuleResult:
+    def look(self, recording: ProfilerRecording) -> RuleResult:
         """Take the time of frozen layers, and of loading for them, in all passes but the first."""
         network, loader = recording.network(), recording.loader()
         if network is None:
@@ -65,7 +64,7 @@ class ChannelsLast(OwnRule):
     share: float = 0.3
     speedup: float = 1.1
 
-    def judge(self, recording: ProfilerRecording) -> RuleResult:
+    def look(self, recording: ProfilerRecording) -> RuleResult:
         """Apply the measured ratio to the time of forward and backward."""
         network = recording.network()
         if network is None:
@@ -90,7 +89,7 @@ class Precision(OwnRule):
     share: float = 0.3
     speedup: float = 1.1
 
-    def judge(self, recording: ProfilerRecording) -> RuleResult:
+    def look(self, recording: ProfilerRecording) -> RuleResult:
         """Apply the measured ratio to the time of forward and backward."""
         network = recording.network()
         if network is None:
@@ -114,7 +113,7 @@ class ThreadOversubscription(OwnRule):
 
     per_core: float = 1.5
 
-    def judge(self, recording: ProfilerRecording) -> RuleResult:
+    def look(self, recording: ProfilerRecording) -> RuleResult:
         """Compare threads with cores; loader workers have one thread each unless the script says otherwise."""
         threads = recording.facts.get("threads")
         if threads is None:
@@ -134,19 +133,17 @@ class ThreadOversubscription(OwnRule):
 
 @own_rule
 @dataclass(frozen=True)
-class FrequentSync(OwnRule):
+class FrequentSync(StepRule):
     """Fires where the host waits for the GPU several times in each step (`.item()`, `.cpu()`)."""
 
     per_step: float = 1.0
 
-    def judge(self, recording: ProfilerRecording) -> RuleResult:
+    def look(self, recording: ProfilerRecording) -> RuleResult:
         """Count the waits in each step."""
         if not recording.facts.get("cuda"):
             return self.not_applicable("without a GPU, .item() waits for nothing")
         training = recording.training
         steps = total(training, "steps")
-        if (few := too_few_steps(recording)) is not None:
-            return self.not_applicable(few)
         syncs = total(training, "syncs") / steps
         if syncs < self.per_step:
             return self.clean(syncs_per_step=syncs)
@@ -160,15 +157,13 @@ class FrequentSync(OwnRule):
 
 @own_rule
 @dataclass(frozen=True)
-class SlowPython(OwnRule):
+class SlowPython(StepRule):
     """Fires where much of a training step is neither data, network, nor optimizer, but the script's own code."""
 
     share: float = 0.2
 
-    def judge(self, recording: ProfilerRecording) -> RuleResult:
+    def look(self, recording: ProfilerRecording) -> RuleResult:
         """Take the time of training rows that belongs to no phase."""
-        if (few := too_few_steps(recording)) is not None:
-            return self.not_applicable(few)
         training = recording.training
         share = total(training, "phase/other") / max(recording.loop_seconds, 1e-9)
         if share < self.share:
@@ -187,7 +182,7 @@ class SlowPython(OwnRule):
 
 @own_rule
 @dataclass(frozen=True)
-class TinyBatch(OwnRule):
+class TinyBatch(StepRule):
     """Fires where so few images go into a step that what each step costs by itself weighs more than they do.
 
     What a step costs by itself is its time less the waiting for data and less what this machine needs for the
@@ -198,15 +193,19 @@ class TinyBatch(OwnRule):
     batch: int = 8
     share: float = 0.2
     target: int = 64
+    others: float = 0.3
 
-    def judge(self, recording: ProfilerRecording) -> RuleResult:
+    def look(self, recording: ProfilerRecording) -> RuleResult:
         """Take the time of a step that is the same for any batch."""
         loader = recording.loader()
         size = loader.get("batch_size") if loader else None
         if not size:
             return self.not_applicable("no DataLoader with a batch size was seen")
-        if (few := too_few_steps(recording)) is not None:
-            return self.not_applicable(few)
+        others = neighbour_cores(recording.during_loop(), len(recording.system.named("core/")))
+        if size <= self.batch and others > self.others:
+            return self.not_applicable(
+                f"others kept {others:.1f} cores busy, so that what a step costs by itself cannot be told"
+            )
         training = recording.training
         steps = total(training, "steps")
         step, wait = total(training, "seconds") / steps, total(training, "phase/data_wait") / steps

@@ -10,30 +10,26 @@ import numpy as np
 from finepoint.profiler.phases import Mode
 from finepoint.profiler.prediction import best_workers, loop_speedup
 from finepoint.profiler.recording import ProfilerRecording, total
-from finepoint.profiler.rules.base import OwnRule, own_rule
+from finepoint.profiler.rules.base import StepRule, own_rule
 from finepoint.results import RuleResult
 
-# Below so many training steps shares are noise.
-FEWEST_STEPS = 8
 _LOSSLESS = ("PNG", "TIFF", "BMP", "GIF", "WEBP", "PPM")
 
 
 @own_rule
 @dataclass(frozen=True)
-class DataLoaderWorkers(OwnRule):
+class DataLoaderWorkers(StepRule):
     """Fires where the training process loads the data itself although cores are free, or far too many workers do."""
 
     share: float = 0.1
     speedup: float = 1.08
     workers_per_core: float = 2.0
 
-    def judge(self, recording: ProfilerRecording) -> RuleResult:
+    def look(self, recording: ProfilerRecording) -> RuleResult:
         """Predict what workers would give, from the times of waiting and computing."""
         loader = recording.loader()
         if loader is None:
             return self.not_applicable("no DataLoader was seen")
-        if (few := too_few_steps(recording)) is not None:
-            return self.not_applicable(few)
         waiting, workers = recording.share("data_wait"), int(loader["workers"])
         if workers == 0:
             return self._none(recording, waiting)
@@ -78,20 +74,18 @@ class DataLoaderWorkers(OwnRule):
 
 @own_rule
 @dataclass(frozen=True)
-class Oversized(OwnRule):
+class Oversized(StepRule):
     """Fires where images have many times the pixels that the network sees, and decoding them is what is waited for."""
 
     share: float = 0.15
     pixel_ratio: float = 8.0
     decode_share: float = 0.25
 
-    def judge(self, recording: ProfilerRecording) -> RuleResult:
+    def look(self, recording: ProfilerRecording) -> RuleResult:
         """Compare the images' pixels with the batch's."""
         loading = Loading.of(recording)
         if loading is None:
             return self.not_applicable("no image was seen being decoded (only Pillow's decoding is watched)")
-        if (few := too_few_steps(recording)) is not None:
-            return self.not_applicable(few)
         facts = loading.facts()
         if not loading.crop_pixels:
             return self.not_applicable("the batches are no images")
@@ -115,18 +109,16 @@ class Oversized(OwnRule):
 
 @own_rule
 @dataclass(frozen=True)
-class SlowImageFormat(OwnRule):
+class SlowImageFormat(StepRule):
     """Fires where most images are stored losslessly, and decoding them is what is waited for."""
 
     share: float = 0.15
 
-    def judge(self, recording: ProfilerRecording) -> RuleResult:
+    def look(self, recording: ProfilerRecording) -> RuleResult:
         """Look at the formats of the images that were decoded."""
         loading = Loading.of(recording)
         if loading is None:
             return self.not_applicable("no image was seen being decoded (only Pillow's decoding is watched)")
-        if (few := too_few_steps(recording)) is not None:
-            return self.not_applicable(few)
         slow = sum(count for name, count in loading.formats.items() if name in _LOSSLESS) / loading.images
         share = loading.blamed * loading.decode_share
         if slow < 0.5 or share < self.share:
@@ -144,21 +136,21 @@ class SlowImageFormat(OwnRule):
 
 @own_rule
 @dataclass(frozen=True)
-class DecodeBound(OwnRule):
+class DecodeBound(StepRule):
     """Fires where training waits for images to be decoded although workers do it already."""
 
     share: float = 0.15
 
-    def judge(self, recording: ProfilerRecording) -> RuleResult:
+    def look(self, recording: ProfilerRecording) -> RuleResult:
         """Look at what the loading is made of."""
         loading = Loading.of(recording)
         if loading is None:
             return self.not_applicable("no image was seen being decoded (only Pillow's decoding is watched)")
-        if (few := too_few_steps(recording)) is not None:
-            return self.not_applicable(few)
         share = loading.blamed * loading.decode_share
         if share < self.share:
             return self.clean(**loading.facts())
+        if any(kind().judge(recording).fired for kind in (Oversized, SlowImageFormat)):
+            return self.clean(said_by="Oversized or SlowImageFormat", **loading.facts())
         return self.issue(
             meaning=f"Decoding {'/'.join(loading.formats)} files takes {100 * share:.0f} % of the time.",
             remedy="decode once: keep the images as uint8 arrays of the size that is trained on (np.save, mmap)",
@@ -229,14 +221,6 @@ class Loading:
             "decode_share_of_loading": self.decode_share,
             "data_wait": self.blamed,
         }
-
-
-def too_few_steps(recording: ProfilerRecording) -> str | None:
-    """Return why there are too few steps for a judgement, or None."""
-    steps = int(total(recording.training, "steps"))
-    if steps >= FEWEST_STEPS:
-        return None
-    return f"too few data points: {steps} training steps after the first, of {FEWEST_STEPS}"
 
 
 def _evaluation_wait(recording: ProfilerRecording) -> float:

@@ -7,23 +7,20 @@ from dataclasses import dataclass
 from finepoint.profiler.phases import Mode
 from finepoint.profiler.prediction import loop_speedup
 from finepoint.profiler.recording import ProfilerRecording, total
-from finepoint.profiler.rules.base import OwnRule, own_rule
-from finepoint.profiler.rules.own_loading import too_few_steps
+from finepoint.profiler.rules.base import StepRule, own_rule
 from finepoint.results import RuleResult
 
 
 @own_rule
 @dataclass(frozen=True)
-class CheckpointTooOften(OwnRule):
+class CheckpointTooOften(StepRule):
     """Fires where writing checkpoints takes a noticeable share of the time."""
 
     share: float = 0.05
     target: float = 0.01
 
-    def judge(self, recording: ProfilerRecording) -> RuleResult:
+    def look(self, recording: ProfilerRecording) -> RuleResult:
         """Take the time of saving."""
-        if (few := too_few_steps(recording)) is not None:
-            return self.not_applicable(few)
         share, saves = recording.share("checkpoint"), total(recording.loop, "saves")
         # Two or three at the end of a short job are not "often".
         if share < self.share or saves < 4:
@@ -43,15 +40,13 @@ class CheckpointTooOften(OwnRule):
 
 @own_rule
 @dataclass(frozen=True)
-class HookTooHeavy(OwnRule):
+class HookTooHeavy(StepRule):
     """Fires where recording (the debugger's hook) takes more than it may."""
 
     share: float = 0.03
 
-    def judge(self, recording: ProfilerRecording) -> RuleResult:
+    def look(self, recording: ProfilerRecording) -> RuleResult:
         """Take the time of hooks."""
-        if (few := too_few_steps(recording)) is not None:
-            return self.not_applicable(few)
         share = recording.share("hook")
         if share < self.share:
             return self.clean(hook=share)
@@ -65,15 +60,13 @@ class HookTooHeavy(OwnRule):
 
 @own_rule
 @dataclass(frozen=True)
-class EvaluationShare(OwnRule):
+class EvaluationShare(StepRule):
     """Fires where evaluation takes more of the time than a third."""
 
     share: float = 1 / 3
 
-    def judge(self, recording: ProfilerRecording) -> RuleResult:
+    def look(self, recording: ProfilerRecording) -> RuleResult:
         """Take the time of evaluation batches."""
-        if (few := too_few_steps(recording)) is not None:
-            return self.not_applicable(few)
         share = recording.phases()["evaluation"]
         if share < self.share:
             return self.clean(evaluation=share)

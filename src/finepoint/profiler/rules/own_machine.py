@@ -9,7 +9,7 @@ import numpy as np
 from finepoint.profiler.nvml import throttle_names
 from finepoint.profiler.prediction import neighbour_cores
 from finepoint.profiler.recording import ProfilerRecording
-from finepoint.profiler.rules.base import OwnRule, own_rule
+from finepoint.profiler.rules.base import OwnRule, SampleRule, own_rule
 from finepoint.profiler.segments import Table
 from finepoint.results import RuleResult
 
@@ -29,7 +29,7 @@ class MemoryLeak(OwnRule):
     steadiness: float = 0.9
     seconds: float = 5.0
 
-    def judge(self, recording: ProfilerRecording) -> RuleResult:
+    def look(self, recording: ProfilerRecording) -> RuleResult:
         """Fit a slope (median of all pairs) to the memory after the first quarter of the loop."""
         samples = recording.during_loop()
         samples = samples.where(np.arange(len(samples)) >= len(samples) // 4)
@@ -62,17 +62,15 @@ class MemoryLeak(OwnRule):
 
 @own_rule
 @dataclass(frozen=True)
-class Throttled(OwnRule):
+class Throttled(SampleRule):
     """Fires where a control group, a host's other guests or heat keep cores or a GPU from their full speed."""
 
     share: float = 0.05
     frequency: float = 0.75
 
-    def judge(self, recording: ProfilerRecording) -> RuleResult:
+    def look(self, recording: ProfilerRecording) -> RuleResult:
         """Add up the time throttled, and compare clocks with their highest."""
         samples = recording.during_loop()
-        if len(samples) < _FEWEST_SAMPLES:
-            return self.not_applicable(f"too few data points: {len(samples)} samples of the loop")
         seconds = samples["time"][-1] - samples["time"][0]
         cores = max(len(recording.system.named("core/")), 1)
         throttled = float(np.nansum(samples["throttled_seconds"][1:])) / (seconds * cores)
@@ -130,17 +128,15 @@ class Throttled(OwnRule):
 
 @own_rule
 @dataclass(frozen=True)
-class SwapInUse(OwnRule):
+class SwapInUse(SampleRule):
     """Fires where the machine swaps while the job runs."""
 
     bytes_per_second: float = 1e6
     share: float = 0.05
 
-    def judge(self, recording: ProfilerRecording) -> RuleResult:
+    def look(self, recording: ProfilerRecording) -> RuleResult:
         """Count the samples with traffic to swap."""
         samples = recording.during_loop()
-        if len(samples) < _FEWEST_SAMPLES:
-            return self.not_applicable(f"too few data points: {len(samples)} samples of the loop")
         traffic = np.nan_to_num(samples["swap_in_bytes_per_second"]) + np.nan_to_num(
             samples["swap_out_bytes_per_second"]
         )
@@ -157,17 +153,15 @@ class SwapInUse(OwnRule):
 
 @own_rule
 @dataclass(frozen=True)
-class BusyNeighbour(OwnRule):
+class BusyNeighbour(SampleRule):
     """Fires where other processes take cores that the job would have used."""
 
     cores: float = 0.3
     saturation: float = 0.9
 
-    def judge(self, recording: ProfilerRecording) -> RuleResult:
+    def look(self, recording: ProfilerRecording) -> RuleResult:
         """Compare the machine's busy cores with the job's."""
         samples = recording.during_loop()
-        if len(samples) < _FEWEST_SAMPLES:
-            return self.not_applicable(f"too few data points: {len(samples)} samples of the loop")
         count = max(len(recording.system.named("core/")), 1)
         taken = neighbour_cores(samples, count)
         busy = float(np.nanmean(samples["cpu"]))
@@ -194,7 +188,7 @@ class IdleInstance(OwnRule):
     gpu: float = 0.1
     samples: int = 20
 
-    def judge(self, recording: ProfilerRecording) -> RuleResult:
+    def look(self, recording: ProfilerRecording) -> RuleResult:
         """Look at the mean use of cores and GPUs."""
         samples = recording.during_loop()
         if len(samples) < self.samples:

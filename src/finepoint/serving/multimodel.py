@@ -1,0 +1,186 @@
+"""Many models in one server, by SageMaker's contract for multi-model endpoints: the platform loads and evicts.
+
+::
+
+    POST   /models {"model_name", "url"}    load; 409 if it is loaded, 507 if there is no room
+    GET    /models, /models/NAME            what is loaded (?limit=, ?next_page_token=)
+    DELETE /models/NAME                     unload, when what it has begun is finished
+    POST   /models/NAME/invoke              as /invocations
+    GET    /ping                            200
+
+Source: "Build Your Own Container for SageMaker AI Multi-Model Endpoints" in the SageMaker developer guide.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from finepoint.errors import EndpointError, FinepointError
+from finepoint.serving.application import EndpointApplication
+from finepoint.serving.builtin import BuiltinModel
+from finepoint.serving.handlers import HandlerModel
+from finepoint.serving.memory import free_bytes
+from finepoint.serving.messages import Request, Response, json_response, refusal
+
+Opened = BuiltinModel | HandlerModel
+_PATH = re.compile(r"/models/([^/]{1,500})(/invoke)?")
+_PAGE = 100
+_DRAIN_SECONDS = 30.0
+# What a model takes while it is served, beside its own files: a decoding process and what the runtime needs to compute.
+_EACH_BYTES = 96 * 2**20
+_TIMES_ITS_FILES = 3
+
+
+@dataclass
+class _Loaded:
+    url: str
+    model: Opened
+    application: EndpointApplication
+    in_work: int = 0
+    idle: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class MultiModelApplication:
+    """A server's application whose models come and go.
+
+    Args:
+        open_model: opens the package in a folder.
+        folder: that every model must lie in.
+        max_models: at once; 0 lets free memory alone decide.
+        request_seconds: that answering may take.
+    """
+
+    def __init__(
+        self,
+        open_model: Callable[[Path], Awaitable[Opened]],
+        folder: Path,
+        *,
+        max_models: int = 0,
+        request_seconds: float = 60.0,
+    ) -> None:
+        self._open_model = open_model
+        self._folder = folder.resolve()
+        self._max_models = max_models
+        self._request_seconds = request_seconds
+        self._loaded: dict[str, _Loaded] = {}
+        self._loading: set[str] = set()
+
+    def admit(self, request: Request) -> Response | None:
+        """Return the refusal of a request that need not be read further, or None."""
+        found = _PATH.fullmatch(request.path)
+        if found is not None and found[2]:
+            loaded = self._loaded.get(found[1])
+            if loaded is None:
+                return refusal(404, f"model {found[1]!r} is not loaded")
+            return loaded.application.admit(replace(request, path="/invocations"))
+        allowed = {"/ping": ("GET",), "/models": ("GET", "POST")}.get(request.path, ("GET", "DELETE") if found else ())
+        if not allowed:
+            return refusal(404, "there is nothing at this path; see /models")
+        if request.method not in allowed:
+            return refusal(405, f"this path takes {' or '.join(allowed)}", {"allow": ", ".join(allowed)})
+        return None
+
+    async def answer(self, request: Request) -> Response:
+        """Return the answer to a whole request."""
+        if request.path == "/ping":
+            return json_response({"status": "healthy", "models": len(self._loaded)})
+        if request.path == "/models":
+            return await self._load(request) if request.method == "POST" else self._list(request)
+        found = _PATH.fullmatch(request.path)
+        assert found is not None  # `admit` saw to that
+        name = found[1]
+        loaded = self._loaded.get(name)
+        if loaded is None:
+            return refusal(404, f"model {name!r} is not loaded")
+        if found[2]:
+            return await self._invoke(loaded, request)
+        if request.method == "DELETE":
+            await self._unload(name, loaded)
+            return json_response({"status": f"model {name} unloaded"})
+        return json_response(_row(name, loaded))
+
+    async def close(self) -> None:
+        """Unload every model."""
+        for name, loaded in list(self._loaded.items()):
+            await self._unload(name, loaded)
+
+    async def _invoke(self, loaded: _Loaded, request: Request) -> Response:
+        loaded.in_work += 1
+        loaded.idle.clear()
+        try:
+            return await loaded.application.answer(replace(request, path="/invocations"))
+        finally:
+            loaded.in_work -= 1
+            if not loaded.in_work:
+                loaded.idle.set()
+
+    async def _load(self, request: Request) -> Response:
+        try:
+            wanted = json.loads(request.body)
+            name, url = str(wanted["model_name"]), str(wanted["url"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return refusal(400, 'the body must be {"model_name": NAME, "url": PATH}')
+        path = Path(unquote(url.removeprefix("file://"))).resolve()
+        if not _PATH.fullmatch(f"/models/{name}"):
+            return refusal(400, "a model's name is 1 to 500 characters without a slash")
+        if not path.is_relative_to(self._folder):
+            return refusal(400, f"a model must lie in {self._folder}")
+        if name in self._loaded or name in self._loading:
+            return refusal(409, f"model {name!r} is loaded already")
+        if (full := self._full(path)) is not None:
+            return refusal(507, full)
+        self._loading.add(name)
+        try:
+            model = await self._open_model(path)
+        except MemoryError:
+            return refusal(507, f"there is not enough memory for model {name!r}")
+        except FinepointError as error:
+            return refusal(500 if isinstance(error, EndpointError) else 400, str(error))
+        finally:
+            self._loading.discard(name)
+        application = EndpointApplication(model, name, request_seconds=self._request_seconds)
+        self._loaded[name] = _Loaded(url, model, application)
+        return json_response({"status": f"model {name} loaded"})
+
+    def _full(self, path: Path) -> str | None:
+        """Return why there is no room for another model, or None."""
+        count = len(self._loaded) + len(self._loading)
+        if self._max_models and count >= self._max_models:
+            return f"{count} models are loaded, and no more may be; unload one"
+        files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+        needed = _EACH_BYTES + _TIMES_ITS_FILES * sum(file.stat().st_size for file in files)
+        free = free_bytes()
+        if needed > free:
+            return f"a model of this size needs {needed / 2**20:.0f} MiB, {free / 2**20:.0f} MiB are free; unload one"
+        return None
+
+    async def _unload(self, name: str, loaded: _Loaded) -> None:
+        """Forget a model at once, and close it when what it has begun is finished."""
+        del self._loaded[name]
+        if loaded.in_work:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(loaded.idle.wait(), _DRAIN_SECONDS)
+        await loaded.model.close()
+
+    def _list(self, request: Request) -> Response:
+        limit, start = request.query.get("limit", str(_PAGE)), request.query.get("next_page_token", "0")
+        if not (limit.isdecimal() and start.isdecimal() and 0 < int(limit) <= 10_000 and len(start) < 10):
+            return refusal(400, "limit must be 1 to 10,000, and next_page_token one that was given")
+        rows = [_row(name, loaded) for name, loaded in sorted(self._loaded.items())]
+        end = int(start) + int(limit)
+        page: dict[str, Any] = {"models": rows[int(start) : end]}
+        if end < len(rows):
+            page["nextPageToken"] = str(end)
+        return json_response(page)
+
+
+def _row(name: str, loaded: _Loaded) -> dict[str, str]:
+    return {"modelName": name, "modelUrl": loaded.url}

@@ -1,0 +1,111 @@
+"""Files with which something else keeps an endpoint up: a systemd unit, a compose file."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Literal
+
+from finepoint.files import cache_dir, state_dir
+from finepoint.models.package import open_package
+from finepoint.serving import registry
+from finepoint.serving.__main__ import check_host
+from finepoint.serving.deployment import Access
+
+Kind = Literal["systemd", "compose"]
+_PORT = 8080
+_MODEL, _SECRETS = "/opt/ml/model", "/run/secrets"
+# The server gives what it has begun 30 seconds.
+_STOP_SECONDS = 40
+
+
+def unit(kind: Kind, model: Path, *, name: str, host: str, port: int, access: Access) -> str:
+    """Return the text of a systemd unit or a compose file that serves a package.
+
+    Args:
+        kind: which.
+        model: a `model.tar.gz`, or its folder.
+        name: the endpoint's.
+        host: address to bind to; another one than loopback needs a token or `no_auth`.
+        port: to bind to; 0 takes 8080, for such a file must name one.
+        access: who may reach it, and what the package may do.
+
+    Raises:
+        ConfigurationError: the name breaks the rule, or everybody could ask who reaches the address.
+        PackageError: it is not a package.
+    """
+    registry.check_name(name)
+    check_host(host, allowed=access.token_file is not None or access.no_auth)
+    folder = open_package(model, foreign=True)
+    if kind == "systemd":
+        return _systemd(model.resolve(), name, host, port or _PORT, access)
+    return _compose(folder.resolve(), name, host, port or _PORT, access)
+
+
+def _systemd(model: Path, name: str, host: str, port: int, access: Access) -> str:
+    command = [sys.executable, "-m", "finepoint.serving.supervisor", "--model", str(model), "--name", name]
+    command += ["--host", host, "--port", str(port), *access.options()]
+    own = {"FINEPOINT_CACHE": cache_dir().resolve(), "FINEPOINT_STATE": state_dir().resolve()}
+    environment = "\n".join(f"Environment={_quoted(f'{key}={value}')}" for key, value in own.items())
+    return f"""\
+# ~/.config/systemd/user/finepoint-{name}.service; then
+#   systemctl --user daemon-reload && systemctl --user enable --now finepoint-{name}
+# For another version of the model change the path below, and restart. `finepoint endpoints` shows only what
+# `finepoint deploy` started.
+[Unit]
+Description=finepoint endpoint {name}
+
+[Service]
+ExecStart={" ".join(_quoted(word).replace("$", "$$") for word in command)}
+{environment}
+Restart=always
+RestartSec=1
+KillMode=mixed
+TimeoutStopSec={_STOP_SECONDS}
+NoNewPrivileges=yes
+
+[Install]
+WantedBy=default.target
+"""
+
+
+def _quoted(word: str) -> str:
+    """Return a word as systemd reads it back: what looks like a specifier is not to be replaced."""
+    escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    return f'"{escaped}"'
+
+
+def _compose(folder: Path, name: str, host: str, port: int, access: Access) -> str:
+    command = ["python", "-m", "finepoint.serving", "--model", _MODEL, "--name", name]
+    command += ["--host", "0.0.0.0", "--port", str(_PORT)]  # noqa: S104 - inside the container
+    files = {"token-file": access.token_file, "tls-certificate": access.tls_certificate, "tls-key": access.tls_key}
+    volumes = [{"type": "bind", "source": str(folder), "target": _MODEL, "read_only": True}]
+    for flag, path in files.items():
+        if path is not None:
+            command += [f"--{flag}", f"{_SECRETS}/{flag}"]
+            volumes.append(
+                {"type": "bind", "source": str(path.resolve()), "target": f"{_SECRETS}/{flag}", "read_only": True}
+            )
+    command += [] if access.token_file else ["--no-auth"]
+    command += ["--allow-code"] if access.allow_code else []
+    service = {
+        "image": "finepoint-serving",
+        "build": {"context": ".", "dockerfile": "docker/Dockerfile"},
+        "entrypoint": command,
+        "command": [],
+        "ports": [f"{f'[{host}]' if ':' in host else host}:{port}:{_PORT}"],
+        "volumes": volumes,
+        "read_only": True,
+        "tmpfs": ["/tmp"],  # noqa: S108 - the container's own
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges:true"],
+        "restart": "unless-stopped",
+        "stop_grace_period": f"{_STOP_SECONDS}s",
+    }
+    # JSON is YAML; every name is quoted. A `$` is compose's own unless it is doubled.
+    text = json.dumps({"services": {name.lower(): service}}, indent=2).replace("$", "$$")
+    return (
+        f"# compose.yaml, beside finepoint's sources (or remove `build` where the image exists); then\n"
+        f"#   docker compose up --detach\n{text}\n"
+    )

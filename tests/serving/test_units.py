@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from finepoint.errors import ConfigurationError
+from finepoint.serving.__main__ import _parser
+from finepoint.serving.deployment import Access
+from finepoint.serving.units import unit
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    folder = tmp_path / "100 % $mine"
+    (folder / "code").mkdir(parents=True)
+    (folder / "code" / "inference.py").write_text("")
+    return folder
+
+
+def test_a_systemd_unit_says_the_supervisors_command_whatever_the_paths_hold(model: Path) -> None:
+    text = unit("systemd", model, name="clothes", host="127.0.0.1", port=0, access=Access(allow_code=True))
+    (line,) = [line for line in text.splitlines() if line.startswith("ExecStart=")]
+    words = [word.replace("%%", "%").replace("$$", "$") for word in shlex.split(line.removeprefix("ExecStart="))]
+    assert words[:5] == [sys.executable, "-m", "finepoint.serving.supervisor", "--model", str(model)]
+    assert words[5:] == ["--name", "clothes", "--host", "127.0.0.1", "--port", "8080", "--allow-code"]
+
+
+def test_a_compose_file_publishes_only_the_address_asked_for(model: Path, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    text = unit("compose", model, name="Clothes", host="0.0.0.0", port=9000, access=Access(token_file=token))
+    service = yaml.safe_load(text)["services"]["clothes"]
+    assert service["ports"] == ["0.0.0.0:9000:8080"]
+    assert [volume["source"].replace("$$", "$") for volume in service["volumes"]] == [str(model), str(token)]
+    given = _parser().parse_args(service["entrypoint"][3:])  # the server knows every flag
+    assert (str(given.token_file), given.no_auth, given.allow_code) == ("/run/secrets/token-file", False, False)
+    assert service["read_only"] and service["cap_drop"] == ["ALL"]
+
+
+def test_neither_opens_an_endpoint_to_everybody_unasked(model: Path) -> None:
+    with pytest.raises(ConfigurationError, match="can be reached from other machines"):
+        unit("systemd", model, name="x", host="0.0.0.0", port=0, access=Access())
