@@ -86,7 +86,7 @@ class SharedTraffic:
         tell: is called with `ANSWERED` or `FAILED` after each request that was passed on.
     """
 
-    def __init__(self, application: Application, tell: Callable[[bytes], None]) -> None:
+    def __init__(self, application: Application, tell: Callable[[bytes], object]) -> None:
         self._application = application
         self._tell = tell
         self._socket = ""
