@@ -156,4 +156,4 @@ def _answer(event: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def _is_folder_name(label: str) -> bool:
     """Return whether a class's name can be a folder's: captured answers may say anything."""
-    return bool(label) and label.isprintable() and not label.startswith(".") and not set(label) & set('/\\:*?"<>|')
+    return bool(label) and label.isprintable() and not label.startswith(".") and not set(label) & set("/\\")
