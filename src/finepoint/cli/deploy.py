@@ -40,6 +40,12 @@ def command(
     source_dir: Annotated[
         Path | None, typer.Option("--source-dir", help="Folder that holds it; without it the script comes alone.")
     ] = None,
+    capture: Annotated[
+        str | None, typer.Option("--capture", help="Keep this share of the answers, such as 10%.", show_default="none")
+    ] = None,
+    capture_images: Annotated[
+        bool, typer.Option("--capture-images", help="With --capture: keep the images too.")
+    ] = False,
     canary: Annotated[
         str | None,
         typer.Option("--canary", help="Over a running endpoint: first give the new model this share, as 10%."),
@@ -83,6 +89,8 @@ def command(
 
         finepoint deploy model.tar.gz --name clothes --port 8080
 
+        finepoint deploy first --capture 10% --capture-images
+
         finepoint deploy second --name clothes --canary 10%
 
         finepoint deploy first --port 8080 --print systemd
@@ -92,7 +100,7 @@ def command(
         finepoint deploy first --engine sagemaker --instances 2 --max-instances 6 --scale-at 300 --update rolling
     """
     from finepoint.cli.output import plain, print_json, say, show
-    from finepoint.runs.deploying import deploy
+    from finepoint.runs.deploying import captures_dir, deploy
     from finepoint.serving.canary import CanaryPlan, parse_share
     from finepoint.serving.deployment import Access
 
@@ -116,6 +124,8 @@ def command(
         host=host,
         port=port,
         access=access,
+        capture=parse_share(capture, "capture") if capture is not None else None,
+        capture_images=capture_images,
         directory=runs_dir,
         entry_point=entry_point,
         source_dir=source_dir,
@@ -129,5 +139,8 @@ def command(
         f"Endpoint [bold]{plain(endpoint.name)}[/] is healthy at {endpoint.url}",
         f"  finepoint query {plain(endpoint.name)} IMAGE.jpg",
         f"  curl --data-binary @IMAGE.jpg -H 'Content-Type: image/jpeg' {endpoint.url}/invocations",
+        f"  a page to try it: {endpoint.url}/",
         f"  finepoint undeploy {plain(endpoint.name)}",
     )
+    if capture is not None:
+        show(f"Captured requests lie in {plain(captures_dir() / endpoint.name)}")

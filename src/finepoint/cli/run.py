@@ -18,6 +18,7 @@ from finepoint.cli.arguments import (
     Profile,
     RunName,
     RunsDir,
+    Thumbnails,
     with_flags,
 )
 from finepoint.cli.cloud import CloudSetting, Engine, MaxPrice
@@ -33,6 +34,7 @@ def command(
     max_price: MaxPrice = None,
     debug: Debug = True,
     profile: Profile = True,
+    thumbnails: Thumbnails = 0,
     runs_dir: RunsDir = None,
     json: Json = False,
     *,
@@ -64,6 +66,7 @@ def command(
             command=sys.argv,
             debug=debug,
             profile=profile,
+            thumbnails=thumbnails,
             **settings,
         )
     tell_spent(engine, finished.folder.path)
