@@ -31,7 +31,7 @@ import psutil
 
 from finepoint.models.classifier import load_classifier
 from finepoint.models.runtimes import cores
-from open_loop import offer, quantile
+from finepoint.serving.open_loop import offer, quantile
 from photographs import photographs
 from reporting import Goal, parser, report
 from serving_processes import free_port, package, running_server, serve

@@ -25,7 +25,7 @@ FLOORS = [
     {"transfers", "loops"},
     {"attached"},
     {"attaching", "caching"},
-    {"findings", "files", "events", "instrumentation", "results"},
+    {"findings", "files", "events", "instrumentation", "results", "stores"},
     {"errors"},
 ]
 PEERS = ({"training", "tuning", "serving"},)

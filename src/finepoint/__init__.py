@@ -18,6 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from finepoint.debugger.compatibility.finder import provide_smdebug
+from finepoint.stores import Store, add_store
 
 __version__ = "0.1.0"
 
@@ -69,7 +70,15 @@ if TYPE_CHECKING:
 
 __all__ = sorted(_PUBLIC)
 
+
+def _s3() -> Store:
+    from finepoint.engines.sagemaker.store import S3Store
+
+    return S3Store()
+
+
 provide_smdebug()
+add_store("s3", _s3)
 
 
 def __getattr__(name: str) -> Any:

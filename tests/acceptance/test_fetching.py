@@ -28,14 +28,22 @@ def test_an_archive_is_fetched_and_checked(finepoint: Finepoint, archive: Path, 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["data", "fetch", "s3://bucket/images"], "s3:// is not supported here"),
-        (["run", "s3://bucket/images"], "s3:// is not supported here"),
+        (["data", "fetch", "gs://bucket/images"], "gs:// is not supported here"),
+        (["run", "s3://bucket/images"], "no AWS region is set"),
         (["data", "fetch", "nix.zip"], "no such file"),
         (["data", "fetch", "ARCHIVE", "--to", "OUT", "--sha256", "0" * 64], "not what was asked for"),
     ],
 )
 def test_what_cannot_be_fetched_is_explained(
-    finepoint: Finepoint, archive: Path, tmp_path: Path, arguments: list[str], words: str
+    finepoint: Finepoint,
+    archive: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    words: str,
 ) -> None:
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
     given = {"ARCHIVE": archive, "OUT": tmp_path / "out"}
     assert words in finepoint(*(given.get(argument, argument) for argument in arguments), code=2).stderr

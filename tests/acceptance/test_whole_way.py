@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import shutil
 from pathlib import Path
 
 import httpx
@@ -19,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def summary(finepoint: Finepoint, colours: Path) -> dict:  # type: ignore[type-arg]
-    return value_of(finepoint("run", colours, "--run", "first", "--max-jobs", 6, "--json"))
+    return value_of(finepoint("run", colours, "--run", "first", "--max-jobs", 6, "--thumbnails", 6, "--json"))
 
 
 def test_the_summary_has_every_promised_key(summary: dict) -> None:  # type: ignore[type-arg]
@@ -31,7 +33,7 @@ def test_the_summary_has_every_promised_key(summary: dict) -> None:  # type: ign
         "tuning": "strategy objective direction trials best seconds",
         "training": "epochs best_epoch seconds",
         "test": "images accuracy accuracy_low accuracy_high balanced_accuracy macro_f1 top_5_accuracy log_loss "
-        "ece_before ece_after temperature per_class confusion times_read",
+        "ece_before ece_after temperature per_class confusion times_read unknown",
         "model": "path sha256 bytes",
         "debugger": "findings overhead_fraction notes",
         "profiler": "interval_ms datapoints cpu_utilisation_p50 cpu_utilisation_p95 gpu_utilisation_p50 "
@@ -84,7 +86,7 @@ def test_a_second_run_embeds_nothing_and_equals_the_first(
     colours: Path,
     summary: dict,  # type: ignore[type-arg]
 ) -> None:
-    again = value_of(finepoint("run", colours, "--run", "second", "--max-jobs", 6, "--json"))
+    again = value_of(finepoint("run", colours, "--run", "second", "--max-jobs", 6, "--thumbnails", 6, "--json"))
     assert again["features"]["images_embedded"] == 0
     assert without_varying(again) == without_varying(summary)
     assert again["model"]["sha256"] == summary["model"]["sha256"]
@@ -95,8 +97,10 @@ def test_a_finished_run_is_not_repeated_and_another_setting_is_refused(
     colours: Path,
     summary: dict,  # type: ignore[type-arg]
 ) -> None:
-    assert value_of(finepoint("run", colours, "--run", "first", "--max-jobs", 6, "--json")) == summary
-    refused = finepoint("run", colours, "--run", "first", "--max-jobs", 6, "--seed", 9, code=2)
+    assert (
+        value_of(finepoint("run", colours, "--run", "first", "--max-jobs", 6, "--thumbnails", 6, "--json")) == summary
+    )
+    refused = finepoint("run", colours, "--run", "first", "--thumbnails", 6, "--seed", 9, code=2)
     assert "another seed" in refused.stderr
 
 
@@ -112,7 +116,7 @@ def test_evaluate_predict_and_report(finepoint: Finepoint, colours: Path, summar
     done = finepoint("predict", "first", colours / "test", tmp_path / "bad.jpg", "--out", tmp_path / "out.csv", code=2)
     assert "bad.jpg" in done.stderr
     lines = (tmp_path / "out.csv").read_text().splitlines()
-    assert lines[0] == "path,label,probability,blue & <b>,green,red"
+    assert lines[0] == "path,label,probability,blue & <b>,green,red,unknown,unknown_score"
     assert len(lines) == 25
     assert Path(finepoint("report", "first").stdout.strip()).is_file()
     page = (runs_of(finepoint) / "first" / "report.html").read_text()
@@ -158,6 +162,51 @@ def test_deploy_query_undeploy(finepoint: Finepoint, colours: Path, summary: dic
         finepoint("undeploy", "colours")
     assert value_of(finepoint("endpoints", "--json")) == []
     assert finepoint("query", "colours", image, code=2).stderr
+
+
+def test_images_of_none_of_the_classes_are_told(summary: dict) -> None:  # type: ignore[type-arg]
+    judged = summary["test"]["unknown"]
+    assert judged["kept"] > 0.8
+    assert {row["kind"] for row in judged["others"]} == {"noise", "patterns", "scenery"}
+    assert all(row["auroc"] > 0.9 for row in judged["others"])
+
+
+def test_what_an_endpoint_is_asked_is_watched_and_learnt_from(
+    finepoint: Finepoint,
+    colours: Path,
+    summary: dict,  # type: ignore[type-arg]
+    tmp_path: Path,
+) -> None:
+    endpoint = value_of(finepoint("deploy", "first", "--name", "w", "--capture", "100%", "--capture-images", "--json"))
+    try:
+        finepoint("query", "w", "--dir", colours / "test", "--out", tmp_path / "a.csv")
+        rows = (tmp_path / "a.csv").read_text().splitlines()
+        assert rows[0].startswith("path,label,probability,blue & <b>,green,red")
+        assert len(rows) == 25
+        image = next((colours / "test" / "red").glob("*.png"))
+        finepoint("query", "w", image, "--explain", tmp_path / "why.png")
+        finepoint("predict", "first", image, "--explain", tmp_path / "own.png")
+        assert (tmp_path / "why.png").read_bytes() == (tmp_path / "own.png").read_bytes()
+        asked = {"content": image.read_bytes(), "headers": {"Content-Type": "image/png"}}
+        likest = httpx.post(f"{endpoint['url']}/invocations?similar=true", **asked).json()["similar"]  # type: ignore[arg-type]
+        assert len(likest) == 4
+        assert likest[0]["label"] == "red"
+        assert "Too few images" in finepoint("monitor", "w").stdout
+        assert value_of(finepoint("monitor", "w", "--json"))["drift"]["images"] >= 25
+        loaded = value_of(finepoint("loadtest", "w", image, "--rate", 10, "--seconds", 1, "--json"))
+        assert loaded["requests"] == loaded["accepted"] + loaded["refused"] + sum(loaded["failures"].values())
+        assert 'finepoint_drift{measure="feature_psi"}' in httpx.get(f"{endpoint['url']}/metrics").text
+    finally:
+        finepoint("undeploy", "w")
+    captures = Path(os.environ["FINEPOINT_STATE"]) / "captures" / "w"
+    sorted_ = value_of(finepoint("data", "add", captures, tmp_path / "review", "--json"))
+    assert sum(sorted_["images"].values()) == 24
+    shutil.copytree(colours, tmp_path / "photos")
+    for split in ("test", "valid"):
+        shutil.rmtree(tmp_path / "photos" / split)
+    added = value_of(finepoint("data", "add", tmp_path / "review", tmp_path / "photos", "--json"))
+    assert sum(added["images"].values()) == 24
+    assert "no such file" in finepoint("data", "add", tmp_path / "nix", tmp_path / "photos", code=2).stderr
 
 
 def test_an_endpoint_whose_process_died_shows_as_stale(finepoint: Finepoint, summary: dict) -> None:  # type: ignore[type-arg]

@@ -10,7 +10,8 @@ import pytest
 
 from finepoint.cli import run_command
 from finepoint.cli.output import complain, plain, print_json, say
-from finepoint.cli.predict import _files, _table
+from finepoint.cli.predict import files_in
+from finepoint.cli.tables import csv_table
 from finepoint.models.classifier import Prediction
 
 HOSTILE = "\x1b[2J[red]\u202e\udcff"
@@ -36,7 +37,7 @@ def test_json_can_say_every_name(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_spreadsheet_computes_no_path(tmp_path: Path) -> None:
     names = ["=1+1.png", '@a,"b"\n.png', "\udcff.png", "plain.png"]
     answers = [(Path(name), Prediction("x", 1.0, {"x": 1.0, "y, z": 0.0}, name)) for name in names]
-    content = _table(("x", "y, z"), answers)
+    content = csv_table(("x", "y, z"), answers)
     assert b"\xff.png" in content  # the file's name as it is on disk
     rows = list(csv.reader(io.StringIO(content.decode("utf-8", "surrogateescape"), newline="")))
     assert rows[0] == ["path", "label", "probability", "x", "y, z"]
@@ -48,7 +49,7 @@ def test_hidden_and_stray_folders_are_not_predicted(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "1.jpg").touch()
     (tmp_path / "0.jpg").touch()
-    assert _files([tmp_path]) == [tmp_path / "0.jpg", tmp_path / "a" / "1.jpg"]
+    assert files_in([tmp_path]) == [tmp_path / "0.jpg", tmp_path / "a" / "1.jpg"]
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS])

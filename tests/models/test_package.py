@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from finepoint.errors import DataError, PackageError
+from finepoint.evaluation.unknown import fit_reference
 from finepoint.models.backbones import resolve_backbones
-from finepoint.models.building import build_package, read_head
+from finepoint.models.building import Reference, build_package, read_head
 from finepoint.models.choice import Choice
 from finepoint.models.classifier import load_classifier
 from finepoint.models.graphs import HeadLayers, backbone_graph
@@ -26,7 +27,9 @@ WIDTH = 1280 + 112 + 192 + 320  # the last features of a Lite backbone, and its 
 CLASSES = ("124.Poodle", "<script>alert(1)</script>", "größe")
 
 
-def make_package(folder: Path, names: tuple[str, ...] = ("efficientnet_lite0",)) -> HeadLayers:
+def make_package(
+    folder: Path, names: tuple[str, ...] = ("efficientnet_lite0",), reference: Reference | None = None
+) -> HeadLayers:
     backbones = resolve_backbones(names)
     width = WIDTH * len(names)
     generator = np.random.default_rng(0)
@@ -47,6 +50,7 @@ def make_package(folder: Path, names: tuple[str, ...] = ("efficientnet_lite0",))
         temperature=1.5,
         metrics={"valid_loss": 0.5},
         provenance={"seed": 0},
+        reference=reference,
     )
     return head
 
@@ -177,7 +181,7 @@ def test_damaged_packages_are_refused_with_the_reason(package: Path, tmp_path: P
     (tmp_path / "cut.tar.gz").write_bytes(whole.read_bytes()[:100_000])
     (tmp_path / "text.tar.gz").write_text("hello")
     for name in ("cut.tar.gz", "text.tar.gz"):
-        with pytest.raises(PackageError, match="not a readable tar"):
+        with pytest.raises(PackageError, match="damaged"):
             open_package(tmp_path / name)
     with pytest.raises(PackageError, match="no such file"):
         open_package(tmp_path / "nix")
@@ -217,3 +221,26 @@ def _png() -> bytes:
     stream = io.BytesIO()
     Image.fromarray(crops(count=1)[0]).save(stream, "PNG")
     return stream.getvalue()
+
+
+def test_a_package_that_says_what_it_was_trained_on_tells_unknown_images_and_an_older_one_does_not(
+    package: Path, tmp_path: Path
+) -> None:
+    classifier = load_classifier(package)
+    images = np.random.default_rng(2).integers(90, 110, (40, 224, 224, 3), dtype=np.uint8)
+    outputs = classifier.outputs([images])
+    reference = fit_reference(outputs.features[:30], outputs.features[30:], outputs.logits[30:])
+    make_package(tmp_path / "a", reference=reference)
+    make_package(tmp_path / "b", reference=reference)
+    assert pack(tmp_path / "a", tmp_path / "a.tar.gz") == pack(tmp_path / "b", tmp_path / "b.tar.gz")
+    telling = load_classifier(tmp_path / "a.tar.gz")
+    assert telling.unknown is not None
+    answer = telling.predict(_png())
+    assert answer.unknown is True
+    assert answer.unknown_score is not None
+    assert answer.unknown_threshold == telling.unknown.threshold == reference.description["threshold"]
+    assert answer.unknown_score > answer.unknown_threshold
+    assert classifier.predict(_png()).unknown is None
+    (tmp_path / "a" / "reference.safetensors").write_bytes(b"damaged")
+    with pytest.raises(PackageError, match="damaged or missing"):
+        load_classifier(tmp_path / "a")

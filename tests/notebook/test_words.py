@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import io
+import json
+import sys
 import tarfile
+import types
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +12,11 @@ import numpy as np
 import pytest
 
 from finepoint import notebook as sagemaker
+from finepoint.engines.records import JobFolder
+from finepoint.engines.spec import JobSpec
 from finepoint.errors import ConfigurationError, JobError
-from finepoint.notebook import debugging
+from finepoint.notebook import debugging, display
+from finepoint.notebook.jobs import TrainingJob
 
 SCRIPT = """
 import argparse, os
@@ -111,10 +117,62 @@ def test_rules_have_the_sdks_names() -> None:
         sagemaker.rule_configs.no_such_rule()
 
 
-def test_data_elsewhere_is_refused_with_what_to_do() -> None:
-    with pytest.raises(ConfigurationError, match="upload_data") as caught:
-        sagemaker.PyTorch("train.py").fit({"train": "s3://theirs/train", "valid": "s3://theirs/valid"})
-    assert len(caught.value.mistakes) == 2
+def test_a_rule_of_ones_own_and_the_action_to_stop_are_taken(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text("")
+    own = sagemaker.Rule.custom(
+        "Mine",
+        "image",
+        "ml.t3.medium",
+        5,
+        source=str(tmp_path / "own.py"),
+        rule_to_invoke="Mine",
+        rule_parameters={"a": 1},
+    )
+    stopping = sagemaker.Rule.sagemaker(
+        sagemaker.rule_configs.overfit(),
+        actions=sagemaker.rule_configs.ActionList(sagemaker.rule_configs.StopTraining()),
+    )
+    made = debugging.debugger_of([own, stopping], None)
+    assert made is not None
+    assert (made["attach"], made["stop_on"]) == (True, ["Overfit"])
+    source = str(tmp_path / "own.py")
+    assert made["custom"] == [{"name": "Mine", "source": source, "rule_to_invoke": "Mine", "parameters": {"a": "1"}}]
+    with pytest.raises(ConfigurationError, match="source is missing"):
+        sagemaker.Rule.custom("Mine")
+    with pytest.raises(ConfigurationError, match="actions other than"):
+        sagemaker.Rule.sagemaker(sagemaker.rule_configs.overfit(), actions="mail me")
+
+
+class Handle:
+    """What Jupyter gives of something that is displayed."""
+
+    def __init__(self) -> None:
+        self.shown: list[str] = []
+
+    def update(self, what: display.Displayable) -> None:
+        self.shown.append(what._repr_html_())
+
+
+def test_a_notebook_sees_a_job_while_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    handle, ipython = Handle(), types.ModuleType("IPython")
+    shell = types.SimpleNamespace(kernel=object(), display_pub=object())
+    ipython.get_ipython = lambda: shell  # type: ignore[attr-defined]
+    shown = types.ModuleType("IPython.display")
+    shown.display = lambda what, display_id: handle  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    monkeypatch.setitem(sys.modules, "IPython.display", shown)
+    (tmp_path / "train.py").touch()
+    folder = JobFolder(tmp_path / "job")
+    folder.path.mkdir()
+    folder.begin(JobSpec("job", entry_point="train.py", source_dir=str(tmp_path / "train.py")))
+    readings = [{"name": "<loss>", "value": value, "at": 0.0} for value in (0.5, 0.25)]
+    folder.metrics.write_text("".join(json.dumps(reading) + "\n" for reading in readings))
+    job = TrainingJob(folder)
+    display.Shown(job).refresh(last=True)
+    (text,) = handle.shown
+    assert "InProgress" in text
+    assert "<svg" in text
+    assert "<loss>" not in text
 
 
 def test_what_is_sent_reads_back() -> None:

@@ -42,7 +42,7 @@ class StreamEvent:
     def query(self) -> bool:
         return self.stream.done >= self.place
 
-    def elapsed_time(self, end_event: StreamEvent, /) -> float:
+    def elapsed_time(self, end_event: StreamEvent) -> float:
         assert end_event.query(), "it is over only when the stream has come to its end"
         return sum(self.stream.given[self.place : end_event.place])
 

@@ -174,6 +174,8 @@ def test_what_a_step_costs_by_itself_cannot_be_told_while_others_take_cores() ->
     result = TinyBatch().judge(recording(rows, busy, facts={"loaders": [loader(batch_size=2)]}))
     assert result.status == "NotApplicable"
     assert "others kept 2.6 cores busy" in result.reason
+    alone = [step(optimizer=0.4)] * 50
+    assert TinyBatch().judge(recording(alone, busy, facts={"loaders": [loader(batch_size=2)]})).fired
 
 
 def test_a_leak_is_steady_and_says_when_memory_runs_out() -> None:

@@ -72,6 +72,21 @@ def test_a_job_that_does_nothing_for_long_is_called_hung(tmp_path: Path, monkeyp
     assert sampler.finish(code).hung_seconds >= 0.3
 
 
+def test_the_work_of_being_killed_ends_no_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("finepoint.profiler.sampler.HANG_SECONDS", 0.3)
+    with waiting_job() as job:
+        sampler = Sampler(tmp_path, job.pid, 100)
+        while not sampler.hung_seconds:
+            sampler.sample()
+        job.kill()
+        code = job.wait()
+    monkeypatch.setattr(sampler._processes, "read", lambda: ({"job_cpu": 0.5}, []))
+    sampler.sample()
+    ending = sampler.finish(code)
+    assert ending.hung_seconds >= 0.3
+    assert "it hung" in ending.sentence
+
+
 def waiting_job() -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
 

@@ -20,8 +20,10 @@ from finepoint.data.preprocessing import Preprocessing
 from finepoint.serving.admission import Service
 from finepoint.serving.application import EndpointApplication
 from finepoint.serving.builtin import BuiltinModel
+from finepoint.serving.capture import Capture
 from finepoint.serving.decoders import DecoderPool
 from finepoint.serving.handlers import HandlerModel
+from finepoint.serving.insight import Insight
 from finepoint.serving.protocol import Limits
 from finepoint.serving.server import Server, listening_socket
 from finepoint.serving.tokens import Token
@@ -66,6 +68,8 @@ def serving(
     service: Service | None = None,
     token: Token | None = None,
     folder: Path | None = None,
+    insight: Insight | None = None,
+    capture: Capture | None = None,
 ) -> Iterator[Served]:
     """Serve a model, or a folder with a handler of its own, on loopback while the block runs."""
     model, limits, service = model or Reddest(), limits or Limits(), service or Service(decoders=2)
@@ -81,9 +85,11 @@ def serving(
             decoders = DecoderPool(
                 model.preprocessings, processes=service.decoders, image_bytes=limits.body_bytes, seconds=5
             )
-            opened = BuiltinModel(model, decoders, service)
+            opened = BuiltinModel(model, decoders, service, insight)
         await opened.open()
-        application = EndpointApplication(opened, "reddest", request_seconds=service.request_seconds, token=token)
+        application = EndpointApplication(
+            opened, "reddest", request_seconds=service.request_seconds, token=token, capture=capture
+        )
         server = Server(application, limits)
         listener = listening_socket("127.0.0.1", 0)
         server.listen(listener)

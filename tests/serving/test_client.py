@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
+
+import httpx
 import pytest
 from tests.serving.conftest import Reddest, picture, serving
 
 from finepoint.errors import RequestError
+from finepoint.models.classifier import Prediction
 from finepoint.serving import client
 from finepoint.serving.client import Endpoint
 from finepoint.serving.tokens import Token
@@ -50,3 +55,35 @@ def test_the_token_is_shown_and_never_printed(monkeypatch: pytest.MonkeyPatch) -
         endpoint = Endpoint("reddest", served.url)
         assert endpoint.predict(RED).label == "red"
         assert "secret" not in repr(endpoint)
+
+
+def test_many_images_are_answered_each_for_itself_with_progress(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    with serving() as served:
+        images = [RED, picture((0, 0, 255)), b"no image", tmp_path / "absent.png"] * 4
+        found = Endpoint(served.url).predict_many(images, top=1, progress=lambda *done: seen.append(done))
+    assert [type(answer).__name__ for answer in found[:4]] == ["Prediction", "Prediction", "RequestError", "DataError"]
+    assert [answer.label for answer in found if isinstance(answer, Prediction)] == ["red", "not <red>"] * 4
+    assert seen == [(done, 16) for done in range(1, 17)]
+
+
+def test_asynchronous_requests_go_side_by_side_and_are_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def ask(url: str) -> list[str]:
+        endpoint = Endpoint(url)
+        return [found.label for found in await asyncio.gather(*(endpoint.predict_async(RED) for _ in range(3)))]
+
+    with serving() as served:
+        admission = served.model._admission
+        admission.images += 1000
+        pauses: list[float] = []
+        pause = client._pause
+
+        def free(answer: httpx.Response) -> float:
+            pauses.append(pause(answer))
+            admission.images -= 1000 if len(pauses) == 1 else 0
+            return 0.0
+
+        monkeypatch.setattr(client, "_pause", free)
+        assert asyncio.run(ask(f"{served.url}/invocations")) == ["red"] * 3
+    assert pauses
+    assert all(0.5 <= seconds <= 45 for seconds in pauses)

@@ -33,6 +33,15 @@ Debug = Annotated[
     typer.Option("--debug/--no-debug", help="Record the final training and judge it by the debugger's rules."),
 ]
 
+Thumbnails = Annotated[
+    int,
+    typer.Option(
+        "--thumbnails",
+        help="Put small pictures of so many training images into the package, for its page to show like ones.",
+        min=0,
+        max=2000,
+    ),
+]
 Profile = Annotated[
     bool,
     typer.Option("--profile/--no-profile", help="Record where the run's time goes."),

@@ -66,17 +66,21 @@ def engine_settings(engine: str, cloud: list[str] | None, max_price: float | Non
     return {"engine": lambda run: type(checked)(checked.settings, checked.cloud, run=run).run_job}
 
 
+def tell_spent(engine: str, folder: Path) -> None:
+    """Say what a run's jobs were billed for in AWS."""
+    if engine == SAGEMAKER:
+        from finepoint.cli.output import say
+        from finepoint.engines.sagemaker.rates import spent
+
+        say(spent(folder).words())
+
+
 def account(cloud: list[str] | None) -> tuple[SageMakerSettings, Cloud]:
     """Return settings and account."""
     from finepoint.engines.sagemaker.cloud import Cloud
 
     settings = settings_of(cloud)
     return settings, Cloud(settings.region)
-
-
-def in_cloud(folder: Path) -> bool:
-    """Return whether the job of a folder was submitted to SageMaker."""
-    return (folder / "sagemaker.json").is_file()
 
 
 def run_script_in_cloud(
@@ -111,28 +115,25 @@ def run_script_in_cloud(
 
 def refresh(folder: Path, *, follow: bool = False) -> None:
     """Bring the log of a job in AWS up to date in its folder; with `follow`, wait for its end."""
-    from finepoint.engines.sagemaker.cloud import Cloud
-    from finepoint.engines.sagemaker.logs import JobLog
-    from finepoint.files import read_json
+    from finepoint.engines.sagemaker.training import bring_log
 
-    record = read_json(folder / "sagemaker.json")
     if follow:
         wait_in_cloud(folder)
-    elif "status" not in record:
-        JobLog(Cloud(record["region"]), record["training_job"], folder / "logs.txt").new_lines()
+    else:
+        bring_log(folder)
 
 
 def wait_in_cloud(folder: Path) -> dict[str, Any]:
     """Wait for a job in AWS, bring its results home, and return its record."""
     from finepoint.cli.scripts import live_watcher
-    from finepoint.engines.records import JobFolder
+    from finepoint.engines.records import CLOUD_RECORD, JobFolder
     from finepoint.engines.sagemaker.training import SageMakerEngine
     from finepoint.engines.spec import JobSpec
     from finepoint.errors import JobError
     from finepoint.files import read_json
 
     record = JobFolder(folder).read()
-    if "status" in read_json(folder / "sagemaker.json"):
+    if "status" in read_json(folder / CLOUD_RECORD):
         return record
     engine = SageMakerEngine.of(folder)
     with contextlib.suppress(JobError):  # the record says so
@@ -142,11 +143,12 @@ def wait_in_cloud(folder: Path) -> dict[str, Any]:
 
 def stop_in_cloud(folder: Path) -> dict[str, Any]:
     """Stop a job in AWS, and return its record."""
+    from finepoint.engines.records import CLOUD_RECORD
     from finepoint.engines.sagemaker.cloud import Cloud
     from finepoint.engines.sagemaker.training import stop
     from finepoint.files import read_json
 
-    stop(Cloud(read_json(folder / "sagemaker.json")["region"]), folder)
+    stop(Cloud(read_json(folder / CLOUD_RECORD)["region"]), folder)
     return wait_in_cloud(folder)
 
 

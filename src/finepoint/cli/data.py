@@ -78,18 +78,21 @@ def check(
 
 @group.command("fetch")
 def fetch(
-    source: Annotated[str, typer.Argument(help="Address (http, https), archive, or folder.", metavar="URL|FILE")],
+    source: Annotated[str, typer.Argument(help="Address (https, s3), archive, or folder.", metavar="URL|S3-URI|FILE")],
     to: Annotated[Path | None, typer.Option("--to", help="Folder to make.", show_default="the archive's name")] = None,
     sha256: Annotated[str, typer.Option("--sha256", help="What the archive must have, where it is known.")] = "",
     json: Json = False,
 ) -> None:
     """Fetch an archive of images (zip, tar.gz, tar.zst, ...), extract it safely, and say what is in it.
 
-    An interrupted download goes on where it broke off. `finepoint run` takes the same addresses.
+    An interrupted download goes on where it broke off. An S3 address without an archive's ending is a folder, of which
+    only what changed is fetched. `finepoint run` takes the same addresses.
 
     Examples:
 
         finepoint data fetch https://example.org/dogImages.zip
+
+        finepoint data fetch s3://my-bucket/photos --to photos/
 
         finepoint data fetch flowers.tar.gz --to flowers/ --sha256 9a1c...
     """
@@ -110,6 +113,62 @@ def fetch(
     if fetched.sha256:
         show(f"SHA-256 {fetched.sha256}")
     say(f"Go on with: finepoint run {fetched.root}")
+
+
+@group.command("add")
+def add(
+    source: Annotated[
+        Path,
+        typer.Argument(help="What an endpoint captured, or class folders that you looked through.", metavar="SOURCE"),
+    ],
+    target: Annotated[Path, typer.Argument(help="Folder to look through, or the data set.", metavar="FOLDER")],
+    unsure_below: Annotated[
+        float, typer.Option("--unsure-below", help="Only captured images answered with less, or unknown.", min=0, max=1)
+    ] = 1.0,
+    new_classes: Annotated[bool, typer.Option("--new-classes", help="Allow classes that the data set lacks.")] = False,
+    json: Json = False,
+) -> None:
+    """Bring captured images back into a data set, in two steps, with your eyes between them.
+
+    First what an endpoint captured (`deploy --capture 10% --capture-images`) is put into a folder for each answer; move
+    what lies in the wrong one, delete what is of no class. Then those folders are added to the data set's train part.
+
+    Examples:
+
+        finepoint data add ~/.local/state/finepoint/captures/first review/ --unsure-below 0.8
+
+        finepoint data add review/ photos/
+    """
+    from finepoint.cli.output import plain, print_json, say, show
+    from finepoint.data.adding import add_reviewed, is_capture, sort_captured
+    from finepoint.errors import DataError, storage_errors
+    from finepoint.files import exists
+
+    if not exists(source):
+        raise DataError(f"{source}: there is no such file or folder")
+    captured = is_capture(source)
+    with storage_errors():
+        if captured:
+            added = sort_captured(source, target, unsure_below=unsure_below)
+        else:
+            added = add_reviewed(source, target, new_classes=new_classes)
+    if json:
+        print_json(
+            {
+                "folder": str(added.folder),
+                "images": dict(added.images),
+                "known": added.known,
+                "left_out": dict(added.left_out),
+            }
+        )
+        return
+    show(f"{added.images.total():,} images added to {plain(added.folder)}, {added.known:,} were there already")
+    for name, count in sorted(added.images.items()):
+        show(f"  {count:,} {plain(name)}")
+    for reason, count in added.left_out.items():
+        show(f"  [dim]left out: {count:,} {plain(reason)}[/]")
+    if captured:
+        say(f"Look through {target}, move what lies in the wrong folder, then: finepoint data add {target} DATASET")
 
 
 @group.command("push")

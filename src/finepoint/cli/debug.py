@@ -10,7 +10,9 @@ import typer
 from finepoint.cli.arguments import Json
 
 group = typer.Typer(help="Record a training script without changing it, and name what is wrong.", no_args_is_help=True)
-Job = Annotated[Path, typer.Argument(help="Folder of a job or run, or its debug-output.", metavar="JOB")]
+Job = Annotated[
+    str, typer.Argument(help="A job or run: folder, name, or s3:// address of its debug-output.", metavar="JOB")
+]
 Rules = Annotated[list[str] | None, typer.Option("--rule", help="Rule to judge by; several may be given.")]
 Set = Annotated[
     list[str] | None, typer.Option("--set", help="Parameter of the rule: threshold=1e-5, or Rule.threshold=1e-5.")
@@ -110,10 +112,9 @@ def show_command(
 
         finepoint debug show jobs/first 'gradient/.*weight' --json
     """
-    from finepoint.cli.debug_output import show_recording
-    from finepoint.debugger.recording import Recording
+    from finepoint.cli.debug_output import open_recording, show_recording
 
-    show_recording(Recording.open(job), regex, json)
+    show_recording(open_recording(job), regex, json)
 
 
 @group.command("plot")
@@ -131,11 +132,11 @@ def plot_command(
 
         finepoint debug plot jobs/first '[Ll]oss_output' -o loss.png
     """
+    from finepoint.cli.debug_output import open_recording
     from finepoint.cli.output import show
     from finepoint.debugger.plotting import plot
-    from finepoint.debugger.recording import Recording
 
-    plot(Recording.open(job), regex, reduction).savefig(output, dpi=150)
+    plot(open_recording(job), regex, reduction).savefig(output, dpi=150)
     show(str(output))
 
 
@@ -147,11 +148,13 @@ def tail(
     ] = "[Ll]oss_(?!input).*output|^scalar/|^learning_rate/",
     period: Annotated[float, typer.Option(help="Seconds between looks.")] = 1.0,
 ) -> None:
-    """Print values as they are recorded, until the job ends.
+    """Print values as they are recorded, until the job ends; also of a job that runs in AWS.
 
-    Example:
+    Examples:
 
         finepoint debug tail jobs/first
+
+        finepoint debug tail train-2026-11-24-11-24-05-458
     """
     from finepoint.cli.debug_output import follow
 
@@ -170,12 +173,11 @@ def check(job: Job, rule: Rules = None, set_: Set = None, json: Json = False) ->
 
         finepoint debug check jobs/first --rule VanishingGradient --set threshold=1e-5
     """
-    from finepoint.cli.debug_output import print_results
+    from finepoint.cli.debug_output import open_recording, print_results
     from finepoint.cli.output import print_json
-    from finepoint.debugger.recording import Recording
     from finepoint.debugger.rules.checking import check_recording
 
-    results = check_recording(Recording.open(job), rule or None, _parameters(set_, rule))
+    results = check_recording(open_recording(job), rule or None, _parameters(set_, rule))
     if json:
         print_json([item.to_json() for item in results])
     else:
@@ -195,11 +197,11 @@ def export(
 
         finepoint debug export jobs/first --tensorboard events/ && tensorboard --logdir events/
     """
+    from finepoint.cli.debug_output import open_recording
     from finepoint.cli.output import show
-    from finepoint.debugger.recording import Recording
     from finepoint.debugger.tensorboard import export_tensorboard
 
-    count = export_tensorboard(Recording.open(job), tensorboard)
+    count = export_tensorboard(open_recording(job), tensorboard)
     show(f"{count} values; tensorboard --logdir {tensorboard}")
 
 

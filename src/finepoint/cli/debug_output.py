@@ -10,6 +10,7 @@ from finepoint.cli.output import plain, print_json, results, say, show
 from finepoint.debugger.modes import ModeKeys
 from finepoint.debugger.recording import Recording
 from finepoint.debugger.rules.result import RuleResult
+from finepoint.engines.records import in_cloud
 from finepoint.errors import NotFoundError
 
 _COLOURS = {"IssuesFound": "bold red", "Error": "yellow", "NotApplicable": "dim", "NoIssuesFound": "green"}
@@ -79,7 +80,29 @@ def show_recording(recording: Recording, regex: str | None, json: bool) -> None:
         say("the job has not ended, or was killed")
 
 
-def follow(job: Path, regex: str, period: float) -> None:
+def open_recording(job: str) -> Recording:
+    """Return the recording of a job: a folder, a name, or an address; of a job in AWS as far as it has come.
+
+    Raises:
+        NotFoundError: there is none (yet), or no such job.
+    """
+    if "://" in job:
+        return Recording.open(job)
+    folder = _folder(job)
+    if folder is None:
+        raise NotFoundError(f"there is no folder and no job {job!r}; `finepoint runs` lists jobs")
+    if not in_cloud(folder):
+        return Recording.open(folder)
+    from finepoint.engines.sagemaker.training import recordings_of
+
+    address, store = recordings_of(folder)
+    try:
+        return Recording.open(folder / "debug-output")  # it has come home
+    except NotFoundError:
+        return Recording.open(f"{address}/debug-output", store)
+
+
+def follow(job: str, regex: str, period: float) -> None:
     """Print values as they come, until the job ends; where there is no recording yet, wait for one."""
     told: dict[tuple[str, ModeKeys], int] = {}
     recording: Recording | None = None
@@ -87,11 +110,11 @@ def follow(job: Path, regex: str, period: float) -> None:
     try:
         while True:
             if recording is None:
-                if not job.is_dir():
-                    raise NotFoundError(f"{job} is not a folder")
                 try:
-                    recording = Recording.open(job)
+                    recording = open_recording(job)
                 except NotFoundError:
+                    if "://" not in job and _folder(job) is None:
+                        raise
                     time.sleep(period)
                     continue
             for line in new_lines(recording, regex, told):
@@ -102,6 +125,12 @@ def follow(job: Path, regex: str, period: float) -> None:
             recording.refresh()
     except KeyboardInterrupt:
         return
+
+
+def _folder(job: str) -> Path | None:
+    from finepoint.runs.folder import runs_dir
+
+    return next((path for path in (Path(job), runs_dir() / job) if path.is_dir()), None)
 
 
 def new_lines(recording: Recording, regex: str, told: dict[tuple[str, ModeKeys], int]) -> list[str]:

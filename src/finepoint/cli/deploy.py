@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from finepoint.cli.arguments import Json, ModelArgument, RunsDir
 from finepoint.cli.cloud import CloudSetting, Engine, MaxPrice
+
+
+def _in_aws(*names: str, text: str, metavar: str | None = None) -> Any:
+    """Return a flag of the panel for AWS."""
+    return typer.Option(*names, help=text, metavar=metavar, rich_help_panel="In AWS")
 
 
 def command(
@@ -35,6 +40,12 @@ def command(
     source_dir: Annotated[
         Path | None, typer.Option("--source-dir", help="Folder that holds it; without it the script comes alone.")
     ] = None,
+    capture: Annotated[
+        str | None, typer.Option("--capture", help="Keep this share of the answers, such as 10%.", show_default="none")
+    ] = None,
+    capture_images: Annotated[
+        bool, typer.Option("--capture-images", help="With --capture: keep the images too.")
+    ] = False,
     canary: Annotated[
         str | None,
         typer.Option("--canary", help="Over a running endpoint: first give the new model this share, as 10%."),
@@ -44,8 +55,22 @@ def command(
         typer.Option("--print", help="Deploy nothing; print a systemd unit or a compose file that does."),
     ] = None,
     mode: Annotated[
-        Literal["realtime", "serverless", "async"], typer.Option("--mode", help="In AWS: the kind of endpoint.")
+        Literal["realtime", "serverless", "async"], _in_aws("--mode", text="The kind of endpoint.")
     ] = "realtime",
+    instances: Annotated[int, _in_aws("--instances", text="Machines; the fewest with --max-instances.")] = 1,
+    max_instances: Annotated[
+        int, _in_aws("--max-instances", text="Add machines up to so many as the load grows, with --scale-at.")
+    ] = 0,
+    scale_at: Annotated[
+        float, _in_aws("--scale-at", text="Invocations of a machine in a minute above which machines are added.")
+    ] = 0.0,
+    capture: Annotated[
+        int, _in_aws("--capture", text="Keep so many percent of requests and answers in S3.", metavar="PERCENT")
+    ] = 0,
+    update: Annotated[
+        Literal["all-at-once", "canary", "rolling"],
+        _in_aws("--update", text="How an endpoint that is there gets the new model."),
+    ] = "all-at-once",
     engine: Engine = "local",
     cloud: CloudSetting = None,
     max_price: MaxPrice = None,
@@ -64,26 +89,27 @@ def command(
 
         finepoint deploy model.tar.gz --name clothes --port 8080
 
+        finepoint deploy first --capture 10% --capture-images
+
         finepoint deploy second --name clothes --canary 10%
 
         finepoint deploy first --port 8080 --print systemd
 
         finepoint deploy train-2026-11-24-11-24-05-458 --entry-point inference.py --source-dir code/
+
+        finepoint deploy first --engine sagemaker --instances 2 --max-instances 6 --scale-at 300 --update rolling
     """
     from finepoint.cli.output import plain, print_json, say, show
-    from finepoint.runs.deploying import deploy
+    from finepoint.runs.deploying import captures_dir, deploy
     from finepoint.serving.canary import CanaryPlan, parse_share
     from finepoint.serving.deployment import Access
 
     if engine == "sagemaker":
         from finepoint.cli.endpoints import deploy_in_cloud
-        from finepoint.errors import ConfigurationError
+        from finepoint.engines.sagemaker.hosting import Hosting
 
-        if entry_point is not None:
-            raise ConfigurationError(
-                "--entry-point is for this machine; in AWS the script goes into model.tar.gz as code/inference.py"
-            )
-        deploy_in_cloud(model, name, mode, cloud, max_price, runs_dir, json)
+        hosting = Hosting(mode, instances, max_instances, scale_at, capture, update)
+        deploy_in_cloud(model, name, hosting, cloud, max_price, runs_dir, json, entry_point, source_dir)
         return
     access = Access(token_file, no_auth, tls_certificate, tls_key, allow_code)
     if printed is not None:
@@ -98,6 +124,8 @@ def command(
         host=host,
         port=port,
         access=access,
+        capture=parse_share(capture, "capture") if capture is not None else None,
+        capture_images=capture_images,
         directory=runs_dir,
         entry_point=entry_point,
         source_dir=source_dir,
@@ -111,5 +139,8 @@ def command(
         f"Endpoint [bold]{plain(endpoint.name)}[/] is healthy at {endpoint.url}",
         f"  finepoint query {plain(endpoint.name)} IMAGE.jpg",
         f"  curl --data-binary @IMAGE.jpg -H 'Content-Type: image/jpeg' {endpoint.url}/invocations",
+        f"  a page to try it: {endpoint.url}/",
         f"  finepoint undeploy {plain(endpoint.name)}",
     )
+    if capture is not None:
+        show(f"Captured requests lie in {plain(captures_dir() / endpoint.name)}")

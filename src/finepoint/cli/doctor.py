@@ -19,6 +19,14 @@ def command(
         bool,
         typer.Option("--gpu", help="Check an NVIDIA GPU under load, and record its answers in nvml-session.jsonl."),
     ] = False,
+    live: Annotated[
+        bool,
+        typer.Option(
+            "--live",
+            help="In AWS: run the smallest job and the smallest endpoint, for a few cents, and delete them.",
+            rich_help_panel="In AWS",
+        ),
+    ] = False,
     engine: Engine = "local",
     cloud: CloudSetting = None,
     json: Json = False,
@@ -36,9 +44,11 @@ def command(
         finepoint doctor --gpu
 
         finepoint doctor --engine sagemaker
+
+        finepoint doctor --engine sagemaker --live
     """
     if engine == "sagemaker":
-        _doctor_in_cloud(cloud, json)
+        _doctor_in_cloud(cloud, live, json)
         return
     if gpu:
         raise typer.Exit(_check_gpu(json))
@@ -76,13 +86,17 @@ def command(
     raise typer.Exit(0 if healthy else 1)
 
 
-def _doctor_in_cloud(cloud: list[str] | None, json: bool) -> None:
+def _doctor_in_cloud(cloud: list[str] | None, live: bool, json: bool) -> None:
     from finepoint.cli.cloud import account
-    from finepoint.cli.output import print_json, show
+    from finepoint.cli.output import print_json, say, show
     from finepoint.cli.verdicts import finding_lines
     from finepoint.engines.sagemaker.diagnosis import diagnose
+    from finepoint.engines.sagemaker.live import try_out
 
-    found = diagnose(*account(cloud))
+    settings, where = account(cloud)
+    found = diagnose(settings, where)
+    if live and all(finding.severity != "error" for finding in found):
+        found += try_out(settings, where, say)
     rows: list[Mapping[str, Any]] = [finding.to_json() for finding in found]
     healthy = all(finding.severity != "error" for finding in found)
     if json:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from finepoint.cli.arguments import Json
 from finepoint.cli.cloud import CloudSetting, Engine, account
+
+if TYPE_CHECKING:
+    from finepoint.engines.sagemaker.hosting import Hosting
 
 _COLOURS = {"healthy": "green", "unhealthy": "red", "stale": "yellow"}
 
@@ -81,25 +84,32 @@ def _list_in_cloud(cloud: list[str] | None, json: bool) -> None:
 def deploy_in_cloud(
     model: str,
     name: str | None,
-    mode: Any,
+    hosting: Hosting,
     cloud: list[str] | None,
     max_price: float | None,
     runs_dir: Path | None,
     json: bool,
+    entry_point: str | None,
+    source_dir: Path | None,
 ) -> None:
-    """Put a model behind an endpoint in AWS."""
+    """Put a model behind an endpoint in AWS; a script's model gets the script that serves it."""
     from dataclasses import asdict
 
     from finepoint.cli.cloud import settings_of
     from finepoint.cli.output import plain, print_json, say, show
+    from finepoint.engines.packing import pack_with_script
     from finepoint.engines.sagemaker.cloud import Cloud
     from finepoint.engines.sagemaker.endpoints import deploy
+    from finepoint.files import state_dir
     from finepoint.runs.deploying import default_name
     from finepoint.runs.workflow import model_path
 
     settings = settings_of(cloud, max_price)
     package = model_path(model, runs_dir)
-    found = deploy(Cloud(settings.region), settings, package, name or default_name(package), mode=mode, say=say)
+    name = name or default_name(package)
+    if entry_point is not None:
+        package = pack_with_script(package, entry_point, source_dir, state_dir() / "models" / f"{name}.tar.gz")
+    found = deploy(Cloud(settings.region), settings, package, name, hosting=hosting, say=say)
     if json:
         print_json(asdict(found))
         return

@@ -24,9 +24,10 @@ def command(
 
         finepoint logs -f first/training
     """
-    from finepoint.cli.cloud import in_cloud, refresh
+    from finepoint.cli.cloud import refresh
     from finepoint.cli.output import print_json
     from finepoint.engines.jobs import find_job, read_log
+    from finepoint.engines.records import in_cloud
     from finepoint.runs.folder import runs_dir as default_dir
 
     found = find_job(job, default_dir(runs_dir))

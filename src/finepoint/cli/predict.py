@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,13 +12,18 @@ from finepoint.cli.arguments import Json, ModelArgument, RunsDir
 from finepoint.cli.cloud import CloudSetting, Engine, MaxPrice
 
 if TYPE_CHECKING:
-    from finepoint.models.classifier import Prediction
+    from finepoint.models.classifier import Classifier
 
 
 def command(
     model: ModelArgument,
     images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.", metavar="IMAGE|FOLDER...")],
-    out: Annotated[Path | None, typer.Option("--out", help="Write a CSV file with a row for each image.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Write a .csv or .parquet file with a row for each image.")
+    ] = None,
+    explain: Annotated[
+        Path | None, typer.Option("--explain", help="Write a heat map of what speaks for the answer, a PNG file.")
+    ] = None,
     engine: Engine = "local",
     cloud: CloudSetting = None,
     max_price: MaxPrice = None,
@@ -35,6 +38,8 @@ def command(
 
         finepoint predict first photo.jpg
 
+        finepoint predict first photo.jpg --explain why.png
+
         finepoint predict model.tar.gz incoming/ --out answers.csv
 
         finepoint predict first incoming/ --out answers/ --engine sagemaker
@@ -43,24 +48,26 @@ def command(
 
     from finepoint.cli.output import complain, percent, plain, print_json, say, show
     from finepoint.cli.progress import LiveListener
+    from finepoint.cli.tables import write_answers
     from finepoint.errors import storage_errors
-    from finepoint.files import write_bytes
     from finepoint.runs.workflow import load_model, predict_files
 
     if engine == "sagemaker":
         _transform(model, images, out, cloud, max_price, runs_dir)
         return
-    files = _files(images)
+    files = files_in(images)
     classifier = load_model(model, runs_dir, throughput=True)
     if classifier.random_weights:
         say("warning: the backbone's weights are random; these answers mean little")
+    if explain is not None:
+        _explain(classifier, files, explain)
     with LiveListener() as listener:
         answers = list(predict_files(classifier, files, listener if len(files) > 50 else None))
     good = [(file, answer) for file, answer in answers if not isinstance(answer, str)]
     bad = [(file, answer) for file, answer in answers if isinstance(answer, str)]
     if out is not None:
         with storage_errors():
-            write_bytes(out, _table(classifier.classes, good))
+            write_answers(out, classifier.classes, good)
         say(f"{len(good):,} {'row' if len(good) == 1 else 'rows'} written to {out}")
     if json:
         errors = [{"path": str(file), "reason": reason} for file, reason in bad]
@@ -69,23 +76,30 @@ def command(
         for file, answer in good:
             others = list(answer.probabilities.items())[1:3]
             rest = ", ".join(f"{plain(name)} {percent(share)}" for name, share in others)
-            show(f"{plain(file)}  [bold]{plain(answer.label)}[/] {percent(answer.probability)}  [dim]{rest}[/]")
+            doubt = "  [yellow]unknown: perhaps of none of the classes[/]" if answer.unknown else ""
+            show(f"{plain(file)}  [bold]{plain(answer.label)}[/] {percent(answer.probability)}  [dim]{rest}[/]{doubt}")
     for file, reason in bad:
         complain(f"{file}: {reason}")
     if bad:
         raise typer.Exit(2)
 
 
-def _table(classes: Sequence[str], answers: Sequence[tuple[Path, Prediction]]) -> bytes:
-    """Return a CSV file with a row for each answer; a path that a spreadsheet would compute begins with `./`."""
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(["path", "label", "probability", *classes])
-    for file, answer in answers:
-        path = f"./{file}" if str(file).startswith(("=", "+", "-", "@", "\t")) else str(file)
-        each = (f"{answer.probabilities[name]:.6f}" for name in classes)
-        writer.writerow([path, answer.label, f"{answer.probability:.6f}", *each])
-    return text.getvalue().encode("utf-8", "surrogateescape")
+def _explain(classifier: Classifier, files: Sequence[Path], target: Path) -> None:
+    from finepoint.cli.output import percent, say
+    from finepoint.errors import ConfigurationError, DataError, storage_errors
+    from finepoint.evaluation.explaining import explain_image
+    from finepoint.files import write_bytes
+
+    if len(files) != 1:
+        raise ConfigurationError("--explain takes one image")
+    try:
+        data = files[0].read_bytes()
+    except OSError as error:
+        raise DataError(f"{files[0]} cannot be read: {error.strerror}") from error
+    found, png = explain_image(classifier, data)
+    with storage_errors():
+        write_bytes(target, png)
+    say(f"{target} shows what speaks for {found.label}; it is {percent(found.share)} of the evidence")
 
 
 def _transform(
@@ -110,7 +124,12 @@ def _transform(
     show(f"{count:,} answers in {plain(out)}, each as IMAGE.out")
 
 
-def _files(given: list[Path]) -> list[Path]:
+def files_in(given: list[Path]) -> list[Path]:
+    """Return the files among some paths, and the images below the folders among them.
+
+    Raises:
+        DataError: a path is not there, or a folder has no images.
+    """
     from finepoint.data.finding import images_below
     from finepoint.errors import DataError
     from finepoint.files import exists

@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from finepoint.cli.arguments import Json
 from finepoint.cli.cloud import CloudSetting, Engine
 
+if TYPE_CHECKING:
+    from finepoint.serving.client import Endpoint
+
 
 def command(
     endpoint: Annotated[str, typer.Argument(help="Name of an endpoint, or its address.", metavar="ENDPOINT")],
-    images: Annotated[list[Path], typer.Argument(help="Image files.", metavar="IMAGE...")],
+    images: Annotated[
+        list[Path] | None, typer.Argument(help="Images, or folders of images.", metavar="IMAGE|FOLDER...")
+    ] = None,
+    directory: Annotated[
+        Path | None, typer.Option("--dir", help="Folder of images; the same as naming it among the images.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Write a .csv or .parquet file with a row for each image.")
+    ] = None,
     top: Annotated[int, typer.Option("--top", help="How many classes to show.", min=1)] = 3,
+    explain: Annotated[
+        Path | None, typer.Option("--explain", help="Write a heat map of what speaks for the answer, a PNG file.")
+    ] = None,
     engine: Engine = "local",
     cloud: CloudSetting = None,
     json: Json = False,
 ) -> None:
-    """Ask an endpoint about images.
+    """Ask an endpoint about images, several at a time.
 
     Images that it refuses are named, and the exit code is then 2; all others are answered.
 
@@ -27,42 +41,77 @@ def command(
 
         finepoint query first photo.jpg
 
+        finepoint query first photo.jpg --explain why.png
+
+        finepoint query first --dir incoming/ --out answers.csv
+
         finepoint query http://127.0.0.1:8080 a.jpg b.png --top 1 --json
     """
     from dataclasses import asdict
 
-    from finepoint.cli.output import complain, percent, plain, print_json, show
-    from finepoint.errors import DataError, RequestError
-    from finepoint.serving.client import Endpoint
+    from finepoint.cli.output import complain, percent, plain, print_json, say, show
+    from finepoint.cli.predict import files_in
+    from finepoint.cli.progress import LiveListener
+    from finepoint.cli.tables import write_answers
+    from finepoint.errors import ConfigurationError, storage_errors
+    from finepoint.models.classifier import Prediction
     from finepoint.serving.deployment import find_endpoint
 
     if engine == "sagemaker":
+        if explain is not None:
+            raise ConfigurationError("--explain is for endpoints on this machine")
         from finepoint.cli.cloud import account
         from finepoint.engines.sagemaker.predictor import CloudPredictor
 
         found: Endpoint = CloudPredictor(endpoint, "", cloud=account(cloud)[1])
     else:
         found = find_endpoint(endpoint)
-    answers, refused = [], False
-    for image in images:
-        try:
-            answers.append(found.predict(image, top=top))
-        except DataError as error:
-            complain(str(error))
-            refused = True
-        except RequestError as error:
-            complain(f"{image}: {error}")
-            refused = True
+    given = [*(images or ()), *([directory] if directory else ())]
+    if not given:
+        raise ConfigurationError("name images, or a folder of them with --dir")
+    if explain is not None:
+        _explain(found, given, explain)
+    folders = any(path.is_dir() for path in given)
+    files = files_in(given) if folders else given
+    with LiveListener() as listener:
+        answers = found.predict_many(
+            files,
+            top=None if out else top,
+            progress=(lambda done, total: listener.progress("predict", done, total)) if len(files) > 50 else None,
+        )
+    good = [(file, answer) for file, answer in zip(files, answers, strict=True) if isinstance(answer, Prediction)]
+    if out is not None:
+        classes = sorted({name for _, answer in good for name in answer.probabilities})
+        with storage_errors():
+            write_answers(out, classes, good)
+        say(f"{len(good):,} {'row' if len(good) == 1 else 'rows'} written to {out}")
     if json:
-        print_json([asdict(answer) for answer in answers])
-    else:
-        for answer in answers:
+        print_json([asdict(answer) for _, answer in good])
+    elif out is None:
+        for _, answer in good:
             shares = ", ".join(
                 f"{plain(name)} {percent(share)}" for name, share in list(answer.probabilities.items())[1:]
             )
             show(
                 f"{plain(answer.path)}  [bold]{plain(answer.label)}[/] {percent(answer.probability)}"
                 + (f"  [dim]{shares}[/]" if shares else "")
+                + ("  [yellow]unknown: perhaps of none of the classes[/]" if answer.unknown else "")
             )
-    if refused:
+    for file, refused in zip(files, answers, strict=True):
+        if not isinstance(refused, Prediction):
+            complain(f"{file}: {refused}" if str(file) not in str(refused) else str(refused))
+    if len(good) < len(files):
         raise typer.Exit(2)
+
+
+def _explain(endpoint: Endpoint, images: list[Path], target: Path) -> None:
+    from finepoint.cli.output import percent, say
+    from finepoint.errors import ConfigurationError, storage_errors
+    from finepoint.files import write_bytes
+
+    if len(images) != 1 or images[0].is_dir():
+        raise ConfigurationError("--explain takes one image")
+    label, share, png = endpoint.explain(images[0])
+    with storage_errors():
+        write_bytes(target, png)
+    say(f"{target} shows what speaks for {label}; it is {percent(share)} of the evidence")

@@ -18,6 +18,7 @@ from finepoint.cli.arguments import (
     Profile,
     RunName,
     RunsDir,
+    Thumbnails,
     with_flags,
 )
 from finepoint.cli.cloud import CloudSetting, Engine, MaxPrice
@@ -33,6 +34,7 @@ def command(
     max_price: MaxPrice = None,
     debug: Debug = True,
     profile: Profile = True,
+    thumbnails: Thumbnails = 0,
     runs_dir: RunsDir = None,
     json: Json = False,
     *,
@@ -48,7 +50,7 @@ def command(
 
         finepoint run photos/ --backbone efficientnet_lite0,efficientnet_lite1 --json > summary.json
     """
-    from finepoint.cli.cloud import engine_settings
+    from finepoint.cli.cloud import engine_settings, tell_spent
     from finepoint.cli.output import print_json, show
     from finepoint.cli.progress import LiveListener
     from finepoint.cli.verdicts import next_commands, verdict_panel
@@ -64,8 +66,10 @@ def command(
             command=sys.argv,
             debug=debug,
             profile=profile,
+            thumbnails=thumbnails,
             **settings,
         )
+    tell_spent(engine, finished.folder.path)
     summary = finished.summary
     endpoint = None
     if deploy:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -31,7 +31,12 @@ Hyperparameter = Annotated[
     list[str] | None, option("--hp", text="Hyperparameter, handed over as `--KEY VALUE`.", metavar="KEY=VALUE")
 ]
 ChannelPath = Annotated[
-    list[str] | None, option("--channel", text="Input, found at SM_CHANNEL_NAME.", metavar="NAME=PATH")
+    list[str] | None,
+    option("--channel", text="Input, found at SM_CHANNEL_NAME: a path, s3://, or a .manifest.", metavar="NAME=PATH"),
+]
+InputMode = Annotated[
+    Literal["File", "FastFile", "Pipe"],
+    option("--input-mode", text="Of the channels: File, FastFile, or in AWS Pipe."),
 ]
 MetricText = Annotated[
     list[str] | None, option("--metric-definition", text="Metric to read from the log.", metavar="NAME=REGEX")
@@ -79,6 +84,7 @@ def script_spec(
     channel: Sequence[str] | None,
     metric_definition: Sequence[str] | None,
     env: Sequence[str] | None,
+    input_mode: Literal["File", "FastFile", "Pipe"] = "File",
     instance_count: int,
     distribution: str,
     max_run: float | None,
@@ -109,7 +115,7 @@ def script_spec(
     mistakes: list[str] = []
     best = best_hyperparameters(best_of) if best_of else {}
     hyperparameters = best | {key: parse_hyperparameter(value) for key, value in _pairs("--hp", hp, mistakes)}
-    channels = {key: Channel(_absolute(value)) for key, value in _pairs("--channel", channel, mistakes)}
+    channels = {key: Channel(_absolute(value), input_mode) for key, value in _pairs("--channel", channel, mistakes)}
     metrics = tuple(MetricDefinition(*pair) for pair in _pairs("--metric-definition", metric_definition, mistakes))
     environment = dict(_pairs("--env", env, mistakes))
     source = source_dir or Path(entry_point)

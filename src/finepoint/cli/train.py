@@ -19,6 +19,7 @@ from finepoint.cli.scripts import (
     Distribution,
     EntryPoint,
     Hyperparameter,
+    InputMode,
     InstanceCount,
     MaxRun,
     MetricText,
@@ -41,6 +42,7 @@ def command(
     source_dir: SourceDir = None,
     hp: Hyperparameter = None,
     channel: ChannelPath = None,
+    input_mode: InputMode = "File",
     metric_definition: MetricText = None,
     env: Variable = None,
     instance_count: InstanceCount = 1,
@@ -85,7 +87,7 @@ def command(
     if path is not None:
         settings |= engine_settings(engine, cloud, max_price)
         settings |= {"debug": debug is not False, "profile": profile is not False}
-        _train(path, run, runs_dir, json, try_, settings)
+        _train(path, run, runs_dir, json, try_, settings, engine)
         return
     if try_:
         raise ConfigurationError("--try is for finepoint's trainer; after a script's job, `finepoint profile try JOB`")
@@ -103,6 +105,7 @@ def command(
         source_dir,
         hp=hp,
         channel=channel,
+        input_mode=input_mode,
         metric_definition=metric_definition,
         env=env,
         instance_count=instance_count,
@@ -123,13 +126,17 @@ def command(
     _run_script(spec, runs_dir, detach, json)
 
 
-def _train(path: str, run: str | None, runs_dir: Path | None, json: bool, try_: bool, settings: dict[str, Any]) -> None:
+def _train(
+    path: str, run: str | None, runs_dir: Path | None, json: bool, try_: bool, settings: dict[str, Any], engine: str
+) -> None:
+    from finepoint.cli.cloud import tell_spent
     from finepoint.cli.output import percent, print_json, say, show
     from finepoint.cli.progress import LiveListener
     from finepoint.runs.workflow import train
 
     with LiveListener() as listener:
         finished = train(path, name=run, directory=runs_dir, listener=listener, command=sys.argv, **settings)
+    tell_spent(engine, finished.folder.path)
     summary = finished.summary
     tried = None
     if try_:

@@ -14,7 +14,6 @@ from finepoint.cli.arguments import (
     HYPERPARAMETERS,
     TUNING,
     Json,
-    Profile,
     RunName,
     RunsDir,
     with_flags,
@@ -22,15 +21,19 @@ from finepoint.cli.arguments import (
 from finepoint.cli.cloud import CloudSetting, Engine, MaxPrice
 from finepoint.cli.scripts import (
     ChannelPath,
+    Debug,
     Detach,
     Distribution,
     EntryPoint,
     Hyperparameter,
+    InputMode,
     InstanceCount,
     MaxRun,
     MetricText,
     Offline,
+    Profile,
     SourceDir,
+    StopOn,
     Variable,
     option,
 )
@@ -47,6 +50,7 @@ def command(
     source_dir: SourceDir = None,
     hp: Hyperparameter = None,
     channel: ChannelPath = None,
+    input_mode: InputMode = "File",
     metric_definition: MetricText = None,
     minimize: Annotated[
         str | None, option("--minimize", text="Metric that is to be small, of those defined.", metavar="NAME")
@@ -59,6 +63,9 @@ def command(
     distribution: Distribution = "",
     max_run: MaxRun = None,
     offline: Offline = False,
+    debug: Debug = None,
+    profile: Profile = None,
+    stop_on: StopOn = None,
     detach: Detach = False,
     tuner: Annotated[
         Literal["study", "amt"],
@@ -67,7 +74,6 @@ def command(
     engine: Engine = "local",
     cloud: CloudSetting = None,
     max_price: MaxPrice = None,
-    profile: Profile = True,
     runs_dir: RunsDir = None,
     json: Json = False,
     *,
@@ -94,10 +100,12 @@ def command(
     if (path is None) == (entry_point is None):
         raise ConfigurationError("give either a folder of images, or --entry-point SCRIPT")
     if path is not None:
+        if debug or stop_on:
+            raise ConfigurationError("--debug and --stop-on are for the trials of a script (--entry-point)")
         if tuner == "amt":
             raise ConfigurationError("--tuner amt tunes scripts; finepoint's own study is one job, and far cheaper")
-        settings |= engine_settings(engine, cloud, max_price) | {"profile": profile}
-        _tune(path, run, runs_dir, json, settings)
+        settings |= engine_settings(engine, cloud, max_price) | {"profile": profile is not False}
+        _tune(path, run, runs_dir, json, settings, engine)
         return
     if (minimize is None) == (maximize is None):
         raise ConfigurationError("give the metric that decides: --minimize NAME or --maximize NAME")
@@ -116,6 +124,7 @@ def command(
         source_dir,
         hp=hp,
         channel=channel,
+        input_mode=input_mode,
         metric_definition=metric_definition,
         env=env,
         instance_count=instance_count,
@@ -123,12 +132,17 @@ def command(
         max_run=max_run,
         checkpoint_dir=None,
         offline=offline,
+        debug=debug,
+        stop_on=stop_on,
+        profile=bool(profile),
     )
     if engine == "sagemaker":
         from finepoint.cli.cloud import tune_script_in_cloud
 
         if tuner != "amt":
             raise ConfigurationError("a script's trials are jobs of their own in AWS; give --tuner amt")
+        if debug or profile:
+            raise ConfigurationError("AMT's trials are not recorded; train the best with --debug and --profile")
         folder = default_dir(runs_dir) / name
         tune_script_in_cloud(trial, folder, minimize, maximize, settings, cloud, max_price, json)
         return
@@ -136,7 +150,8 @@ def command(
     _tune_script(name, trial, goal, runs_dir, detach, json, settings)
 
 
-def _tune(path: str, run: str | None, runs_dir: Path | None, json: bool, settings: dict[str, Any]) -> None:
+def _tune(path: str, run: str | None, runs_dir: Path | None, json: bool, settings: dict[str, Any], engine: str) -> None:
+    from finepoint.cli.cloud import tell_spent
     from finepoint.cli.output import print_json, say, show
     from finepoint.cli.progress import LiveListener
     from finepoint.runs.workflow import tune
@@ -145,6 +160,7 @@ def _tune(path: str, run: str | None, runs_dir: Path | None, json: bool, setting
 
     with LiveListener() as listener:
         finished = tune(path, name=run, directory=runs_dir, listener=listener, command=sys.argv, **settings)
+    tell_spent(engine, finished.folder.path)
     tuning = finished.summary["tuning"]
     if json:
         print_json(tuning)

@@ -14,10 +14,11 @@ def command(job: JobArgument, runs_dir: RunsDir = None, json: Json = False) -> N
 
         finepoint wait train-2026-11-24-11-24-05-458 && echo done
     """
-    from finepoint.cli.cloud import in_cloud, wait_in_cloud
+    from finepoint.cli.cloud import wait_in_cloud
     from finepoint.cli.output import plain, print_json, show
     from finepoint.cli.scripts import job_row
     from finepoint.engines.jobs import find_job, wait
+    from finepoint.engines.records import in_cloud
     from finepoint.runs.folder import runs_dir as default_dir
 
     found = find_job(job, default_dir(runs_dir))

@@ -8,7 +8,7 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -74,24 +74,40 @@ def extract(archive: Path, target: Path, limits: Limits | None = None, progress:
         DataError: it is damaged or of another kind, an entry leads outside, is a link or a device, is encrypted or
             stands twice, or a limit is passed.
     """
+    return extract_all([archive], target, limits, progress)
+
+
+def extract_all(
+    archives: Sequence[Path], target: Path, limits: Limits | None = None, progress: Progress | None = None
+) -> int:
+    """Extract several archives into one folder; arguments and errors are those of `extract`, limits are of each."""
     target.parent.mkdir(parents=True, exist_ok=True)
+    files = 0
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", suffix=".part", dir=target.parent) as name:
         folder = Path(name) / "content"
         folder.mkdir()
-        writer = _Writer(archive, folder, limits or Limits(), progress)
-        try:
-            for entry, is_folder, content in _entries(archive):
-                writer.write(entry, is_folder, content)
-        except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error) as error:
-            raise DataError(f"{archive} is damaged or cut off ({error}); fetch it again") from error
-        except NotImplementedError as error:
-            raise DataError(f"{archive} cannot be extracted: {error}") from error
-        except OSError as error:
-            raise DataError(f"{archive} cannot be extracted: {error.strerror or error}") from error
+        for archive in archives:
+            files += _extract(archive, folder, limits or Limits(), progress)
         try:
             folder.rename(target)
         except OSError as error:
             raise DataError(f"{target} cannot be made: {error.strerror}; give another folder") from error
+    return files
+
+
+def _extract(archive: Path, folder: Path, limits: Limits, progress: Progress | None) -> int:
+    if not archive.is_file():
+        raise DataError(f"{archive} is not there")
+    writer = _Writer(archive, folder, limits, progress)
+    try:
+        for entry, is_folder, content in _entries(archive):
+            writer.write(entry, is_folder, content)
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error) as error:
+        raise DataError(f"{archive} is damaged or cut off ({error}); fetch it again") from error
+    except NotImplementedError as error:
+        raise DataError(f"{archive} cannot be extracted: {error}") from error
+    except OSError as error:
+        raise DataError(f"{archive} cannot be extracted: {error.strerror or error}") from error
     return writer.files
 
 

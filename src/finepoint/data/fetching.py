@@ -18,6 +18,7 @@ from finepoint.data.extracting import Limits, archive_stem, extract, free_bytes,
 from finepoint.data.finding import SPLIT_NAMES, find_images
 from finepoint.errors import ConfigurationError, DataError
 from finepoint.files import cache_dir, read_json, sha256_of, write_json
+from finepoint.stores import Store, store_of
 
 _RECORD = ".finepoint-fetched.json"
 _DEPTH = 5
@@ -85,7 +86,7 @@ def local_data(source: str, progress: Progress | None = None) -> Path:
         return Path(source)
     key = hashlib.sha256(_identity(source).encode()).hexdigest()[:16]
     target = cache_dir() / "datasets" / f"{archive_stem(_name(source))[:40]}-{key}"
-    return Path(fetch(source, target, progress=progress).root)
+    return Path(fetch(source, target, exact=True, progress=progress).root)
 
 
 def fetch(
@@ -95,27 +96,34 @@ def fetch(
     sha256: str = "",
     limits: Limits | None = None,
     patience: Patience | None = None,
+    exact: bool = False,
     progress: Progress | None = None,
 ) -> Fetched:
     """Fetch images and say what was found; what is there already is not fetched again.
 
     Args:
-        source: an address (http, https, file), an archive, or a folder.
-        target: folder for what an archive holds.
+        source: an address (http, https, file, s3), an archive, or a folder. `s3://BUCKET/PREFIX` is a folder unless it
+            has an archive's ending.
+        target: folder for what an archive, or a folder in S3, holds.
         sha256: of the archive, 64 hexadecimal digits, where it is known.
         limits: what an archive may hold.
         patience: with a slow or broken server.
+        exact: of a folder in S3: remove from the target what does not lie there any more.
         progress: called with `download` (bytes, of bytes or 0) and `extract` (files, bytes).
 
     Raises:
         ConfigurationError: the address or the hash is none, or the target holds something else.
         DataError: it cannot be fetched, is not what the hash says, is unsafe, or holds no images.
+        CloudError: S3 refused or failed.
     """
     if sha256 and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
         raise ConfigurationError(f"sha256 {sha256!r} is not 64 hexadecimal digits")
     scheme = urlsplit(source).scheme if "://" in source else ""
-    if scheme not in ("", "file", "http", "https"):
-        raise ConfigurationError(f"{source}: {scheme}:// is not supported here; give http, https or file")
+    store = store_of(source)
+    if store is not None and sha256 and not is_archive(source):
+        raise ConfigurationError(f"{source} is a folder; --sha256 is for an archive")
+    if store is None and scheme not in ("", "file", "http", "https"):
+        raise ConfigurationError(f"{source}: {scheme}:// is not supported here; give http, https, s3 or file")
     if scheme in ("", "file"):
         path = Path(unquote(urlsplit(source).path) if scheme else source)
         if path.is_dir():
@@ -125,11 +133,16 @@ def fetch(
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(target.parent / f".{target.name}.lock"):
         known = _already(target, source, sha256)
+        if store is not None and not is_archive(source):
+            return _fetch_folder(store, source, target, exact, progress)
         if known is not None:
             return known
-        patience, downloaded = patience or Patience(), scheme in ("http", "https")
-        if downloaded:
-            path = _Download(source, target.parent / f".{target.name}.download", patience, progress).run()
+        part, downloaded = target.parent / f".{target.name}.download", store is not None or scheme in ("http", "https")
+        if store is not None:
+            path = part
+            store.file(source, part, _told(progress))
+        elif downloaded:
+            path = _Download(source, part, patience or Patience(), progress).run()
         digest = sha256_of(path)
         if sha256 and digest != sha256.lower():
             if downloaded:
@@ -144,6 +157,20 @@ def fetch(
         if downloaded:
             path.unlink()
     return found
+
+
+def _fetch_folder(store: Store, source: str, target: Path, exact: bool, progress: Progress | None) -> Fetched:
+    """Fetch a folder of a store; what is there already is compared with it, and only what changed is brought."""
+    # Written first, so that what an interrupted command brought is known to be of this address.
+    write_json(target / _RECORD, asdict(Fetched("", source, "", 0, 0, 0, 0, False)))
+    files = store.folder(source, target, exact=exact, progress=_told(progress))
+    found = _found(find_root(target), source, "", 0, files)
+    write_json(target / _RECORD, asdict(found))
+    return found
+
+
+def _told(progress: Progress | None) -> Callable[[int, int], None] | None:
+    return (lambda done, total: progress("download", done, total)) if progress else None
 
 
 def find_root(folder: Path) -> Path:

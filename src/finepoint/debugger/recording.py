@@ -5,8 +5,10 @@ docs/recording.md has the format and the catalogue of names and facts.
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,12 @@ import numpy as np
 
 from finepoint.debugger.modes import ModeKeys
 from finepoint.debugger.segments import Frame, Segment, read_segment
-from finepoint.errors import NotFoundError
+from finepoint.errors import DataError, NotFoundError
+from finepoint.files import cache_dir, digest_of
+from finepoint.stores import Store, store_of
+
+# A recording elsewhere is looked at for new segments at most so often: readers refresh before each answer.
+_SYNC_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -79,35 +86,46 @@ class Recording:
         self._tensors: dict[TensorPlace, tuple[Segment, str]] = {}
         self._facts: list[dict[str, Any]] = []
         self._read: set[Path] = set()
+        self._sync: Callable[[], None] | None = None
+        self._synced_at = 0.0
         self._arrays: dict[tuple[int, str], tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
         self.damaged: list[Path] = []
         for segment in segments:
             self._add(segment)
 
     @classmethod
-    def open(cls, path: Path | str) -> Recording:
+    def open(cls, path: Path | str, store: Store | None = None) -> Recording:
         """Return the recording of a job.
 
         Args:
-            path: the job's folder, or its `debug-output`.
+            path: the job's folder, or its `debug-output`; also an address, of which a copy is kept in the cache.
+            store: reads the address; by default the one of its scheme.
 
         Raises:
             NotFoundError: nothing has been recorded there (yet).
         """
+        reader = store or store_of(str(path))
         folder = Path(path)
+        if reader is not None:
+            folder = cache_dir() / "recordings" / digest_of({"address": str(path)})[:32]
+            _bring(reader, str(path), folder)
         for inside in (folder, folder / "debug-output", folder / "training" / "debug-output"):
             if any(inside.glob("rank*-*-*/*.safetensors")):
                 recording = cls((), inside)
                 recording.refresh()
+                if reader is not None:
+                    recording._sync = functools.partial(_bring, reader, str(path), folder)
+                    recording._synced_at = time.monotonic()
                 return recording
-        raise NotFoundError(
-            f"{folder} holds no recording; `finepoint debug run` and finepoint.debugger.Hook write them"
-        )
+        raise NotFoundError(f"{path} holds no recording; `finepoint debug run` and finepoint.debugger.Hook write them")
 
     def refresh(self) -> bool:
         """Read what has been sealed since; return whether there was something."""
         if self.path is None:
             return False
+        if self._sync is not None and not self.ended and time.monotonic() - self._synced_at > _SYNC_SECONDS:
+            self._sync()
+            self._synced_at = time.monotonic()
         found = [path for path in self.path.glob("rank*-*-*/*.safetensors") if path not in self._read]
         for path in sorted(found, key=lambda path: (int(path.parent.name.split("-")[1]), path.name)):
             self._read.add(path)
@@ -257,3 +275,11 @@ class Recording:
     def _default_reduction(self, name: str) -> str:
         known = self.reductions(name)
         return next((reduction for reduction in ("value", "mean", *known) if reduction in known), "value")
+
+
+def _bring(store: Store, address: str, folder: Path) -> None:
+    """Copy the segments that are new; segments are sealed, so that one that is there is never another."""
+    try:
+        store.folder(address, folder, sealed=True)
+    except DataError:
+        return  # there is nothing yet

@@ -40,21 +40,21 @@ class NoMoreData(NotFoundError):
 
 
 def create_trial(path: str | Path, name: str | None = None, *, wait: float = 0.0) -> Trial:
-    """Return the trial in a folder: a job's, or its `debug-output`.
+    """Return the trial in a folder: a job's, or its `debug-output`; also at an `s3://` address.
 
     Args:
-        path: the folder; the job may still run.
+        path: the folder, or the address; the job may still run.
         name: of the trial; by default the folder's.
         wait: seconds to wait for the recording to appear.
 
     Raises:
         NotFoundError: no recording has appeared.
     """
-    folder = Path(str(path).strip())
+    place = str(path).strip()
     deadline = time.monotonic() + wait
     while True:
         try:
-            return Trial(Recording.open(folder), name or folder.name)
+            return Trial(Recording.open(place), name or Path(place).name)
         except NotFoundError:
             if time.monotonic() >= deadline:
                 raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from finepoint.debugger.hook_file import VARIABLE, parse_hook_file
 from finepoint.debugger.recording import Recording
 from finepoint.debugger.rules.base import Rule, find_rule
 from finepoint.debugger.rules.checking import check_recording, choose_rules
+from finepoint.debugger.rules.custom import CustomRule
 from finepoint.errors import ConfigurationError, NotFoundError
 from finepoint.files import read_json, write_json
 from finepoint.results import RuleResult
@@ -21,7 +23,7 @@ from finepoint.results import RuleResult
 HOOK_FILE = Path("input/config/debughookconfig.json")
 RESULTS = Path("rule-output/debugger.json")
 _OUTPUT = "debug-output"
-_KEYS = ("attach", "hook", "rules", "stop_on", "budget")
+_KEYS = ("attach", "hook", "rules", "stop_on", "budget", "custom")
 
 
 def debugger_configuration(
@@ -31,6 +33,7 @@ def debugger_configuration(
     rules: Mapping[str, Mapping[str, Any]] | None = None,
     stop_on: Sequence[str] = (),
     budget: float = BUDGET,
+    custom: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Return a job's `debugger` configuration.
 
@@ -40,12 +43,18 @@ def debugger_configuration(
         rules: parameters by rule; None is all rules that judge without being asked.
         stop_on: rules that end the job when they fire.
         budget: share of the job's time that recording may take.
+        custom: rules of the user's own, each with the fields of `CustomRule`; they judge what the script's own hook
+            saved, or else what was recorded from outside, when the job has ended.
 
     Raises:
         ConfigurationError: rules or parameters that there are not, or a hook's configuration that is none.
     """
-    made = {"attach": attach, "hook": hook, "rules": rules, "stop_on": list(stop_on), "budget": budget}
+    made: dict[str, Any] = {"attach": attach, "hook": hook, "rules": rules, "stop_on": list(stop_on), "budget": budget}
+    made["custom"] = [asdict(rule) for rule in _custom_of({"custom": custom})]
     _rules_of(made)
+    mistakes = [mistake for one in _custom_of(made) for mistake in one.mistakes()]
+    if mistakes:
+        raise ConfigurationError(mistakes)
     for name in stop_on:
         find_rule(name)
     parse_hook_file(hook or {})
@@ -114,9 +123,12 @@ def judge_job(folder: Path, configuration: Mapping[str, Any] | None, say: Callab
     except NotFoundError:
         reason = why_not_attached(output / "attached") or "the script called no model with parameters"
         say(f"note: nothing was recorded: {reason}")
-        results = [RuleResult(rule.name, "NotApplicable", reason=f"nothing was recorded: {reason}") for rule in rules]
+        unjudged = [*(rule.name for rule in rules), *(rule.name for rule in _custom_of(configuration))]
+        results = [RuleResult(name, "NotApplicable", reason=f"nothing was recorded: {reason}") for name in unjudged]
     else:
         results = check_recording(recording, rules)
+        own = output / "tensors"
+        results += [rule.judge(own if own.is_dir() else output) for rule in _custom_of(configuration)]
         for text in [*recording.notes, *filter(None, [why_not_attached(output / "attached")])]:
             say(f"note: {text}")
     write_json(folder / RESULTS, [result.to_json() for result in results])
@@ -145,3 +157,7 @@ def configuration_mistakes(configuration: Mapping[str, Any] | None) -> list[str]
 def _rules_of(configuration: Mapping[str, Any]) -> list[Rule]:
     rules = configuration["rules"]
     return choose_rules() if rules is None else choose_rules(list(rules), rules)
+
+
+def _custom_of(configuration: Mapping[str, Any]) -> list[CustomRule]:
+    return [CustomRule(**rule) for rule in configuration["custom"]]

@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 
 from finepoint.engines.local import Watcher
-from finepoint.engines.records import RECORD, JobFolder, supervisor_of
+from finepoint.engines.records import RECORD, JobFolder, in_cloud, supervisor_of
 from finepoint.engines.spec import JobSpec
 from finepoint.engines.supervisor import Supervisor
 from finepoint.errors import ConfigurationError, JobError, NotFoundError
@@ -73,7 +73,7 @@ def state_of(folder: JobFolder) -> dict[str, Any]:
         InputError: the record is damaged.
     """
     record = folder.read()
-    if record["status"] == "InProgress" and supervisor_of(record) is None:
+    if record["status"] == "InProgress" and not in_cloud(folder.path) and supervisor_of(record) is None:
         return {**record, "status": "Failed", "failure": LOST}
     return record
 

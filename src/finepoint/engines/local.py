@@ -17,6 +17,7 @@ from typing import Any, TextIO
 from filelock import FileLock, Timeout
 
 from finepoint.engines.binding import check_literals, launch, why_not_bindable
+from finepoint.engines.channels import on_this_machine
 from finepoint.engines.container import Host, gather, hosts_of, lay_out, script_command, variables
 from finepoint.engines.debugging import debug_environment, judge_job, judged_live
 from finepoint.engines.environments import python_for
@@ -30,6 +31,7 @@ from finepoint.events import parse
 from finepoint.files import write_bytes
 from finepoint.models.made_here import remember
 from finepoint.models.package import pack
+from finepoint.stores import store_of
 
 _TAIL_LINES = 40
 _LOG_LINES = 2000
@@ -114,9 +116,14 @@ def how_it_ended(code: int) -> str:
 
 def _check_possible(spec: JobSpec) -> None:
     mistakes = [
-        f"channel {name}: {channel.location} is not on this machine; fetch it first (`finepoint data fetch`)"
+        f"channel {name}: {channel.location} cannot be read here; give a folder, or an s3:// address"
         for name, channel in spec.channels.items()
-        if "://" in channel.location.removeprefix("file://")
+        if "://" in channel.location.removeprefix("file://") and store_of(channel.location) is None
+    ]
+    mistakes += [
+        f"channel {name}: Pipe input is for AWS; give File or FastFile here"
+        for name, channel in spec.channels.items()
+        if channel.input_mode == "Pipe"
     ]
     if "://" in spec.checkpoint_location.removeprefix("file://"):
         mistakes.append(f"checkpoint_location {spec.checkpoint_location} is not on this machine; give a folder")
@@ -171,7 +178,7 @@ class _Run:
         return self._finish(hosts, outcome, time.perf_counter() - begin)
 
     def _prepare(self, hosts: list[Host], binds: bool) -> list[HostProcess]:
-        spec = self.spec
+        spec = on_this_machine(self.spec, self.folder.path / "input" / "manifests", self.watcher.say)
         names = self.folder.path / "input" / "hosts"
         for host in hosts:
             lay_out(host, spec)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from finepoint.data.extracting import extract
 from finepoint.errors import ConfigurationError, DataError
-from finepoint.models.package import pack
+from finepoint.models.package import PACKAGE_LIMITS, pack
 
 _LEFT_OUT = shutil.ignore_patterns("__pycache__", ".git", "*.pyc")
 
@@ -32,7 +32,7 @@ def pack_with_script(model: Path, entry_point: str, source_dir: Path | None, tar
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "model"
         try:
-            extract(model, folder)
+            extract(model, folder, PACKAGE_LIMITS)
         except DataError as error:
             raise ConfigurationError(f"{model} is no usable model.tar.gz: {error}") from error
         code = folder / "code"

@@ -14,6 +14,7 @@ from finepoint.engines.spec import JobSpec, JobStatus
 from finepoint.files import read_json, write_json
 from finepoint.models.building import versions
 
+CLOUD_RECORD = "sagemaker.json"
 RECORD = "job.json"
 
 
@@ -78,6 +79,11 @@ class JobFolder:
     def finish(self, status: JobStatus, **values: Any) -> None:
         """Write what became of the job."""
         write_json(self.record, {**self.read(), "status": status, "finished_at": now(), **values})
+
+
+def in_cloud(folder: Path) -> bool:
+    """Return whether the job of a folder was submitted to SageMaker; its supervisor is AWS then."""
+    return (folder / CLOUD_RECORD).is_file()
 
 
 def supervisor_of(record: dict[str, Any]) -> psutil.Process | None:

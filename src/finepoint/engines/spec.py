@@ -13,7 +13,7 @@ from finepoint.engines.metrics import MetricDefinition
 from finepoint.errors import ConfigurationError
 
 JobStatus = Literal["InProgress", "Completed", "Failed", "Stopped"]
-InputMode = Literal["File", "FastFile"]
+InputMode = Literal["File", "FastFile", "Pipe"]
 Requirements = Literal["install", "offline"]
 TORCH_DISTRIBUTED = "torch_distributed"
 
@@ -29,9 +29,9 @@ class Channel:
     """One input of a job.
 
     Args:
-        location: a folder or a file; `file://` before it is allowed. An engine may take other addresses.
-        input_mode: `File` (copied before the start) or `FastFile` (read as it is used). On this machine a channel is
-            linked, so that both mean the same.
+        location: a folder or a file, with or without `file://`; `s3://BUCKET/PREFIX`; or a `.manifest` file of either.
+        input_mode: `File` (copied before the start), `FastFile` (read as it is used), or in AWS `Pipe` (a stream). On
+            this machine a channel is linked, so that the first two mean the same.
     """
 
     location: str
@@ -178,8 +178,8 @@ class JobSpec:
         for name, channel in self.channels.items():
             if not _CHANNEL.fullmatch(name):
                 mistakes.append(f"channel name {name!r} must be letters, digits, dots, hyphens and underscores")
-            if channel.input_mode not in ("File", "FastFile"):
-                mistakes.append(f"channel {name}: input mode {channel.input_mode!r} is unknown; give File or FastFile")
+            if channel.input_mode not in ("File", "FastFile", "Pipe"):
+                mistakes.append(f"channel {name}: input mode {channel.input_mode!r}; give File, FastFile or Pipe")
             if "://" not in channel.location.removeprefix("file://") and not channel.path.exists():
                 mistakes.append(f"channel {name}: {channel.path} does not exist")
         for name, value in self.hyperparameters.items():

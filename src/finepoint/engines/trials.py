@@ -144,7 +144,10 @@ class _Trials:
                     _note(warning)
 
         watcher = Watcher(
-            on_line=on_line, on_metrics=on_metrics, on_start=lambda supervisor: self._started(name, supervisor)
+            on_line=on_line,
+            on_metrics=on_metrics,
+            on_start=lambda supervisor: self._started(name, supervisor),
+            say=lambda text: _note(f"{name}: {text}"),
         )
         try:
             result = execute(self._folder / name, spec, watcher)

@@ -83,14 +83,17 @@ def answer(
         random_weights: said in the answer where a backbone was never trained.
         single: the request was about one image: its prediction is not wrapped in a list.
     """
-    rows = [
-        {"label": row.label, "probability": row.probability, "probabilities": row.probabilities} for row in predictions
-    ]
+    rows = [_row(prediction) for prediction in predictions]
     result: dict[str, Any] = {**rows[0]} if single else {"predictions": rows}
     result["model_version"] = model_version
     if random_weights:
         result["warning"] = "the backbone's weights are random; this answer means little"
     return result
+
+
+def _row(prediction: Prediction) -> dict[str, Any]:
+    names = ("label", "probability", "probabilities", "unknown", "unknown_score", "unknown_threshold")
+    return {name: value for name in names if (value := getattr(prediction, name)) is not None}
 
 
 def _from_json(body: bytes) -> list[bytes]:

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from finepoint.models.backbones import Backbone, weights_path
 from finepoint.models.choice import Choice
 from finepoint.models.graphs import HeadLayers, backbone_graph, compose
 from finepoint.models.package import DESCRIPTION, GRAPH, SCHEMA_VERSION
+from finepoint.models.unknown import REFERENCE
 
 # How far two ways of computing the same logits may lie apart, by the precision of the arithmetic.
 TOLERANCES = {"f32": 1e-3, "bf16": 0.25}
@@ -26,14 +28,29 @@ _MODULES = (
     "files.py",
     "data/__init__.py",
     "data/decoding.py",
+    "data/extracting.py",
     "data/preprocessing.py",
     "models/__init__.py",
     "models/classifier.py",
     "models/package.py",
     "models/runtimes.py",
     "models/answers.py",
+    "models/unknown.py",
 )
-_REQUIREMENTS = ("numpy", "openvino", "pillow", "simplejpeg")
+_REQUIREMENTS = ("numpy", "openvino", "pillow", "safetensors", "simplejpeg")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the images trained on were like, as the package keeps it.
+
+    Args:
+        description: the `unknown` object of `finepoint.json`.
+        arrays: the tensors of `reference.safetensors`, by name.
+    """
+
+    description: Mapping[str, Any]
+    arrays: Mapping[str, np.ndarray]
 
 
 def build_package(
@@ -46,6 +63,7 @@ def build_package(
     temperature: float,
     metrics: Mapping[str, Any],
     provenance: Mapping[str, Any],
+    reference: Reference | None = None,
 ) -> dict[str, Any]:
     """Write a package folder and return its description (`finepoint.json`).
 
@@ -58,6 +76,7 @@ def build_package(
         temperature: what logits are divided by before the softmax.
         metrics: of validation, by name.
         provenance: hyperparameters, seed, data fingerprint and counts.
+        reference: what the images trained on were like, so that strange ones are told.
     """
     shutil.rmtree(folder, ignore_errors=True)
     graphs = [backbone_graph(backbone) for backbone in backbones]
@@ -68,6 +87,8 @@ def build_package(
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(weights_path(backbone), target)
     write_bytes(folder / "head.safetensors", _head_bytes(head))
+    if reference is not None:
+        write_bytes(folder / REFERENCE, _tensor_bytes(reference.arrays))
     _write_code(folder / "code")
     inputs, outputs = _names(graph)
     precision = "bf16" if any(choice.precision == "bf16" for choice in choices) else "f32"
@@ -91,6 +112,7 @@ def build_package(
             "precision": precision,
             "logit_tolerance": TOLERANCES[precision],
         },
+        "unknown": dict(reference.description) if reference is not None else None,
         "metrics": {"valid": dict(metrics), "test": None},
         "provenance": dict(provenance),
         "versions": versions(),
@@ -143,11 +165,15 @@ def versions() -> dict[str, str]:
 
 
 def _head_bytes(head: HeadLayers) -> bytes:
-    from safetensors.numpy import save
-
     arrays: dict[str, np.ndarray] = {"shift": head.shift, "scale": head.scale}
     for index, (weight, bias) in enumerate(head.layers):
         arrays |= {f"{index}.weight": weight, f"{index}.bias": bias}
+    return _tensor_bytes(arrays)
+
+
+def _tensor_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
+    from safetensors.numpy import save
+
     return bytes(save({name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}))
 
 

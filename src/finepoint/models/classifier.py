@@ -7,7 +7,7 @@ containers that have never heard of finepoint.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -17,6 +17,7 @@ from finepoint.data.preprocessing import Preprocessing, preprocess
 from finepoint.errors import DataError, DecodeError
 from finepoint.models.package import GRAPH, open_package, read_description, version_of
 from finepoint.models.runtimes import Runtime, load_graph
+from finepoint.models.unknown import UnknownDetector, load_unknown
 
 Image = bytes | str | Path
 
@@ -30,12 +31,18 @@ class Prediction:
         probability: of that class, calibrated, 0..1.
         probabilities: of every class (or of the first `top`), most probable first.
         path: the image's file, or None.
+        unknown: whether it seems to be of none of the classes; None where the package cannot tell.
+        unknown_score: above `unknown_threshold` for unknown images; None likewise.
+        unknown_threshold: what 95 % of the validation images stay below; None likewise.
     """
 
     label: str
     probability: float
     probabilities: dict[str, float]
     path: str | None = None
+    unknown: bool | None = None
+    unknown_score: float | None = None
+    unknown_threshold: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +72,7 @@ class Classifier:
         preprocessings: one for each backbone.
         temperature: what logits are divided by before the softmax.
         random_weights: whether a backbone was never trained, so that answers mean little.
+        unknown: tells images of none of the classes, or None where the package does not say how.
         runtime: what computes.
     """
 
@@ -78,6 +86,7 @@ class Classifier:
             Preprocessing.from_json(backbone["preprocessing"]) for backbone in description["backbones"]
         )
         self.temperature = float(description["temperature"])
+        self.unknown: UnknownDetector | None = load_unknown(folder, description)
         self.random_weights = any(backbone["weights_source"] == "random" for backbone in description["backbones"])
 
     def preprocess(self, data: bytes) -> list[np.ndarray]:
@@ -103,6 +112,24 @@ class Classifier:
         feature_map = next((name for name in ("feature_map", "feature_map_0") if name in shown), None)
         values = self.runtime(crops, [*names, feature_map] if feature_map else names)
         return Outputs(values["logits"], values["features"], values[feature_map] if feature_map else None)
+
+    @property
+    def needed(self) -> list[str]:
+        """The graph's outputs that a prediction needs."""
+        return ["logits"] if self.unknown is None else ["logits", "features"]
+
+    def predictions(
+        self, outputs: dict[str, np.ndarray], top: int | None, paths: Sequence[str | None]
+    ) -> list[Prediction]:
+        """Return the predictions that the graph's `needed` outputs [n, ...] stand for."""
+        found = [
+            prediction(self.classes, row, top, path)
+            for row, path in zip(self.probabilities(outputs["logits"]), paths, strict=True)
+        ]
+        if self.unknown is None:
+            return found
+        judged = self.unknown.judge(outputs["features"], outputs["logits"])
+        return [replace(one, **more) for one, more in zip(found, judged, strict=True)]
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """Return calibrated probabilities, float64 [n, classes], of logits [n, classes]."""
@@ -148,11 +175,8 @@ class Classifier:
     def _predict_batch(self, images: Sequence[Image], top: int | None) -> list[Prediction]:
         crops = [self._crops(image) for image in images]
         stacked = [np.stack(column) for column in zip(*crops, strict=True)]
-        probabilities = self.probabilities(self.logits(stacked))
-        return [
-            prediction(self.classes, row, top, None if isinstance(image, bytes) else str(image))
-            for image, row in zip(images, probabilities, strict=True)
-        ]
+        paths = [None if isinstance(image, bytes) else str(image) for image in images]
+        return self.predictions(self.compute(stacked, self.needed), top, paths)
 
     def _crops(self, image: Image) -> list[np.ndarray]:
         if isinstance(image, bytes):

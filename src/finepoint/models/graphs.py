@@ -66,6 +66,15 @@ def backbone_graph(backbone: Backbone) -> Path:
     return path
 
 
+def map_channels(backbone: Backbone) -> int:
+    """Return how many channels a resolved backbone's feature map has; its last features are as many."""
+    import onnx
+
+    graph = onnx.load(backbone_graph(backbone), load_external_data=False).graph
+    shapes = {value.name: value.type.tensor_type.shape for value in graph.output}
+    return int(shapes["feature_map"].dim[1].dim_value)
+
+
 def compose(graphs: Sequence[Path], head: HeadLayers, producer: str) -> bytes:
     """Return the ONNX model of a classifier: backbones side by side, their features joined, the head on top.
 

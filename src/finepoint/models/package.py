@@ -14,23 +14,24 @@ The same content gives the same bytes: entries are sorted, and times, owners and
 from __future__ import annotations
 
 import gzip
+import math
 import shutil
 import tarfile
 import tempfile
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from finepoint.errors import PackageError
+from finepoint.data.extracting import Limits, extract
+from finepoint.errors import DataError, PackageError
 from finepoint.files import atomic_path, cache_dir, digest_of, read_json, sha256_of
 
 SCHEMA_VERSION = 1
 DESCRIPTION = "finepoint.json"
 GRAPH = "model.onnx"
 HANDLER = "code/inference.py"
-# Bounds for a package that may come from anywhere.
-_MAX_BYTES = 8 * 2**30
-_MAX_ENTRIES = 10_000
+# Of a package that may come from anywhere. Weights that were never trained may shrink to nothing: no ratio is refused.
+PACKAGE_LIMITS = Limits(bytes=8 << 30, files=10_000, ratio=math.inf)
 # What a description says about the model; all else in it decides answers.
 _ABOUT = ("metrics", "provenance", "versions")
 
@@ -73,6 +74,7 @@ def open_package(path: Path, *, foreign: bool = False) -> Path:
     elif path.is_file():
         folder = cache_dir() / "packages" / sha256_of(path)
         if not folder.is_dir():
+            folder.parent.mkdir(parents=True, exist_ok=True)
             _extract(path, folder, HANDLER if foreign else DESCRIPTION)
     else:
         raise PackageError(f"{path}: there is no such file or folder; give a model.tar.gz or a run")
@@ -124,31 +126,14 @@ def version_of(description: Mapping[str, Any]) -> str:
 
 
 def _extract(archive: Path, folder: Path, other: str) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".package.", dir=folder.parent) as name:
         temporary = Path(name) / "package"
-        temporary.mkdir()
         try:
-            with tarfile.open(archive, mode="r:gz") as source:
-                _extract_entries(source, temporary, archive)
-        except (tarfile.TarError, EOFError, OSError, gzip.BadGzipFile) as error:
-            if isinstance(error, tarfile.FilterError):
-                raise PackageError(f"{archive} is refused: {error}") from error
-            raise PackageError(f"{archive} is not a readable tar.gz ({error}); it may be cut off") from error
+            extract(archive, temporary, PACKAGE_LIMITS)
+        except DataError as error:
+            raise PackageError(str(error)) from error
         if not (temporary / DESCRIPTION).is_file() and not (temporary / other).is_file():
             raise PackageError(f"{archive} is not a model package: it has no {DESCRIPTION}")
         if folder.exists():
             shutil.rmtree(folder)
         temporary.rename(folder)
-
-
-def _extract_entries(source: tarfile.TarFile, folder: Path, archive: Path) -> None:
-    total = 0
-    for count, entry in enumerate(source, 1):
-        total += entry.size
-        if count > _MAX_ENTRIES or total > _MAX_BYTES:
-            raise PackageError(f"{archive} is refused: it holds over {_MAX_ENTRIES} files or {_MAX_BYTES} bytes")
-        name = PurePosixPath(entry.name)
-        if not (entry.isfile() or entry.isdir()) or name.is_absolute() or ".." in name.parts:
-            raise PackageError(f"{archive} is refused: entry {entry.name!r} is a link, a device or leads outside")
-        source.extract(entry, folder, filter="data")

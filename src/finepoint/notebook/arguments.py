@@ -32,8 +32,43 @@ RECORDED: frozenset[str] = frozenset(
 _told: set[str] = set()
 
 
+# In AWS these are settings of the engine.
+SETTINGS: Mapping[str, str] = {
+    "role": "role",
+    "image_uri": "image",
+    "instance_type": "instance_type",
+    "use_spot_instances": "spot",
+    "max_run": "max_run_seconds",
+    "max_wait": "max_wait_seconds",
+    "keep_alive_period_in_seconds": "keep_alive_seconds",
+    "volume_size": "volume_gib",
+    "subnets": "subnets",
+    "security_group_ids": "security_groups",
+    "output_kms_key": "kms_key",
+    "tags": "tags",
+}
+# ... and these choose the image.
+VERSIONS = frozenset({"framework_version", "py_version"})
+
+
+def settings_from(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the engine's settings that the SDK's arguments stand for.
+
+    >>> settings_from({"volume_size": 50, "tags": [{"Key": "team", "Value": "dogs"}], "role": None})
+    {'volume_gib': 50, 'tags': {'team': 'dogs'}}
+    """
+    found = {SETTINGS[name]: value for name, value in given.items() if name in SETTINGS and value is not None}
+    if isinstance(found.get("tags"), list | tuple):
+        found["tags"] = {tag["Key"]: tag["Value"] for tag in found["tags"]}
+    return found
+
+
 def take(
-    what: str, given: Mapping[str, Any], used: Set[str] = frozenset(), recorded: Set[str] = RECORDED
+    what: str,
+    given: Mapping[str, Any],
+    used: Set[str] = frozenset(),
+    recorded: Set[str] = RECORDED,
+    in_cloud: bool = False,
 ) -> dict[str, str]:
     """Return the arguments that are only recorded, as text; tell of each once.
 
@@ -42,22 +77,25 @@ def take(
         given: arguments that were given beyond those that are always used.
         used: those of them that have an effect here.
         recorded: those that have none, and need none.
+        in_cloud: whether it is for AWS, where more have an effect.
 
     Raises:
         ConfigurationError: there are others; they would change the result, or are no arguments of the SDK.
     """
+    where = "in AWS" if in_cloud else "on this machine"
+    used = used | {"sagemaker_session"} | (set(SETTINGS) | VERSIONS if in_cloud else set())
     meant = {name: value for name, value in given.items() if value is not None}
     strange = [name for name in meant if name not in used and name not in recorded]
     if strange:
         raise ConfigurationError(
-            f"{what}: {', '.join(sorted(strange))} is not supported on this machine, and may change the result; leave "
+            f"{what}: {', '.join(sorted(strange))} is not supported {where}, and may change the result; leave "
             "it out (docs/notebook.md lists what is supported)"
         )
     kept = {name: str(value) for name, value in meant.items() if name in recorded and name not in used}
     new = sorted(set(kept) - _told)
     if new:
         _told.update(new)
-        tell(f"Recorded, without effect on this machine: {', '.join(new)}")
+        tell(f"Recorded, without effect {where}: {', '.join(new)}")
     return kept
 
 

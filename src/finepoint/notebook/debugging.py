@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from finepoint.debugger.rules.base import find_rule
@@ -51,6 +52,11 @@ class RuleConfig:
     profiler: bool = False
 
 
+@dataclass(frozen=True)
+class StopTraining:
+    """The action that ends a job when a rule fires: `rule_configs.StopTraining()`, alone or in an `ActionList`."""
+
+
 class _RuleConfigs:
     """The built-in rules by the SDK's names: `rule_configs.vanishing_gradient()`, `rule_configs.ProfilerReport()`."""
 
@@ -58,7 +64,11 @@ class _RuleConfigs:
         if name.startswith("_"):
             raise AttributeError(name)
 
-        def configuration(**parameters: Any) -> RuleConfig:
+        def configuration(*given: Any, **parameters: Any) -> Any:
+            if name == "StopTraining":
+                return StopTraining()
+            if name == "ActionList":
+                return given
             if name[0].isupper():
                 return RuleConfig(name, profiler=True)
             return RuleConfig(find_rule(name).__name__)
@@ -71,13 +81,14 @@ rule_configs = _RuleConfigs()
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule that judges a job; make it with `Rule.sagemaker`."""
+    """A rule that judges a job; make it with `Rule.sagemaker` or `Rule.custom`."""
 
     name: str
     rule: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
     collections: tuple[CollectionConfig, ...] = ()
     stops: bool = False
+    source: str = ""
 
     @classmethod
     def sagemaker(
@@ -91,31 +102,76 @@ class Rule:
         collections_to_save: Sequence[CollectionConfig] | None = None,
         actions: Any = None,
     ) -> Rule:
-        """Return a built-in rule, with its parameters.
+        """Return a built-in rule, with its parameters; its one possible action is `rule_configs.StopTraining()`.
 
         Raises:
-            ConfigurationError: it compares several jobs, or has actions; that is not supported here.
+            ConfigurationError: it compares several jobs, or has other actions; that is not supported here.
         """
         mistakes = []
         if base_config.profiler:
             mistakes.append(f"{base_config.name} is a profiler's rule; use ProfilerRule.sagemaker")
         if other_trials_s3_input_paths:
             mistakes.append("other_trials_s3_input_paths is not supported here; see `finepoint debug compare`")
-        if actions is not None:
-            mistakes.append("actions is not supported here; `finepoint train --debug --stop-on RULE` stops a job")
+        taken = list(actions) if isinstance(actions, list | tuple) else [] if actions is None else [actions]
+        if not all(isinstance(action, StopTraining) for action in taken):
+            mistakes.append("actions other than rule_configs.StopTraining() are not supported here")
         if mistakes:
             raise ConfigurationError(mistakes)
         parameters = {key: value for key, value in (rule_parameters or {}).items() if key != "rule_to_invoke"}
-        return cls(name or base_config.name, base_config.name, parameters, tuple(collections_to_save or ()))
+        collections = tuple(collections_to_save or ())
+        return cls(name or base_config.name, base_config.name, parameters, collections, stops=bool(taken))
 
     @classmethod
-    def custom(cls, *arguments: Any, **named: Any) -> Rule:
-        """Refuse: a rule of one's own is a class here.
+    def custom(
+        cls,
+        name: str,
+        image_uri: str | None = None,
+        instance_type: str | None = None,
+        volume_size_in_gb: int | None = None,
+        source: str | None = None,
+        rule_to_invoke: str | None = None,
+        container_local_output_path: str | None = None,
+        s3_output_path: str | None = None,
+        other_trials_s3_input_paths: Sequence[str] | None = None,
+        rule_parameters: Mapping[str, Any] | None = None,
+        collections_to_save: Sequence[CollectionConfig] | None = None,
+        actions: Any = None,
+    ) -> Rule:
+        """Return a rule of one's own: a class with `invoke_at_step` in a Python file, judged when the job has ended.
+
+        Args:
+            name: of the rule.
+            image_uri: and instance_type, volume_size_in_gb: no container runs it here.
+            source: the file, of this machine.
+            rule_to_invoke: the class.
+            container_local_output_path: and s3_output_path: no meaning here.
+            other_trials_s3_input_paths: refused.
+            rule_parameters: of its constructor, handed over as text.
+            collections_to_save: by the script's smdebug hook.
+            actions: refused.
 
         Raises:
-            ConfigurationError: always.
+            ConfigurationError: source or class are missing, or it compares jobs or has actions.
         """
-        raise ConfigurationError("Rule.custom runs a container; write a class with @rule instead (docs/debugger.md)")
+        mistakes = [
+            f"{argument} is missing"
+            for argument, value in (("source", source), ("rule_to_invoke", rule_to_invoke))
+            if not value
+        ]
+        mistakes += [
+            f"{argument} is not supported here"
+            for argument, value in (("other_trials_s3_input_paths", other_trials_s3_input_paths), ("actions", actions))
+            if value
+        ]
+        if mistakes:
+            raise ConfigurationError([f"Rule.custom {name}: {mistake}" for mistake in mistakes])
+        parameters = {
+            key: str(value)
+            for key, value in (rule_parameters or {}).items()
+            if key not in ("rule_to_invoke", "source_s3_uri")
+        }
+        file = str(Path(str(source)).resolve())
+        return cls(name, str(rule_to_invoke), parameters, tuple(collections_to_save or ()), source=file)
 
 
 @dataclass(frozen=True)
@@ -163,15 +219,21 @@ def debugger_of(rules: Sequence[Any], hook: Any) -> dict[str, Any] | None:
     """
     from finepoint.engines.debugging import debugger_configuration
 
-    judged = [rule for rule in rules if isinstance(rule, Rule)]
-    if not judged and not isinstance(hook, DebuggerHookConfig):
+    given = [rule for rule in rules if isinstance(rule, Rule)]
+    judged, custom = [rule for rule in given if not rule.source], [rule for rule in given if rule.source]
+    if not given and not isinstance(hook, DebuggerHookConfig):
         return None
-    more = [collection for rule in judged for collection in rule.collections]
+    more = [collection for rule in given for collection in rule.collections]
     configuration = hook if isinstance(hook, DebuggerHookConfig) else DebuggerHookConfig()
     return debugger_configuration(
-        attach=bool(judged),
+        attach=bool(given),
         hook=configuration.to_json(more),
         rules={rule.rule: dict(rule.parameters) for rule in judged},
+        stop_on=[rule.rule for rule in judged if rule.stops],
+        custom=[
+            {"name": rule.name, "source": rule.source, "rule_to_invoke": rule.rule, "parameters": dict(rule.parameters)}
+            for rule in custom
+        ],
     )
 
 

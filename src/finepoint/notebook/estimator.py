@@ -7,75 +7,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finepoint.engines.debugging import read_results
-from finepoint.engines.jobs import find_job, job_name, read_log, start, state_of, stop, wait
+from finepoint.engines.jobs import find_job, job_name, state_of
 from finepoint.engines.metrics import MetricDefinition
 from finepoint.engines.records import JobFolder
+from finepoint.engines.sagemaker.images import image_for
 from finepoint.engines.spec import TORCH_DISTRIBUTED, JobSpec, Limits, Resources
-from finepoint.errors import ConfigurationError, JobError
-from finepoint.notebook.arguments import take, tell
+from finepoint.errors import ConfigurationError
+from finepoint.notebook.arguments import settings_from, take, tell
 from finepoint.notebook.debugging import debugger_of, profiler_of
+from finepoint.notebook.display import html_table
+from finepoint.notebook.jobs import TrainingJob, encoded, rule_statuses
 from finepoint.notebook.model import PyTorchModel
-from finepoint.notebook.session import channels_of, local_path
-from finepoint.report.profiling import write_profiler_report
-from finepoint.results import RuleResult
+from finepoint.notebook.session import channels_of, local_path, session_of
 from finepoint.runs.folder import runs_dir
 
 _CHECKPOINTS = "/opt/ml/checkpoints"
-
-
-class TrainingJob:
-    """A job that was started.
-
-    Attributes:
-        job_name: its name.
-        folder: where everything of it lies.
-    """
-
-    def __init__(self, folder: JobFolder) -> None:
-        self.folder = folder
-        self.job_name = folder.path.name
-        self.name = self.job_name
-
-    def describe(self) -> dict[str, Any]:
-        """Return what the SDK's `describe` says of it, as far as it means something here."""
-        record = state_of(self.folder)
-        return {
-            "TrainingJobName": self.job_name,
-            "TrainingJobStatus": record["status"],
-            "FailureReason": record["failure"],
-            "HyperParameters": encoded(record["spec"]),
-            "FinalMetricDataList": [
-                {"MetricName": name, "Value": value} for name, value in record.get("metrics", {}).items()
-            ],
-            "TrainingStartTime": record["started_at"],
-            "TrainingEndTime": record["finished_at"],
-            "ModelArtifacts": {"S3ModelArtifacts": str(self.folder.model)},
-            "DebugRuleEvaluationStatuses": rule_statuses(self.folder),
-        }
-
-    def wait(self, logs: bool = True) -> None:
-        """Wait until it has ended, printing what it prints.
-
-        Raises:
-            JobError: it failed.
-        """
-        try:
-            for line in read_log(self.folder, follow=True) if logs else ():
-                tell(line.rstrip("\n"))
-            record = wait(self.folder)
-        except KeyboardInterrupt:
-            tell(f"Job {self.job_name} goes on; .stop() ends it, .logs() shows it")
-            raise
-        if record.get("profiler_rules"):
-            tell(f"Profile: {write_profiler_report(self.folder.path)}")
-        if record["status"] == "Failed":
-            raise JobError(f"job {self.job_name} failed. {record['failure']}")
-        tell(f"Job {self.job_name}: {record['status']}. {record['failure']}".rstrip())
-
-    def stop(self) -> None:
-        """End it."""
-        stop(self.folder)
 
 
 class PyTorch:
@@ -113,15 +59,19 @@ class PyTorch:
         mistakes = []
         if checkpoint_local_path not in (None, _CHECKPOINTS):
             mistakes.append(f"checkpoint_local_path is {checkpoint_local_path!r}; here it is always {_CHECKPOINTS}")
-        if input_mode not in (None, "File", "FastFile"):
-            mistakes.append(f"input_mode is {input_mode!r}; here it is File or FastFile")
+        self.sagemaker_session = session_of(others.get("sagemaker_session"))
+        in_cloud = self.sagemaker_session.in_cloud
+        modes = (None, "File", "FastFile", "Pipe") if in_cloud else (None, "File", "FastFile")
+        if input_mode not in modes:
+            mistakes.append(f"input_mode is {input_mode!r}; here it is {', '.join(str(mode) for mode in modes[1:])}")
         cloud = {"framework_version": framework_version, "py_version": py_version, "image_uri": image_uri}
         try:
             self._distribution = _distribution_of(distribution)
         except ConfigurationError as error:
             mistakes += error.mistakes
         try:
-            kept = take("PyTorch", {**cloud, "role": role, "instance_type": instance_type, **others})
+            given = {**cloud, "role": role, "instance_type": instance_type, **others}
+            kept = take("PyTorch", given, in_cloud=in_cloud)
         except ConfigurationError as error:
             mistakes += error.mistakes
         if mistakes:
@@ -138,6 +88,16 @@ class PyTorch:
         self._hyperparameters = dict(hyperparameters or {})
         self._environment = dict(environment or {})
         self._tags = kept
+        self._input_mode = input_mode
+        self._settings = settings_from({**given, "max_run": max_run}) if in_cloud else {}
+        if in_cloud and framework_version and not image_uri:
+            self._settings["image"] = image_for(
+                "training",
+                self.sagemaker_session.boto_region_name,
+                instance_type or self.sagemaker_session.settings(**self._settings).instance_type,
+                version=framework_version,
+                python=py_version or "",
+            )
         self._debugger = debugger_of(rules or (), debugger_hook_config)
         self._profiler = profiler_of(rules or (), profiler_config)
 
@@ -148,12 +108,12 @@ class PyTorch:
         Raises:
             NotFoundError: there is no such job.
         """
-        return cls._of(TrainingJob(find_job(training_job_name, runs_dir())))
+        return cls._of(TrainingJob(find_job(training_job_name, runs_dir())), sagemaker_session)
 
     @classmethod
-    def _of(cls, job: TrainingJob) -> PyTorch:
+    def _of(cls, job: TrainingJob, session: Any = None) -> PyTorch:
         spec = state_of(job.folder)["spec"]
-        made = cls(spec["entry_point"], source_dir=spec["source_dir"])
+        made = cls(spec["entry_point"], source_dir=spec["source_dir"], sagemaker_session=session)
         made._hyperparameters = dict(spec["hyperparameters"])
         made.metric_definitions = tuple(MetricDefinition(**metric) for metric in spec["metric_definitions"])
         made.instance_count = spec["resources"]["instance_count"]
@@ -176,7 +136,7 @@ class PyTorch:
         """Run the script on data.
 
         Args:
-            inputs: a folder, or a folder by channel; also `s3://` addresses of `Session().upload_data`.
+            inputs: a folder, or a folder by channel; also `s3://` addresses and manifests.
             wait: until it has ended; otherwise it goes on in the background.
             logs: print what it prints.
             job_name: of the job; by default made from base_job_name and the time.
@@ -187,8 +147,9 @@ class PyTorch:
             JobError: the script failed.
         """
         take("fit", others)
-        spec = self.spec(_name(self.base_job_name, job_name), channels_of(inputs))
-        self.latest_training_job = TrainingJob(start(runs_dir() / spec.name, spec))
+        spec = self.spec(_name(self.base_job_name, job_name), channels_of(inputs, self._input_mode))
+        folder = JobFolder(runs_dir() / spec.name)
+        self.latest_training_job = TrainingJob.start(self.sagemaker_session, spec, folder, self._settings)
         tell(f"Job {spec.name}")
         if wait:
             self.latest_training_job.wait(bool(logs))
@@ -220,14 +181,11 @@ class PyTorch:
 
     def logs(self) -> None:
         """Print what the job printed so far."""
-        for line in read_log(self._job().folder):
-            tell(line.rstrip("\n"))
+        self._job().logs()
 
     def latest_job_debugger_artifacts_path(self) -> str:
-        """Return the folder for `create_trial`: what the script's own hook saved, or else what was recorded of it."""
-        output = self._job().folder.path / "debug-output"
-        own = output / "tensors"
-        return str(own if own.is_dir() else output)
+        """Return where `create_trial` finds the job's recording: of its own hook, or else what was recorded of it."""
+        return self._job().debug_output()
 
     def latest_job_profiler_artifacts_path(self) -> str:
         """Return the folder of the job's profile."""
@@ -241,42 +199,23 @@ class PyTorch:
         """Return the job's model, to be served by the script or by the entry_point that is given."""
         entry_point = others.pop("entry_point", self.entry_point)
         source_dir = others.pop("source_dir", self.source_dir)
-        return PyTorchModel(self.model_data, entry_point=entry_point, source_dir=source_dir, **others)
+        others.setdefault("sagemaker_session", self.sagemaker_session)
+        own = {"role": self.role, **others}
+        return PyTorchModel(self.model_data, entry_point=entry_point, source_dir=source_dir, **own)
 
     def deploy(self, initial_instance_count: int = 1, instance_type: str | None = None, **others: Any) -> Any:
         """Serve the job's model; arguments are those of `PyTorchModel.deploy`, and its entry_point."""
         own = {name: others.pop(name) for name in ("entry_point", "source_dir", "predictor_cls") if name in others}
         return self.create_model(**own).deploy(initial_instance_count, instance_type, **others)
 
+    def _repr_html_(self) -> str:
+        values = {"entry point": self.entry_point, **self._hyperparameters}
+        return html_table([values]) + (self.latest_training_job._repr_html_() if self.latest_training_job else "")
+
     def _job(self) -> TrainingJob:
         if self.latest_training_job is None:
             raise ConfigurationError("the estimator has not been fitted yet; call .fit({...}) first")
         return self.latest_training_job
-
-
-def encoded(spec: Mapping[str, Any]) -> dict[str, str]:
-    """Return a job's hyperparameters as `hyperparameters.json` has them in SageMaker, the platform's own included."""
-    own = {"sagemaker_program": spec["entry_point"], "sagemaker_job_name": spec["name"]}
-    return {name: json.dumps(value) for name, value in {**spec["hyperparameters"], **own}.items()}
-
-
-def rule_statuses(folder: JobFolder) -> list[dict[str, Any]]:
-    """Return the SDK's summary of a job's rules."""
-    record = state_of(folder)
-    configuration = record["spec"].get("debugger") or {}
-    results = {result["rule"]: RuleResult(**result) for result in read_results(folder.path)}
-    summary = []
-    for name in results or configuration.get("rules") or {}:
-        result = results.get(name)
-        summary.append(
-            {
-                "RuleConfigurationName": name,
-                "RuleEvaluationStatus": result.status if result else "InProgress",
-                "StatusDetails": (result.meaning or result.reason) if result else "",
-                "LastModifiedTime": record["finished_at"],
-            }
-        )
-    return summary
 
 
 def _name(base: str, given: str | None) -> str:
@@ -288,6 +227,4 @@ def _distribution_of(given: Mapping[str, Any] | None) -> str:
         return ""
     if set(given) == {TORCH_DISTRIBUTED}:
         return TORCH_DISTRIBUTED if given[TORCH_DISTRIBUTED].get("enabled") else ""
-    raise ConfigurationError(
-        f"distribution {', '.join(given)} is not supported on this machine; there is {TORCH_DISTRIBUTED}"
-    )
+    raise ConfigurationError(f"distribution {', '.join(given)} is not supported; there is {TORCH_DISTRIBUTED}")

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from finepoint.engines.jobs import job_name
 from finepoint.engines.packing import pack_with_script
+from finepoint.engines.sagemaker import endpoints
+from finepoint.engines.sagemaker.hosting import Hosting
+from finepoint.engines.sagemaker.images import image_for
+from finepoint.engines.sagemaker.settings import SageMakerSettings
 from finepoint.errors import ConfigurationError, EndpointError, RequestError
 from finepoint.files import state_dir
-from finepoint.notebook.arguments import take
+from finepoint.notebook.arguments import settings_from, take, tell
 from finepoint.notebook.formats import BytesDeserializer, IdentitySerializer, NumpyDeserializer, NumpySerializer
-from finepoint.notebook.session import local_path
+from finepoint.notebook.session import local_path, session_of
 from finepoint.serving.deployment import Access, deploy, find_endpoint, undeploy
+from finepoint.stores import store_of
 
 
 class Predictor:
@@ -33,7 +39,8 @@ class Predictor:
         deserializer: Any = None,
         **others: Any,
     ) -> None:
-        take("Predictor", others)
+        self.sagemaker_session = session_of(sagemaker_session)
+        take("Predictor", others, in_cloud=self.sagemaker_session.in_cloud)
         self.endpoint_name = endpoint_name
         self.serializer = serializer or IdentitySerializer()
         self.deserializer = deserializer or BytesDeserializer()
@@ -60,33 +67,43 @@ class Predictor:
             RequestError: the endpoint refused the request; it carries the status.
             EndpointError: it does not answer.
         """
-        import httpx
-
         take("predict", others, recorded=frozenset())
         given = dict(initial_args or {})
-        headers = {
-            "Content-Type": given.pop("ContentType", self.content_type),
-            "Accept": given.pop("Accept", self.accept),
-        }
-        if "CustomAttributes" in given:
-            headers["X-Amzn-SageMaker-Custom-Attributes"] = given.pop("CustomAttributes")
+        content_type, accept = given.pop("ContentType", self.content_type), given.pop("Accept", self.accept)
+        attributes = given.pop("CustomAttributes", "")
         take("predict's initial_args", given, recorded=frozenset())
+        ask = self._ask_cloud if self.sagemaker_session.in_cloud else self._ask
+        answer, kind = ask(self.serializer.serialize(data), content_type, accept, attributes)
+        return self.deserializer.deserialize(answer, kind)
+
+    def _ask_cloud(self, body: bytes, content_type: str, accept: str, attributes: str) -> tuple[bytes, str]:
+        cloud = self.sagemaker_session.cloud
+        return endpoints.predict(cloud, self.endpoint_name, body, content_type, accept, attributes)
+
+    def _ask(self, body: bytes, content_type: str, accept: str, attributes: str) -> tuple[bytes, str]:
+        import httpx
+
+        headers = {"Content-Type": content_type, "Accept": accept}
+        if attributes:
+            headers["X-Amzn-SageMaker-Custom-Attributes"] = attributes
         url = f"{find_endpoint(self.endpoint_name).url}/invocations"
-        body = self.serializer.serialize(data)
         try:
             answer = httpx.post(url, content=body, headers=headers, timeout=60, trust_env=False)
         except httpx.HTTPError as error:
             raise EndpointError(f"endpoint {self.endpoint_name} does not answer ({error})") from error
         if answer.status_code != 200:
             raise RequestError(f"the endpoint answered {answer.status_code}: {answer.text[:2000]}", answer.status_code)
-        return self.deserializer.deserialize(answer.content, answer.headers.get("content-type", ""))
+        return answer.content, str(answer.headers.get("content-type", ""))
 
     def delete_endpoint(self, delete_endpoint_config: bool = True) -> None:
-        """Stop the endpoint and forget it."""
-        undeploy(self.endpoint_name)
+        """Stop the endpoint and forget it; in AWS its configuration and model are deleted too."""
+        if self.sagemaker_session.in_cloud:
+            endpoints.undeploy(self.sagemaker_session.cloud, self.endpoint_name)
+        else:
+            undeploy(self.endpoint_name)
 
     def delete_model(self) -> None:
-        """Do nothing: the model is a file that stays."""
+        """Do nothing: on this machine the model is a file that stays, and in AWS it goes with its endpoint."""
 
 
 class PyTorchPredictor(Predictor):
@@ -122,7 +139,10 @@ class PyTorchModel:
         name: str | None = None,
         **others: Any,
     ) -> None:
-        take("PyTorchModel", {"role": role, **others})
+        self.sagemaker_session = session_of(others.get("sagemaker_session"))
+        in_cloud = self.sagemaker_session.in_cloud
+        self._given = {"role": role, **others} if in_cloud else {}
+        take("PyTorchModel", {"role": role, **others}, in_cloud=in_cloud)
         if entry_point is None:
             raise ConfigurationError("PyTorchModel: entry_point is missing; name the script that has model_fn")
         self.model_data = model_data
@@ -141,19 +161,27 @@ class PyTorchModel:
         wait: bool = True,
         **others: Any,
     ) -> Any:
-        """Serve the model on this machine, and return a predictor for it.
+        """Serve the model on the session's engine, and return a predictor for it.
 
         Raises:
-            ConfigurationError: more than one instance is asked for, or arguments that are not supported here.
+            ConfigurationError: more than one instance is asked for here, or arguments that are not supported.
             EndpointError: the server did not become healthy.
         """
-        if initial_instance_count != 1:
+        session = self.sagemaker_session
+        if initial_instance_count != 1 and not session.in_cloud:
             raise ConfigurationError(f"initial_instance_count is {initial_instance_count}; this machine is one")
-        take("deploy", {"instance_type": instance_type, **others})
+        take("deploy", {"instance_type": instance_type, **others}, in_cloud=session.in_cloud)
         name = endpoint_name or self.name
-        # Whoever writes this cell has named the script.
-        deploy(self.repack(state_dir() / "models" / f"{name}.tar.gz"), name=name, access=Access(allow_code=True))
-        predictor = self._predictor(name, None)
+        package = self.repack(state_dir() / "models" / f"{name}.tar.gz")
+        if session.in_cloud:
+            settings = self._settings(instance_type)
+            endpoints.deploy(
+                session.cloud, settings, package, name, hosting=Hosting(count=initial_instance_count), say=tell
+            )
+        else:
+            # Whoever writes this cell has named the script.
+            deploy(package, name=name, access=Access(allow_code=True))
+        predictor = self._predictor(name, session)
         if serializer is not None:
             predictor.serializer = serializer
         if deserializer is not None:
@@ -167,4 +195,27 @@ class PyTorchModel:
             ConfigurationError: model or script are missing, or the archive is unsafe.
         """
         source = Path(self.source_dir) if self.source_dir else None
-        return pack_with_script(Path(local_path(self.model_data)), self.entry_point, source, target)
+        model = local_path(self.model_data)
+        store = store_of(model)
+        if store is not None:
+            fetched = target.with_name(f"{target.name}.model")
+            fetched.parent.mkdir(parents=True, exist_ok=True)
+            store.file(model, fetched)
+            model = str(fetched)
+        return pack_with_script(Path(model), self.entry_point, source, target)
+
+    def _settings(self, instance_type: str | None) -> SageMakerSettings:
+        given = settings_from({name: value for name, value in self._given.items() if name != "image_uri"})
+        given["inference_image"] = self._given.get("image_uri")
+        given["inference_instance_type"] = instance_type
+        settings = self.sagemaker_session.settings(**given)
+        if settings.inference_image or not self._given.get("framework_version"):
+            return settings
+        image = image_for(
+            "inference",
+            self.sagemaker_session.boto_region_name,
+            settings.inference_instance_type,
+            version=self._given["framework_version"],
+            python=self._given.get("py_version") or "",
+        )
+        return replace(settings, inference_image=image)

@@ -58,7 +58,7 @@ class Sampler:
         self._kills, self._started, self._started_at = self._group.memory_kills(), time.monotonic(), time.time()
         self._kills_seen, self._throttled = self._kills, self._group.throttled_seconds()
         self._own = psutil.Process()
-        self._active_at = time.monotonic()
+        self._active_at = self._seen_active = time.monotonic()
         self._system = TableWriter(folder / SYSTEM, str(pid))
         self._tree = TableWriter(folder / PROCESSES, str(pid))
         self.samples = 0
@@ -68,7 +68,7 @@ class Sampler:
     def hung_seconds(self) -> float:
         """How long the job has done nothing, once that is long enough to be called a hang; else 0."""
         idle = time.monotonic() - self._active_at
-        return idle if idle >= HANG_SECONDS else 0.0
+        return idle if idle >= max(HANG_SECONDS, 3 * self.interval_ms / 1000) else 0.0
 
     def alive(self) -> bool:
         """Whether the job's process still runs."""
@@ -77,13 +77,15 @@ class Sampler:
     def sample(self) -> dict[str, float]:
         """Take a sample, add it to the tables, and return the row of the system."""
         now = time.time()
+        # What a look sees counts once the job has outlived it: being killed is work too, of the kernel's.
+        self._active_at = self._seen_active
         machine = self._machine.read()
         sums, rows = self._processes.read()
         row = {"time": now, **machine, **sums, **self._limits(), **(self._devices.read() if self._devices else {})}
         # The sampler's own work is not a neighbour's.
         row["sampler_cpu_seconds"] = sum(self._own.cpu_times()[:2])
         if row["job_cpu"] > _IDLE_CPU or _bytes(row) > _IDLE_BYTES:
-            self._active_at = time.monotonic()
+            self._seen_active = time.monotonic()
         row["hung_seconds"] = self.hung_seconds
         self._system.append(row)
         for pid, name in self._processes.names.items():

@@ -139,7 +139,7 @@ def _seconds(recording: ProfilerRecording) -> float:
     if recording.ending is not None and "started_at" in recording.sampler:
         watched = float(recording.ending["at"]) - float(recording.sampler["started_at"])
         # Of a run that was gone on with, the sampler saw the last part only.
-        return round(max(watched, sum(part["seconds"] for part in recording.parts())), 3)
+        return round(max(watched, float(sum(part["seconds"] for part in recording.parts()))), 3)
     times = recording.system["time"]
     return round(float(times[-1] - times[0]), 3) if len(times) else round(total(recording.steps, "seconds"), 3)
 

@@ -92,4 +92,4 @@ def _time(seconds: float) -> str:
     """
     if seconds < 10:
         return f"{seconds:.2g} s"
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+    return f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 60:.0f} min"

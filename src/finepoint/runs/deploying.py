@@ -12,6 +12,7 @@ from finepoint.files import state_dir
 from finepoint.runs.workflow import Run, model_path
 from finepoint.serving import registry
 from finepoint.serving.canary import CanaryPlan
+from finepoint.serving.capture import CaptureSettings
 from finepoint.serving.client import Endpoint
 from finepoint.serving.deployment import Access
 from finepoint.serving.deployment import deploy as deploy_package
@@ -25,6 +26,8 @@ def deploy(
     host: str = "127.0.0.1",
     port: int = 0,
     access: Access | None = None,
+    capture: float | None = None,
+    capture_images: bool = False,
     directory: Path | None = None,
     entry_point: str | None = None,
     source_dir: Path | None = None,
@@ -39,6 +42,8 @@ def deploy(
         host: address to bind to; another one than loopback needs a token or `no_auth`.
         port: to bind to; 0 takes a free one.
         access: who may reach it, and what the package may do.
+        capture: share of requests, above 0 to 1, whose answers are kept, in `captures_dir`.
+        capture_images: keep the images too.
         directory: that holds runs.
         entry_point: a script of yours that serves the model (`model_fn`, ...); it runs with your rights.
         source_dir: the folder that holds it and what it imports.
@@ -54,7 +59,10 @@ def deploy(
     if entry_point is not None:
         path = pack_with_script(path, entry_point, source_dir, state_dir() / "models" / f"{name}.tar.gz")
         access = replace(access or Access(), allow_code=True)  # who names the script has read it
-    return deploy_package(path, name=name, host=host, port=port, access=access, canary=canary, say=say)
+    settings = CaptureSettings(captures_dir(), capture, capture_images) if capture is not None else None
+    return deploy_package(
+        path, name=name, host=host, port=port, access=access, capture=settings, canary=canary, say=say
+    )
 
 
 def unit_of(
@@ -70,6 +78,11 @@ def unit_of(
     """Return a systemd unit or a compose file that serves a model; arguments and errors as for `deploy`."""
     path = model_path(model, directory)
     return unit(kind, path, name=name or default_name(path), host=host, port=port, access=access or Access())
+
+
+def captures_dir() -> Path:
+    """Return the folder for what endpoints capture, a folder for each."""
+    return state_dir() / "captures"
 
 
 def default_name(package: Path) -> str:

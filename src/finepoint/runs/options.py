@@ -47,6 +47,7 @@ class RunOptions:
         warm_start: earlier runs to learn from.
         debug: record the final training and judge it by the debugger's rules.
         profile: record where the run's time goes.
+        thumbnails: small pictures of so many training images go into the package, 0..2000.
     """
 
     path: str
@@ -67,6 +68,7 @@ class RunOptions:
     warm_start: tuple[str, ...] = ()
     debug: bool = True
     profile: bool = True
+    thumbnails: int = 0
 
     def __post_init__(self) -> None:
         mistakes = [
@@ -76,6 +78,8 @@ class RunOptions:
         ]
         if not 0 <= self.seed < 2**32:
             mistakes.append(f"seed is {self.seed}; it must be from 0 to 4294967295")
+        if not 0 <= self.thumbnails <= 2000:
+            mistakes.append(f"thumbnails is {self.thumbnails}; it must be from 0 to 2000")
         for check in (self._check_hyperparameters, self._check_objective, self._check_study):
             try:
                 check()

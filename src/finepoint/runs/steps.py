@@ -21,12 +21,15 @@ from finepoint.errors import JobError, TestPartError
 from finepoint.evaluation.calibration import softmax
 from finepoint.evaluation.labels import find_label_issues
 from finepoint.evaluation.metrics import evaluate_logits
+from finepoint.evaluation.strangers import KINDS as STRANGERS
+from finepoint.evaluation.strangers import strangers
+from finepoint.evaluation.unknown import judge_unknown
 from finepoint.evaluation.writing import EvaluatedImage, write_evaluation
 from finepoint.files import read_json, write_json
 from finepoint.models.backbones import Backbone, resolve_backbones
 from finepoint.models.building import add_test_metrics, read_head
 from finepoint.models.choice import Choice
-from finepoint.models.classifier import load_classifier
+from finepoint.models.classifier import Classifier, load_classifier
 from finepoint.models.package import pack, read_description
 from finepoint.models.runtimes import cores
 from finepoint.profiler.context import elsewhere, part
@@ -36,6 +39,7 @@ from finepoint.runs.listener import Listener
 from finepoint.runs.options import RunOptions
 from finepoint.runs.profiling import RunProfile
 from finepoint.runs.summary import write_summary
+from finepoint.runs.thumbnails import write_thumbnails
 from finepoint.training.channels import Channel, FeatureCount, embed_channel
 from finepoint.training.features import ImageFile
 from finepoint.tuning.state import StudyState
@@ -141,12 +145,15 @@ def evaluate(context: Context) -> None:
         lambda done, total: context.listener.progress("features", done, total),
     )
     logits = read_head(folder.package).logits(features)
-    parity = _check_parity(folder, channel, usable, logits, description["graph"]["logit_tolerance"])
+    classifier = load_classifier(folder.package)
+    parity = _check_parity(classifier, channel, usable, logits, description["graph"]["logit_tolerance"])
     number = {name: index for index, name in enumerate(description["classes"])}
     labels = np.array([number[channel.labels[index]] for index in usable], np.int64)
     metrics = evaluate_logits(logits, labels, description["classes"], temperature=description["temperature"])
     metrics["label_issues"] = len(find_label_issues(softmax(logits, metrics["temperature"]), labels))
     metrics["times_read"] = len(folder.readings())
+    if classifier.unknown is not None:
+        metrics["unknown"] = judge_unknown(classifier.unknown, (features, logits), _strangers(classifier))
     images = data.part("test")
     evaluated = [
         EvaluatedImage(images[index].path, channel.images[index].path, images[index].sha256) for index in usable
@@ -162,6 +169,10 @@ def package(context: Context) -> None:
     path = folder.package / "finepoint.json"
     description = read_json(path)
     description["provenance"] |= {"data_fingerprint": data.fingerprint(), "seed": context.options.seed}
+    if context.options.thumbnails:
+        description["thumbnails"] = write_thumbnails(
+            folder.package, load_classifier(folder.package), data, context.options.thumbnails, context.options.seed
+        )
     write_json(path, description)
     metrics = folder.evaluation / "metrics.json"
     if metrics.is_file():
@@ -304,14 +315,13 @@ def _bring_weights(context: Context) -> None:
 
 
 def _check_parity(
-    folder: RunFolder, channel: Channel, usable: list[int], logits: np.ndarray, tolerance: float
+    classifier: Classifier, channel: Channel, usable: list[int], logits: np.ndarray, tolerance: float
 ) -> dict[str, Any]:
     """Compare the packaged graph, loaded as a server loads it, with the evaluated logits on some images.
 
     Raises:
         JobError: they lie further apart than the package says; what was evaluated is not what would be served.
     """
-    classifier = load_classifier(folder.package)
     sample = usable[:_PARITY_IMAGES]
     crops = [classifier.preprocess(channel.images[index].path.read_bytes()) for index in sample]
     served = classifier.logits([np.stack(column) for column in zip(*crops, strict=True)])
@@ -319,9 +329,20 @@ def _check_parity(
     if not difference <= tolerance:
         raise JobError(
             f"the exported graph differs from what was evaluated by {difference:.3g} in a logit "
-            f"(allowed: {tolerance}); please report this with {folder.package / 'finepoint.json'}"
+            f"(allowed: {tolerance}); please report this with {classifier.folder / 'finepoint.json'}"
         )
     return {"images": len(sample), "max_logit_difference": difference, "tolerance": tolerance}
+
+
+def _strangers(classifier: Classifier) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return features and logits of images that are of none of the classes, by their kind."""
+    found = {}
+    for kind in STRANGERS:
+        images = strangers(kind)
+        crops = [np.stack([part.apply(image) for image in images]) for part in classifier.preprocessings]
+        outputs = classifier.compute(crops, ["features", "logits"])
+        found[kind] = outputs["features"], outputs["logits"]
+    return found
 
 
 def _plain(value: dict[str, Any]) -> dict[str, Any]:

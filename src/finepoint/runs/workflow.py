@@ -25,7 +25,7 @@ from finepoint.evaluation.calibration import softmax
 from finepoint.evaluation.labels import find_label_issues
 from finepoint.evaluation.metrics import evaluate_logits
 from finepoint.files import exists, read_json
-from finepoint.models.classifier import Classifier, Prediction, load_classifier, prediction
+from finepoint.models.classifier import Classifier, Prediction, load_classifier
 from finepoint.models.runtimes import cores
 from finepoint.runs.folder import RECORD, RunFolder, create_or_open, find_run, now, runs_dir
 from finepoint.runs.listener import Listener
@@ -139,7 +139,10 @@ def evaluate(
     if strange:
         raise DataError(f"{path} has classes that the model does not know: {', '.join(map(repr, strange[:5]))}")
     files = [found.root / image.path for image in images]
-    logits, failures = _logits_of(classifier, files, listener)
+    logits = np.zeros((len(files), len(classifier.classes)), np.float32)
+    failures: dict[int, str] = {}
+    for indices, outputs in _computed(classifier, files, ["logits"], listener, failures):
+        logits[indices] = outputs["logits"]
     usable = [index for index in range(len(files)) if index not in failures]
     if not usable:
         raise DataError(f"{path}: none of {len(files)} files is a usable image")
@@ -163,13 +166,13 @@ def predict_files(
         files: image files.
         listener: is told how it goes.
     """
-    logits, failures = _logits_of(classifier, files, listener or Listener())
-    probabilities = classifier.probabilities(logits)
+    failures: dict[int, str] = {}
+    answers: dict[int, Prediction] = {}
+    for indices, outputs in _computed(classifier, files, classifier.needed, listener or Listener(), failures):
+        paths = [str(files[index]) for index in indices]
+        answers |= dict(zip(indices, classifier.predictions(outputs, None, paths), strict=True))
     for index, file in enumerate(files):
-        if index in failures:
-            yield file, failures[index]
-        else:
-            yield file, prediction(classifier.classes, probabilities[index], None, str(file))
+        yield file, failures[index] if index in failures else answers[index]
 
 
 def load_model(model: Run | str | Path, directory: Path | None = None, *, throughput: bool = False) -> Classifier:
@@ -277,10 +280,14 @@ def _run_or_note(context: Context, kind: str) -> None:
         raise
 
 
-def _logits_of(classifier: Classifier, files: Sequence[Path], listener: Listener) -> tuple[np.ndarray, dict[int, str]]:
-    """Return logits [n, classes] of files (zeros for failed ones) and the reasons of the failures."""
-    logits = np.zeros((len(files), len(classifier.classes)), np.float32)
-    failures: dict[int, str] = {}
+def _computed(
+    classifier: Classifier,
+    files: Sequence[Path],
+    names: Sequence[str],
+    listener: Listener,
+    failures: dict[int, str],
+) -> Iterator[tuple[list[int], dict[str, np.ndarray]]]:
+    """Yield the graph's outputs for batches of files, with the files' indices; note in `failures` why some failed."""
 
     def batches() -> Iterable[tuple[list[int], Sequence[np.ndarray]]]:
         for batch in load_batches(
@@ -291,8 +298,7 @@ def _logits_of(classifier: Classifier, files: Sequence[Path], listener: Listener
                 yield batch.indices, batch.crops
 
     done = 0
-    for indices, outputs in classifier.runtime.stream(batches(), ["logits"]):
-        logits[indices] = outputs["logits"]
+    for indices, outputs in classifier.runtime.stream(batches(), names):
         done += len(indices)
         listener.progress("predict", done + len(failures), len(files))
-    return logits, failures
+        yield indices, outputs

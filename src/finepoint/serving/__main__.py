@@ -21,6 +21,7 @@ from finepoint.serving.admission import Service
 from finepoint.serving.application import EndpointApplication
 from finepoint.serving.builtin import BuiltinModel
 from finepoint.serving.canary import SharedTraffic, follow_orders
+from finepoint.serving.capture import Capture, CaptureSettings
 from finepoint.serving.handlers import HandlerModel
 from finepoint.serving.lifetime import die_with_parent
 from finepoint.serving.loading import open_model
@@ -116,10 +117,20 @@ async def _application(given: argparse.Namespace, token: Token | None) -> AsyncI
             await many.close()
         return
     model = await _opened(given.model, service, given)
+    capture = _capture(given)
     try:
-        yield EndpointApplication(model, given.name, request_seconds=seconds, token=token)
+        yield EndpointApplication(model, given.name, request_seconds=seconds, token=token, capture=capture)
     finally:
         await model.close()
+        if capture is not None:
+            capture.close()
+
+
+def _capture(given: argparse.Namespace) -> Capture | None:
+    if given.capture_folder is None:
+        return None
+    settings = CaptureSettings(given.capture_folder, given.capture_share, given.capture_images, given.capture_bytes)
+    return Capture(settings, given.name)
 
 
 async def _opened(path: Path, service: Service, given: argparse.Namespace) -> BuiltinModel | HandlerModel:
@@ -173,6 +184,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--allow-code", action="store_true", help="run the package's own code/inference.py")
     parser.add_argument("--tls-certificate", type=Path, help="PEM file")
     parser.add_argument("--tls-key", type=Path, help="PEM file")
+    parser.add_argument("--capture-folder", type=Path, help="keep a sample of requests and answers there")
+    parser.add_argument("--capture-share", type=float, default=1.0, help="of the requests, 0 to 1")
+    parser.add_argument("--capture-images", action="store_true", help="keep what is asked too")
+    parser.add_argument("--capture-bytes", type=int, default=2**30, help="that is kept at most; the oldest goes first")
     parser.add_argument("--request-log", type=Path, help="file in which each request gets a line, without its body")
     parser.add_argument("--max-body-bytes", type=int, default=Limits().body_bytes, help="largest request body")
     parser.add_argument("--queue-images", type=int, default=Service().queue_images, help="images in work at once")

@@ -8,6 +8,7 @@
     POST /endpoints/NAME/invocations    /invocations at the path, and with the errors, of AWS's runtime client
     GET  /metadata /metrics             what is served, and how it goes (OpenMetrics)
     GET  /docs /openapi.json            how to use it
+    GET  / /page.css /page.js           a web page to try it
 
 Every refusal is JSON: `{"error": {"code": 415, "message": "..."}}`.
 """
@@ -24,11 +25,14 @@ from typing import Any, Protocol
 import finepoint
 from finepoint.errors import RequestError
 from finepoint.serving import runtime_client
+from finepoint.serving.capture import Capture
 from finepoint.serving.messages import Request, Response, json_response, refusal
 from finepoint.serving.metrics import CONTENT_TYPE, SECONDS, Counter, Histogram, Metric, Rate, exposition
 from finepoint.serving.openapi import openapi, reference_page
+from finepoint.serving.page import PAGES, page
 from finepoint.serving.tokens import Token
 
+_OPEN = frozenset({"/ping", *PAGES})  # without a token
 _RUNTIME_PATH = re.compile(r"/endpoints/([^/]{1,200})/invocations")
 
 
@@ -71,11 +75,19 @@ class EndpointApplication:
         name: the endpoint's.
         request_seconds: that answering may take.
         token: that clients must show, or None.
+        capture: keeps a sample of requests and answers, or None.
     """
 
     def __init__(
-        self, model: ServedModel, name: str, *, request_seconds: float = 60.0, token: Token | None = None
+        self,
+        model: ServedModel,
+        name: str,
+        *,
+        request_seconds: float = 60.0,
+        token: Token | None = None,
+        capture: Capture | None = None,
     ) -> None:
+        self._capture = capture
         self._model = model
         self._name = name
         self._request_seconds = request_seconds
@@ -92,6 +104,7 @@ class EndpointApplication:
             "/metrics": ("GET", self._metrics),
             "/openapi.json": ("GET", self._openapi),
             "/docs": ("GET", self._docs),
+            **dict.fromkeys(PAGES, ("GET", self._page)),
         }
 
     def admit(self, request: Request) -> Response | None:
@@ -115,6 +128,8 @@ class EndpointApplication:
             response = refusal(error.status, str(error), headers)
         except TimeoutError:
             response = refusal(504, f"no answer within {self._request_seconds:g} s")
+        if self._capture is not None and request.method == "POST" and response.status == 200:
+            self._capture.offer(request, response)
         if found:
             response = runtime_client.translated(response)
         return self._finished(request, response)
@@ -126,7 +141,7 @@ class EndpointApplication:
         method = "POST" if runtime else self._routes[request.path][0]
         if request.method != method and (method, request.method) != ("GET", "HEAD"):
             return refusal(405, f"this path takes {method}; see /docs", {"allow": method})
-        if self._token is not None and request.path != "/ping" and not self._token.shown_in(request.headers):
+        if self._token is not None and request.path not in _OPEN and not self._token.shown_in(request.headers):
             message = "show the endpoint's token: `Authorization: Bearer TOKEN`"
             return refusal(401, message, {"www-authenticate": 'Bearer realm="finepoint"'})
         if runtime and runtime[1] != self._name:
@@ -177,10 +192,14 @@ class EndpointApplication:
 
     async def _metrics(self, _request: Request) -> Response:
         own: Sequence[Metric] = (self._requests, self._rejected, self._latency)
-        return Response(exposition([*own, *self._model.metrics]), 200, CONTENT_TYPE)
+        captured = self._capture.metrics if self._capture is not None else ()
+        return Response(exposition([*own, *captured, *self._model.metrics]), 200, CONTENT_TYPE)
 
     async def _openapi(self, _request: Request) -> Response:
         return json_response(openapi(self._name))
+
+    async def _page(self, request: Request) -> Response:
+        return page(request.path)
 
     async def _docs(self, _request: Request) -> Response:
         return Response(reference_page(openapi(self._name)), 200, "text/html; charset=utf-8")

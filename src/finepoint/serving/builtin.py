@@ -20,6 +20,7 @@ from finepoint.serving.arrays import read_array
 from finepoint.serving.batching import Batcher, ExpiredError
 from finepoint.serving.bulk import NamedImage, read_batch
 from finepoint.serving.decoders import DecoderPool
+from finepoint.serving.insight import Explained, Insight
 from finepoint.serving.messages import JSON, Request, Response, json_response
 from finepoint.serving.metrics import SECONDS, SIZES, Counter, Gauge, Histogram, Metric
 
@@ -49,10 +50,9 @@ class _Wish:
     form: str
     top: int | None
     embedding: bool
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        return ("features", "logits") if self.embedding else ("logits",)
+    explain: bool = False
+    label: str | None = None
+    similar: bool = False
 
 
 class BuiltinModel:
@@ -62,10 +62,12 @@ class BuiltinModel:
         model: the classifier, loaded.
         decoders: whose descriptions are the classifier's.
         service: bounds.
+        insight: what is known of its package beside it.
     """
 
-    def __init__(self, model: Model, decoders: DecoderPool, service: Service) -> None:
+    def __init__(self, model: Model, decoders: DecoderPool, service: Service, insight: Insight | None = None) -> None:
         self._model = model
+        self._insight = insight or Insight()
         self._decoders = decoders
         self._service = service
         self._admission = Admission(service.queue_images)
@@ -83,6 +85,7 @@ class BuiltinModel:
             Gauge("finepoint_images_in_work", "Images let in and not answered yet.", lambda: self._admission.images),
             Gauge("finepoint_images_waiting", "Decoded images waiting for the device.", lambda: self._batcher.waiting),
             Gauge("finepoint_decoder_deaths", "Decoding processes that died since the start.", lambda: decoders.deaths),
+            *([self._insight.watch.gauge()] if self._insight.watch else ()),
         ]
 
     async def open(self) -> None:
@@ -134,6 +137,8 @@ class BuiltinModel:
             "metrics": description.get("metrics", {}),
             "versions": description.get("versions", {}),
             "schema_version": description.get("schema_version"),
+            "unknown": description.get("unknown"),
+            "drift": self._insight.watch.drift() if self._insight.watch else None,
         }
 
     async def invoke(self, request: Request) -> Response:
@@ -147,12 +152,19 @@ class BuiltinModel:
         if kind == formats.NPY:
             arrays, single = read_array(request.body, MAX_IMAGES)
             crops = await asyncio.to_thread(self._resized, arrays)
-            rows = await self._all([self._compute(part, wish, request) for part in crops])
+            found = await self._all([self._compute(part, wish, request) for part in crops])
         else:
             images = read_images(request.body, request.content_type)
             single = is_single(request.body, request.content_type)
-            rows = await self._all([self._classify(image, wish, request) for image in images], named=not single)
-        return self._response(rows, wish, single=single)
+            found = await self._all([self._classify(image, wish, request) for image in images], named=not single)
+        if not wish.explain:
+            return self._response(found, wish, single=single)
+        if wish.form == formats.PNG and not single:
+            raise RequestError("several heat maps are no picture; ask for Accept: application/json", 406)
+        explained = await asyncio.to_thread(self._insight.explain, found, wish.label)
+        if wish.form == formats.PNG:
+            return explained[0].response()
+        return self._response(found, wish, single=single, explained=explained)
 
     async def invoke_batch(self, request: Request) -> Response:
         """Answer `/invocations/batch`: each image is answered or refused for itself.
@@ -161,6 +173,8 @@ class BuiltinModel:
             RequestError: the request as a whole is refused.
         """
         wish = _wish(request, default=formats.LINES)
+        if wish.explain:
+            raise RequestError("explain belongs to /invocations, not to a batch", 400)
         if wish.form not in (formats.LINES, JSON):
             raise RequestError(f"a batch is answered as {formats.LINES} or {JSON}: each image may be refused", 406)
         images = read_batch(request.body, request.content_type)
@@ -189,10 +203,12 @@ class BuiltinModel:
 
     async def _compute(self, crops: list[np.ndarray], wish: _Wish, request: Request) -> dict[str, np.ndarray]:
         deadline = min(request.arrived + self._service.request_seconds, time.monotonic() + self._service.queue_seconds)
+        names = self._insight.outputs(embedding=wish.embedding, explained=wish.explain)
         try:
-            return await self._batcher.submit(crops, wish.outputs, deadline)
+            found = await self._batcher.submit(crops, names, deadline)
         except ExpiredError:
             raise RequestError("the image waited too long for its turn; try again later", 503) from None
+        return {**found, "crop": crops[0]} if wish.explain else found
 
     async def _all(self, works: Sequence[Any], *, named: bool = False) -> list[Any]:
         """Run works of one request, a window of them at a time; the first failure ends the others."""
@@ -227,14 +243,25 @@ class BuiltinModel:
         predictions = [prediction(self._model.classes, row, wish.top) for row in probabilities]
         content = answer(predictions, self.version, self._model.random_weights)
         rows: list[dict[str, Any]] = content["predictions"]
-        for row, outputs in zip(rows, found, strict=True):
+        for row, outputs, judged in zip(rows, found, self._insight.judge(found), strict=True):
             self._images.add(label=row["label"])
+            row.update(judged)
+            if wish.similar:
+                row["similar"] = self._insight.likest(outputs)
             if wish.embedding:
                 row["embedding"] = [float(value) for value in outputs["features"]]
         return rows
 
-    def _response(self, found: Sequence[dict[str, np.ndarray]], wish: _Wish, *, single: bool) -> Response:
+    def _response(
+        self,
+        found: Sequence[dict[str, np.ndarray]],
+        wish: _Wish,
+        *,
+        single: bool,
+        explained: Sequence[Explained] = (),
+    ) -> Response:
         if wish.form in (formats.CSV, formats.NPY):
+            self._insight.judge(found)  # these forms have no place for it, but it counts for drift
             probabilities = self._model.probabilities(np.stack([outputs["logits"] for outputs in found]))
             for row in probabilities:
                 self._images.add(label=self._model.classes[int(row.argmax())])
@@ -245,6 +272,8 @@ class BuiltinModel:
                 formats.table(self._model.classes, names, probabilities), 200, "text/csv; charset=utf-8; header=present"
             )
         rows = self._rows(found, wish)
+        for row, why in zip(rows, explained, strict=False):
+            row["explanation"] = why.to_json()
         if wish.form == formats.LINES:
             return Response(formats.json_lines(rows), 200, formats.LINES)
         content: dict[str, Any] = {**rows[0]} if single else {"predictions": rows}
@@ -261,12 +290,25 @@ class BuiltinModel:
 
 
 def _wish(request: Request, default: str = JSON) -> _Wish:
-    form = formats.chosen(request.headers.get("accept", ""), default)
-    top, embedding = request.query.get("top"), request.query.get("embedding", "false")
+    accept = request.headers.get("accept", "")
+    explain, embedding, similar = (_flag(request, name) for name in ("explain", "embedding", "similar"))
+    # A heat map comes alone, as a picture, unless JSON is asked for.
+    form = formats.PNG if explain and _takes_picture(accept) else formats.chosen(accept, default)
+    top = request.query.get("top")
     if top is not None and (not top.isdecimal() or len(top) > 6 or int(top) < 1):
         raise RequestError(f"top is {top[:20]!r}; it must be a whole number from 1 on", 400)
-    if embedding not in ("true", "false"):
-        raise RequestError(f"embedding is {embedding[:20]!r}; it must be true or false", 400)
-    if form in (formats.CSV, formats.NPY) and (top is not None or embedding == "true"):
-        raise RequestError(f"top and embedding belong to JSON answers; {form} has every class", 400)
-    return _Wish(form, int(top) if top else None, embedding == "true")
+    if form in (formats.CSV, formats.NPY) and (top is not None or embedding or explain):
+        raise RequestError(f"top, embedding and explain belong to JSON answers; {form} has every class", 400)
+    return _Wish(form, int(top) if top else None, embedding, explain, request.query.get("class"), similar)
+
+
+def _flag(request: Request, name: str) -> bool:
+    value = request.query.get(name, "false")
+    if value not in ("true", "false"):
+        raise RequestError(f"{name} is {value[:20]!r}; it must be true or false", 400)
+    return value == "true"
+
+
+def _takes_picture(accept: str) -> bool:
+    first = accept.split(",")[0].split(";")[0].strip().lower()
+    return first in ("", "*/*", "image/*", formats.PNG)

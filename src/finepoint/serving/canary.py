@@ -60,7 +60,7 @@ class CanaryPlan:
         return asdict(self)
 
 
-def parse_share(text: str) -> float:
+def parse_share(text: str, what: str = "canary") -> float:
     """Return the share that `10%` or `0.1` says.
 
     Raises:
@@ -74,7 +74,7 @@ def parse_share(text: str) -> float:
     except ValueError:
         share = 0.0
     if not 0 < share <= 1:
-        raise ConfigurationError(f"canary is {text!r}; it must be a share of the requests, as 10% or 0.1")
+        raise ConfigurationError(f"{what} is {text!r}; it must be a share of the requests, as 10% or 0.1")
     return share
 
 

@@ -1,16 +1,25 @@
-"""Talking to an endpoint."""
+"""Talking to an endpoint.
+
+>>> endpoint = Endpoint("http://127.0.0.1:8080")                                   # doctest: +SKIP
+>>> endpoint.predict("cat.jpg").label                                              # doctest: +SKIP
+>>> (await endpoint.predict_async("cat.jpg")).label                                # doctest: +SKIP
+>>> endpoint.predict_many(paths, progress=lambda done, total: print(done, total))  # doctest: +SKIP
+"""
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import os
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
+from urllib.parse import unquote
 
 import httpx
 
@@ -20,6 +29,7 @@ from finepoint.models.classifier import Prediction
 Image = bytes | str | Path
 _SIGNS = ((b"\xff\xd8\xff", "image/jpeg"), (b"\x89PNG", "image/png"), (b"GIF8", "image/gif"), (b"BM", "image/bmp"))
 _BATCH = 16
+_SECONDS = 60.0
 _LONGEST_PAUSE_SECONDS = 30.0
 
 
@@ -29,7 +39,7 @@ class Endpoint:
 
     Args:
         name: its name, or its address where it has none here.
-        url: `http://127.0.0.1:PORT`.
+        url: `http://127.0.0.1:PORT`; without one `name` is the address.
         model_version: of what it serves, or "".
         token: shown to the endpoint; by default what `$FINEPOINT_TOKEN` holds.
         retries: how often a request that is refused for too much load (503) is sent again, after the time that the
@@ -37,10 +47,14 @@ class Endpoint:
     """
 
     name: str
-    url: str
+    url: str = ""
     model_version: str = ""
     token: str = field(default_factory=lambda: os.environ.get("FINEPOINT_TOKEN", ""), repr=False)
     retries: int = 3
+
+    def __post_init__(self) -> None:
+        if not self.url:
+            object.__setattr__(self, "url", self.name.rstrip("/").removesuffix("/invocations"))
 
     @overload
     def predict(  # type: ignore[overload-overlap]  # a str is also a sequence of strs
@@ -63,16 +77,121 @@ class Endpoint:
             EndpointError: it does not answer.
         """
         if isinstance(images, (bytes, str, Path)):
-            data = _read(images)
-            value = self._post(data, _type_of(data), top)
-            return _prediction(value, images)
+            data = read_image(images)
+            return _prediction(self._post(data, content_type(data), top), images)
         found: list[Prediction] = []
         for start in range(0, len(images), _BATCH):
             part = images[start : start + _BATCH]
-            body = json.dumps({"images": [base64.b64encode(_read(image)).decode() for image in part]})
+            body = json.dumps({"images": [base64.b64encode(read_image(image)).decode() for image in part]})
             rows = self._post(body.encode(), "application/json", top)["predictions"]
             found += [_prediction(row, image) for row, image in zip(rows, part, strict=True)]
         return found
+
+    def predict_many(
+        self,
+        images: Sequence[Image],
+        *,
+        top: int | None = None,
+        parallel: int = 8,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[Prediction | DataError | RequestError]:
+        """Return for each image its prediction, or the error that says why there is none.
+
+        Args:
+            images: paths, or image files' bytes.
+            top: ask only for the so many most probable classes.
+            parallel: requests under way at once; an endpoint lets 16 images in.
+            progress: called with (images done, images to do).
+
+        Raises:
+            EndpointError: the endpoint does not answer.
+        """
+
+        def one(image: Image) -> Prediction | DataError | RequestError:
+            try:
+                return self.predict(image, top=top)
+            except (DataError, RequestError) as error:
+                return error
+
+        found: dict[int, Prediction | DataError | RequestError] = {}
+        with ThreadPoolExecutor(parallel, thread_name_prefix="predict") as pool:
+            works = {pool.submit(one, image): index for index, image in enumerate(images)}
+            try:
+                for work in as_completed(works):
+                    found[works[work]] = work.result()
+                    if progress is not None:
+                        progress(len(found), len(images))
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+        return [found[index] for index in range(len(images))]
+
+    async def predict_async(
+        self, image: Image, *, top: int | None = None, client: httpx.AsyncClient | None = None
+    ) -> Prediction:
+        """Return the endpoint's prediction for one image.
+
+        Args:
+            image: a path or an image file's bytes.
+            top: ask only for the so many most probable classes.
+            client: whose connections are used; without one each request has its own.
+
+        Raises:
+            DataError: the file cannot be read.
+            RequestError: the endpoint refused the request.
+            EndpointError: it does not answer.
+        """
+        if client is None:
+            async with httpx.AsyncClient(trust_env=False) as own:
+                return await self.predict_async(image, top=top, client=own)
+        data = await asyncio.to_thread(read_image, image)
+        request = self._request(data, content_type(data), top)
+        for pause in self._pauses():
+            try:
+                answer = await client.post(**request)
+            except httpx.HTTPError as error:
+                raise self._silent(error) from error
+            if (seconds := pause(answer)) is None:
+                return _prediction(_content(answer), image)
+            await asyncio.sleep(seconds)
+        raise AssertionError("the last pause is always None")
+
+    def explain(self, image: Image, label: str | None = None) -> tuple[str, float, bytes]:
+        """Return a class, the share of the evidence for it that has a place in the image, and a heat map, a PNG file.
+
+        Args:
+            image: a path or an image file's bytes.
+            label: the class; by default the most probable one.
+
+        Raises:
+            DataError: the file cannot be read.
+            RequestError: the endpoint refused the request, or has no heat maps.
+            EndpointError: it does not answer.
+        """
+        data = read_image(image)
+        request = self._request(data, content_type(data), None)
+        request["params"] = {"explain": "true", **({} if label is None else {"class": label})}
+        try:
+            answer = httpx.post(**request, trust_env=False)
+        except httpx.HTTPError as error:
+            raise self._silent(error) from error
+        if answer.status_code != 200 or answer.headers.get("content-type") != "image/png":
+            raise RequestError(_reason(answer), answer.status_code)
+        named, share = (answer.headers[f"x-finepoint-explained-{part}"] for part in ("class", "share"))
+        return unquote(named), float(share), answer.content
+
+    def get(self, path: str) -> Any:
+        """Return the JSON that the endpoint answers at a path, such as `metadata`.
+
+        Raises:
+            RequestError: the endpoint refused the request.
+            EndpointError: it does not answer.
+        """
+        try:
+            answer = httpx.get(f"{self.url}/{path}", headers=self._headers(), timeout=_SECONDS, trust_env=False)
+        except httpx.HTTPError as error:
+            raise self._silent(error) from error
+        return _content(answer)
 
     def healthy(self, timeout: float = 2.0) -> bool:
         """Return whether the endpoint says that it can answer, within a timeout in seconds."""
@@ -92,30 +211,51 @@ class Endpoint:
         undeploy(self.name)
 
     def _post(self, body: bytes, content_type: str, top: int | None) -> dict[str, Any]:
-        headers = {"Content-Type": content_type, **({"Authorization": f"Bearer {self.token}"} if self.token else {})}
-        params = {} if top is None else {"top": top}
-        for attempt in range(self.retries + 1):
+        request = self._request(body, content_type, top)
+        for pause in self._pauses():
             try:
-                answer = httpx.post(
-                    f"{self.url}/invocations", content=body, headers=headers, params=params, timeout=60, trust_env=False
-                )
+                answer = httpx.post(**request, trust_env=False)
             except httpx.HTTPError as error:
-                raise EndpointError(
-                    f"endpoint {self.name} at {self.url} does not answer ({error}); "
-                    "`finepoint endpoints` shows its state"
-                ) from error
-            if answer.status_code != 503 or attempt == self.retries:
-                break
-            time.sleep(_pause(answer))
-        if answer.status_code != 200:
-            raise RequestError(_reason(answer), answer.status_code)
-        return dict(answer.json())
+                raise self._silent(error) from error
+            if (seconds := pause(answer)) is None:
+                return dict(_content(answer))
+            time.sleep(seconds)
+        raise AssertionError("the last pause is always None")
+
+    def _request(self, body: bytes, kind: str, top: int | None) -> dict[str, Any]:
+        return {
+            "url": f"{self.url}/invocations",
+            "content": body,
+            "headers": {"Content-Type": kind, **self._headers()},
+            "params": {} if top is None else {"top": top},
+            "timeout": _SECONDS,
+        }
+
+    def _headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.token}"} if self.token else {}
+
+    def _pauses(self) -> Iterator[Callable[[httpx.Response], float | None]]:
+        """Yield for each try what says of its answer how long to wait before the next one; None is no next one."""
+        for _ in range(self.retries):
+            yield lambda answer: _pause(answer) if answer.status_code == 503 else None
+        yield lambda _answer: None
+
+    def _silent(self, error: httpx.HTTPError) -> EndpointError:
+        return EndpointError(
+            f"endpoint {self.name} at {self.url} does not answer ({error}); `finepoint endpoints` shows its state"
+        )
 
 
 def _pause(answer: httpx.Response) -> float:
     """Return the seconds to wait before a request is sent again."""
     said = answer.headers.get("retry-after", "")
     return min(_LONGEST_PAUSE_SECONDS, float(said) if said.isdecimal() else 1.0) * random.uniform(0.5, 1.5)  # noqa: S311
+
+
+def _content(answer: httpx.Response) -> Any:
+    if answer.status_code != 200:
+        raise RequestError(_reason(answer), answer.status_code)
+    return answer.json()
 
 
 def _reason(answer: httpx.Response) -> str:
@@ -127,11 +267,17 @@ def _reason(answer: httpx.Response) -> str:
 
 
 def _prediction(row: dict[str, Any], image: Image) -> Prediction:
+    told = {name: row.get(name) for name in ("unknown", "unknown_score", "unknown_threshold")}
     path = None if isinstance(image, bytes) else str(image)
-    return Prediction(row["label"], row["probability"], row["probabilities"], path)
+    return Prediction(row["label"], row["probability"], row["probabilities"], path, **told)
 
 
-def _read(image: Image) -> bytes:
+def read_image(image: Image) -> bytes:
+    """Return an image file's bytes.
+
+    Raises:
+        DataError: it cannot be read.
+    """
     if isinstance(image, bytes):
         return image
     try:
@@ -140,7 +286,12 @@ def _read(image: Image) -> bytes:
         raise DataError(f"{image} cannot be read: {error.strerror}") from error
 
 
-def _type_of(data: bytes) -> str:
+def content_type(data: bytes) -> str:
+    """Return the content type of an image file's bytes, by how they begin.
+
+    >>> content_type(b"GIF89a")
+    'image/gif'
+    """
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "image/webp"
     return next((kind for sign, kind in _SIGNS if data.startswith(sign)), "application/octet-stream")

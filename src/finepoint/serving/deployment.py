@@ -7,7 +7,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +21,7 @@ from finepoint.models.made_here import maker_of
 from finepoint.models.package import has_own_handler, open_package
 from finepoint.serving import registry
 from finepoint.serving.canary import CanaryPlan
+from finepoint.serving.capture import CaptureSettings
 from finepoint.serving.client import Endpoint
 from finepoint.serving.registry import EndpointRecord
 from finepoint.serving.versions import package_version
@@ -82,6 +83,7 @@ def deploy(
     port: int = 0,
     timeout_seconds: float = 60.0,
     access: Access | None = None,
+    capture: CaptureSettings | None = None,
     canary: CanaryPlan | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Endpoint:
@@ -97,6 +99,7 @@ def deploy(
         port: to bind to; 0 takes a free one.
         timeout_seconds: until it must be healthy.
         access: who may reach it, and what the package may do.
+        capture: what is kept of requests and answers.
         canary: over a running endpoint: the new package first gets a share of the requests.
         say: is told what came of that, and that a package's own code runs because this machine made it.
 
@@ -118,7 +121,8 @@ def deploy(
             raise ConfigurationError(f"a canary stands beside a running endpoint, and {name!r} is none; leave it out")
         port = _free_port(host, port)
         url = f"{'https' if access.tls_certificate else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
-        process = _start(model, name, host, port, access)
+        options = [*access.options(), *(capture.options() if capture else ())]
+        process = _start(model, name, host, port, options)
         try:
             version = _wait_until_healthy(process, name, url, timeout_seconds)
         except BaseException:
@@ -247,9 +251,9 @@ def _nothing(_text: str) -> None:
     return
 
 
-def _start(model: Path, name: str, host: str, port: int, access: Access) -> psutil.Process:
+def _start(model: Path, name: str, host: str, port: int, options: Sequence[str]) -> psutil.Process:
     command = [sys.executable, "-m", "finepoint.serving.supervisor", "--model", str(model.resolve()), "--name", name]
-    command += ["--host", host, "--port", str(port), *access.options()]
+    command += ["--host", host, "--port", str(port), *options]
     command += ["--request-log", str(registry.request_log_path(name).resolve())]
     log = (os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     files = [

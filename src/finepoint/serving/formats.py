@@ -14,6 +14,7 @@ from finepoint.errors import RequestError
 from finepoint.serving.messages import JSON
 
 LINES, CSV, NPY = "application/jsonlines", "text/csv", "application/x-npy"
+PNG = "image/png"
 _KNOWN = {
     JSON: JSON,
     "application/*": JSON,

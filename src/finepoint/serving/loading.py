@@ -15,6 +15,7 @@ from finepoint.serving.admission import Service
 from finepoint.serving.builtin import BuiltinModel
 from finepoint.serving.decoders import DecoderPool
 from finepoint.serving.handlers import HandlerModel
+from finepoint.serving.insight import read_insight
 from finepoint.serving.versions import package_version
 
 # Measured best for a core of its own: more images than that leave its cache (docs/decisions/032).
@@ -52,7 +53,7 @@ async def _open_builtin(folder: Path, described: dict[str, Any], service: Servic
     # The decoders' processes import what they need while this one loads the model.
     decoders = DecoderPool(preprocessings, processes=service.decoders or cores(), image_bytes=body_bytes)
     classifier = await asyncio.to_thread(load_classifier, folder)  # other models' clients are answered meanwhile
-    model = BuiltinModel(classifier, decoders, service)
+    model = BuiltinModel(classifier, decoders, service, read_insight(classifier))
     await model.open()
     if classifier.runtime.name == "openvino" and cores() > 1:
         # Under load a core for each batch computes more than all cores for one.

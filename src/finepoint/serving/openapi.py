@@ -18,7 +18,19 @@ _PREDICTION = {
         "label": {"type": "string"},
         "probability": {"type": "number", "minimum": 0, "maximum": 1},
         "probabilities": {"type": "object", "additionalProperties": {"type": "number"}},
+        "unknown": {"type": "boolean", "description": "whether the image seems to be of none of the classes"},
+        "unknown_score": {"type": "number"},
+        "unknown_threshold": {"type": "number"},
         "embedding": {"type": "array", "items": {"type": "number"}},
+        "similar": {"type": "array", "items": {"type": "object"}},
+        "explanation": {
+            "type": "object",
+            "properties": {
+                "label": {"type": "string"},
+                "share": {"type": "number", "minimum": 0, "maximum": 1},
+                "image": {"type": "string", "description": "a data: address of a PNG"},
+            },
+        },
         "model_version": {"type": "string"},
     },
 }
@@ -34,6 +46,19 @@ _ERROR = {
 _QUERY = [
     {"name": "top", "in": "query", "schema": {"type": "integer", "minimum": 1}, "description": "the likeliest classes"},
     {"name": "embedding", "in": "query", "schema": {"type": "boolean"}, "description": "with the feature vector"},
+    {
+        "name": "explain",
+        "in": "query",
+        "schema": {"type": "boolean"},
+        "description": "a heat map of what speaks for the class: a PNG, or within a JSON answer",
+    },
+    {
+        "name": "similar",
+        "in": "query",
+        "schema": {"type": "boolean"},
+        "description": "with the training images most like it, where the package has pictures of them",
+    },
+    {"name": "class", "in": "query", "schema": {"type": "string"}, "description": "the class to explain"},
 ]
 _REFUSALS = {
     "400": "no image, not JSON, damaged, too many pixels, or it brought its decoder down",
@@ -74,6 +99,7 @@ def openapi(name: str) -> dict[str, Any]:
         "application/jsonlines": {"schema": {"type": "string"}},
         "text/csv": {"schema": {"type": "string"}},
         "application/x-npy": image,
+        "image/png": image,
     }
     lines = {
         "application/jsonlines": {"schema": {"type": "string"}},

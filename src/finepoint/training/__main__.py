@@ -10,10 +10,12 @@ import torch
 
 from finepoint.errors import FinepointError, storage_errors
 from finepoint.evaluation.calibration import fit_temperature
+from finepoint.evaluation.unknown import fit_reference
 from finepoint.events import emit
 from finepoint.files import write_json
 from finepoint.loops import hook_time
 from finepoint.models.building import build_package
+from finepoint.models.graphs import map_channels
 from finepoint.profiler.context import part, profiled, profiler_dir
 from finepoint.training.environment import Environment, read_environment
 from finepoint.training.hyperparameters import Hyperparameters
@@ -40,9 +42,10 @@ def train(environment: Environment) -> None:
             checkpoint=environment.checkpoint_dir / "head.safetensors",
             debug_dir=environment.debug_dir if debug else None,
         )
-        temperature = fit_temperature(_valid_logits(prepared, trained), prepared.data.valid_labels)
+        valid_logits = _valid_logits(prepared, trained)
+        temperature = fit_temperature(valid_logits, prepared.data.valid_labels)
     with part("packing"):
-        _package(environment, prepared, hyperparameters, trained, temperature)
+        _package(environment, prepared, hyperparameters, trained, temperature, valid_logits)
     write_json(
         environment.output_data_dir / "training.json",
         {
@@ -63,7 +66,9 @@ def _package(
     hyperparameters: Hyperparameters,
     trained: TrainedHead,
     temperature: float,
+    valid_logits: np.ndarray,
 ) -> None:
+    data = prepared.data
     build_package(
         environment.model_dir,
         backbones=prepared.backbones,
@@ -74,9 +79,19 @@ def _package(
         metrics={name: value for name, value in trained.best.items() if name != "seconds"},
         provenance={
             "hyperparameters": hyperparameters.to_json(),
-            "images": {"train": len(prepared.data.train_labels), "valid": len(prepared.data.valid_labels)},
+            "images": {"train": len(data.train_labels), "valid": len(data.valid_labels)},
         },
+        reference=fit_reference(data.train, data.valid, valid_logits, used=_last(prepared), seed=hyperparameters.seed),
     )
+
+
+def _last(prepared: Prepared) -> np.ndarray:
+    """Return float32 [d]: 1 for each backbone's last features, 0 for the averages of earlier stages beside them."""
+    parts = []
+    for backbone, width in zip(prepared.backbones, prepared.data.widths, strict=True):
+        channels = map_channels(backbone) if backbone.stages else width
+        parts.append((np.arange(width) < channels).astype(np.float32))
+    return np.concatenate(parts)
 
 
 def _valid_logits(prepared: Prepared, trained: TrainedHead) -> np.ndarray:

@@ -12,6 +12,7 @@ import numpy as np
 
 from finepoint.data.dataset import LabelledImage
 from finepoint.data.finding import find_images
+from finepoint.data.shards import unpacked
 from finepoint.files import sha256_of
 from finepoint.models.backbones import Backbone
 from finepoint.models.choice import Choice
@@ -69,12 +70,12 @@ class FeatureCount:
 
 
 def read_channel(path: Path) -> Channel:
-    """Return the images of a channel: a folder of class folders, or one with a manifest.
+    """Return the images of a channel: a folder of class folders, one with a manifest, or shards of either.
 
     Raises:
         DataError: there are none.
     """
-    found = find_images(path)
+    found = find_images(unpacked(path))
     files = [found.root / image.path for image in found.images]
     with ThreadPoolExecutor(cores()) as pool:
         hashes = list(pool.map(_hash, found.images, files))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import base64
+import json
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +13,12 @@ import pytest
 from finepoint.engines.rehearsal import hosting
 from finepoint.engines.rehearsal.faults import Fault, Kind
 from finepoint.engines.rehearsal.server import Rehearsal
+from finepoint.engines.rehearsal.shapes import problems
 from finepoint.engines.sagemaker.batch import transform
 from finepoint.engines.sagemaker.cleanup import cleanup
 from finepoint.engines.sagemaker.cloud import Cloud
 from finepoint.engines.sagemaker.endpoints import deploy, list_endpoints, predict, predict_async, undeploy
+from finepoint.engines.sagemaker.hosting import Hosting, Update, update_request
 from finepoint.engines.sagemaker.ledger import ledgers
 from finepoint.engines.sagemaker.settings import SageMakerSettings
 from finepoint.errors import ConfigurationError, EndpointError, JobError, NotFoundError, RequestError
@@ -108,12 +112,12 @@ def test_faults_that_pass_are_not_seen(
 
 
 def test_a_serverless_endpoint_has_no_machines(cloud: Cloud, settings: SageMakerSettings, package: Path) -> None:
-    found = deploy(cloud, replace(settings, max_price=0.01), package, "dogs", mode="serverless")
+    found = deploy(cloud, replace(settings, max_price=0.01), package, "dogs", hosting=Hosting("serverless"))
     assert (found.mode, found.instance_type, found.dollars) == ("serverless", "", None)
 
 
 def test_an_asynchronous_endpoint_answers_in_s3(cloud: Cloud, settings: SageMakerSettings, package: Path) -> None:
-    assert deploy(cloud, settings, package, "dogs", mode="async").mode == "async"
+    assert deploy(cloud, settings, package, "dogs", hosting=Hosting("async")).mode == "async"
     bucket, _, key = predict_async(cloud, settings, "dogs", b"abc", "image/jpeg").removeprefix("s3://").partition("/")
     boto3.client("s3").get_waiter("object_exists").wait(Bucket=bucket, Key=key, WaiterConfig={"Delay": 1})
     assert boto3.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read() == b"ABC"
@@ -148,6 +152,54 @@ def test_a_folder_is_predicted_by_a_batch_transform(
     with pytest.raises(JobError, match="is Failed"):
         transform(cloud, settings, package, tmp_path / "images", tmp_path / "other")
     assert left(rehearsal) == []
+
+
+def test_an_endpoint_grows_is_captured_and_updated_in_parts(
+    cloud: Cloud, settings: SageMakerSettings, package: Path, rehearsal: Rehearsal
+) -> None:
+    scaling = boto3.client("application-autoscaling")
+    growing = Hosting(count=2, max_count=4, scale_at=300.0, capture_percent=100, update="rolling")
+    said: list[str] = []
+    deploy(cloud, settings, package, "dogs", hosting=growing, say=said.append)
+    assert "11.04 US dollars" in said[0]  # four machines for a day
+    (target,) = scaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"]
+    assert (target["MinCapacity"], target["MaxCapacity"]) == (2, 4)
+    (policy,) = scaling.describe_scaling_policies(ServiceNamespace="sagemaker")["ScalingPolicies"]
+    assert policy["TargetTrackingScalingPolicyConfiguration"]["TargetValue"] == 300.0
+    predict(cloud, "dogs", b"abc", "image/jpeg")
+    (key,) = rehearsal.platform.objects.keys(settings.uri("captured"))
+    captured = json.loads(rehearsal.platform.objects.read(f"s3://photos/{key}"))["captureData"]
+    assert base64.b64decode(captured["endpointOutput"]["data"]) == b"ABC"
+    package.write_bytes(package.read_bytes() + b"\0")
+    deploy(cloud, settings, package, "dogs", hosting=Hosting(count=2, update="canary"))
+    assert scaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"] == []
+    cleanup("dogs", lambda region: cloud)
+    assert left(rehearsal) == []
+
+
+@pytest.mark.parametrize("update", ["all-at-once", "canary", "rolling"])
+def test_an_update_is_what_the_service_takes(update: Update) -> None:
+    more = update_request(Hosting(count=2, update=update))
+    assert problems("UpdateEndpoint", {"EndpointName": "dogs", "EndpointConfigName": "dogs-1", **more}) == []
+
+
+def test_a_model_that_does_not_start_does_not_replace_the_one_that_answers(
+    cloud: Cloud, settings: SageMakerSettings, package: Path, rehearsal: Rehearsal
+) -> None:
+    deploy(cloud, settings, package, "dogs")
+    package.write_bytes(b"broken")
+    with pytest.raises(EndpointError, match="serves the model that it had"):
+        deploy(cloud, settings, package, "dogs")
+    assert predict(cloud, "dogs", b"abc", "image/jpeg")[0] == b"ABC"
+    assert len(rehearsal.platform.models) == len(rehearsal.platform.endpoint_configs) == 1
+    undeploy(cloud, "dogs")
+    assert left(rehearsal) == []
+
+
+def test_all_mistakes_of_hosting_are_told_at_once() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        Hosting("serverless", 0, 3, 0.0, 101, "canary")
+    assert len(caught.value.mistakes) == 5
 
 
 class Killed(BaseException):

@@ -22,7 +22,12 @@ S3 = {
     "GetPublicAccessBlock": "s3:GetBucketPublicAccessBlock",
 }
 # Allowed to everybody; and what other calls do for us: the role is passed, tags are set at creation.
-ALWAYS, WITH_OTHERS = {"sts:GetCallerIdentity"}, {"iam:PassRole", "sagemaker:AddTags"}
+ALWAYS = {"sts:GetCallerIdentity"}
+# ... and a policy of growing makes its role and its alarms in our name.
+WITH_OTHERS = {"iam:PassRole", "sagemaker:AddTags", "iam:CreateServiceLinkedRole"}
+WITH_OTHERS |= {f"cloudwatch:{operation}" for operation in ("PutMetricAlarm", "DescribeAlarms", "DeleteAlarms")}
+# Services whose actions have another name.
+ACTIONS = {"sagemaker-runtime": "sagemaker", "service-quotas": "servicequotas"}
 
 
 def calls() -> set[tuple[str, str]]:
@@ -32,7 +37,7 @@ def calls() -> set[tuple[str, str]]:
 
 def test_every_call_is_allowed_and_nothing_else_is() -> None:
     needed = {
-        S3.get(operation, f"s3:{operation}") if service == "s3" else f"{service.removesuffix('-runtime')}:{operation}"
+        S3.get(operation, f"s3:{operation}") if service == "s3" else f"{ACTIONS.get(service, service)}:{operation}"
         for service, operation in calls()
     }
     allowed: set[str] = set()

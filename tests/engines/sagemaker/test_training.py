@@ -21,6 +21,7 @@ from finepoint.engines.rehearsal.shapes import problems
 from finepoint.engines.sagemaker.cleanup import cleanup
 from finepoint.engines.sagemaker.cloud import Cloud
 from finepoint.engines.sagemaker.ledger import ledgers
+from finepoint.engines.sagemaker.rates import spent
 from finepoint.engines.sagemaker.requests import Places, training_request
 from finepoint.engines.sagemaker.settings import SageMakerSettings
 from finepoint.engines.sagemaker.training import SageMakerEngine, stop
@@ -171,6 +172,9 @@ def test_want_of_machines_is_told_and_the_next_try_is_another_job(
         engine.run_job(tmp_path / "job", spec)
     assert engine.run_job(tmp_path / "job", spec).status == "Completed"
     assert len(jobs()) == 2
+    bill = spent(tmp_path)
+    assert (bill.jobs, bill.dollars > 0) == (1, True)  # the job that got no machine was not billed
+    assert bill.words().startswith(f"Billed in AWS so far: 1 job, {bill.seconds} s, about 0.0")
 
 
 def test_a_spot_job_goes_on_from_its_checkpoints(
@@ -275,3 +279,28 @@ def test_a_kill_at_any_call_leaves_nothing_after_cleanup(
     assert {"PutObject", "CreateTrainingJob", "DescribeTrainingJob"} <= seen
     assert jobs("InProgress") == jobs("Stopping") == []
     assert all(one.gone for ledger in ledgers() for one in ledger.resources())
+
+
+PIPED = """
+import os, pathlib
+base = pathlib.Path(os.environ.get("SAGEMAKER_BASE_DIR", "/opt/ml")) / "input" / "data"
+for epoch in (0, 1):
+    with open(base / f"train_{epoch}", "rb") as stream:
+        print(f"epoch {epoch}:", stream.read().decode(), flush=True)
+print("listed", sorted(os.listdir(base / "listed")), flush=True)
+"""
+
+
+def test_a_channel_may_be_a_stream_and_a_manifest_names_what_is_read(
+    engine: SageMakerEngine, spec: JobSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(container, "_TRAIN", PIPED)
+    for name in ("x", "y", "z"):
+        boto3.client("s3").put_object(Bucket="photos", Key=f"all/{name}.txt", Body=name.encode())
+    listed = tmp_path / "some.manifest"
+    listed.write_text(json.dumps([{"prefix": "s3://photos/all/"}, "x.txt", "z.txt"]))
+    channels = {"train": Channel(str(tmp_path / "data"), "Pipe"), "listed": Channel(str(listed))}
+    lines: list[str] = []
+    watcher = Watcher(on_line=lambda host, line: lines.append(line.strip()))
+    assert engine.run_job(tmp_path / "job", replace(spec, channels=channels, metric_definitions=()), watcher).status
+    assert lines == ["epoch 0: 1", "epoch 1: 1", "listed ['x.txt', 'z.txt']"]

@@ -8,6 +8,7 @@ import pytest
 from finepoint.engines.rehearsal.faults import Fault
 from finepoint.engines.rehearsal.server import Rehearsal
 from finepoint.engines.sagemaker import transfer
+from finepoint.engines.sagemaker.cleanup import cleanup
 from finepoint.engines.sagemaker.cloud import Cloud
 from finepoint.engines.sagemaker.transfer import files_of, pull, push
 from finepoint.errors import CloudError, ConfigurationError, DataError
@@ -82,6 +83,22 @@ def test_half_uploaded_parts_are_kept(
     assert sent(rehearsal) - before == 2  # the third part, and the manifest
     pull(cloud, URI, tmp_path / "back")
     assert (tmp_path / "back" / "large.bin").read_bytes() == large.read_bytes()
+    assert boto3.client("s3").list_multipart_uploads(Bucket="photos").get("Uploads") is None
+
+
+def test_parts_that_nobody_comes_back_for_are_removed_by_cleanup(
+    cloud: Cloud, rehearsal: Rehearsal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "_PART", 5 * 2**20)
+    large = tmp_path / "large.bin"
+    large.write_bytes(bytes(6 * 2**20))
+    rehearsal.faults.add(Fault("UploadPart", "expired", times=9, after=1))
+    with pytest.raises(CloudError):
+        push(cloud, {"large.bin": large}, URI)
+    rehearsal.faults.clear()
+    assert len(boto3.client("s3").list_multipart_uploads(Bucket="photos")["Uploads"]) == 1
+    (removed,) = cleanup("uploads", lambda region: cloud)
+    assert (removed.was_there, removed.resource.name) == (True, f"{URI}/large.bin")
     assert boto3.client("s3").list_multipart_uploads(Bucket="photos").get("Uploads") is None
 
 

@@ -13,6 +13,7 @@ from finepoint.engines.rehearsal.server import Rehearsal
 from finepoint.engines.rehearsal.shapes import problems
 from finepoint.engines.sagemaker.cleanup import cleanup
 from finepoint.engines.sagemaker.cloud import Cloud
+from finepoint.engines.sagemaker.rates import spent
 from finepoint.engines.sagemaker.requests import Places, training_request, tuning_request
 from finepoint.engines.sagemaker.settings import SageMakerSettings
 from finepoint.engines.sagemaker.training import SageMakerEngine
@@ -96,6 +97,7 @@ def test_a_study_runs_its_trials_and_reads_the_best_back(
     assert len(rehearsal.platform.tuning_jobs) == 1
     assert json.loads((tmp_path / "study" / "tuning.json").read_text()) == record
     assert tune(engine, tmp_path / "study", spec, study) == record  # found again, not begun again
+    assert spent(tmp_path / "study").jobs == 4
     assert cleanup("study", lambda region: cloud) == []
 
 

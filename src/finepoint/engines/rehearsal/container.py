@@ -155,6 +155,7 @@ class TrainingContainer:
             for channel in request.get("InputDataConfig", ())
         }
         write_json(config / "inputdataconfig.json", inputs)
-        for name in inputs:
-            (self.base / "input" / "data" / name).mkdir()
+        for name, value in inputs.items():
+            if value["TrainingInputMode"] != "Pipe":  # that is a file for each epoch
+                (self.base / "input" / "data" / name).mkdir()
         (config / "init-config.json").write_text(json.dumps({}))

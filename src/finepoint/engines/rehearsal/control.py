@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,8 @@ class Platform:
         self.endpoint_configs: dict[str, Mapping[str, Any]] = {}
         self.endpoints: dict[str, Endpoint] = {}
         self.tags: dict[str, dict[str, str]] = {}
+        # By name, as Service Quotas lists them; what is not named here is 1.
+        self.quotas: dict[str, float] = {}
         self._created: dict[str, datetime] = {}
         self._lock = threading.RLock()
 
@@ -281,6 +283,16 @@ class Platform:
     def _ListTags(self, request: Mapping[str, Any]) -> dict[str, Any]:  # noqa: N802
         tags = self.tags.get(request["ResourceArn"], {})
         return {"Tags": [{"Key": key, "Value": value} for key, value in tags.items()]}
+
+
+def quotas(platform: Platform, instance_types: Iterable[str]) -> dict[str, Any]:
+    """Return what Service Quotas lists of SageMaker's machines."""
+    uses = ("training job usage", "spot training job usage", "endpoint usage", "transform job usage")
+    names = [f"{kind} for {use}" for kind in instance_types for use in uses]
+    listed = [
+        {"ServiceCode": "sagemaker", "QuotaName": name, "Value": platform.quotas.get(name, 1.0)} for name in names
+    ]
+    return {"Quotas": listed}
 
 
 def request_id() -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
+import random
 import shutil
 import signal
 import socket
 import subprocess
-import tarfile
 import tempfile
 import threading
 import time
@@ -19,8 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
+from finepoint.data.extracting import extract
 from finepoint.engines.rehearsal.environment import overlay, toolkit_environment
 from finepoint.engines.rehearsal.objects import split
+from finepoint.models.package import PACKAGE_LIMITS
 
 if TYPE_CHECKING:
     from finepoint.engines.rehearsal.control import Platform
@@ -53,11 +57,9 @@ class Hosted:
             HostingError: it does not become so; the message has its last words.
         """
         model = self.folder / "model"
-        model.mkdir()
         archive = self.folder / "model.tar.gz"
         archive.write_bytes(self._platform.objects.read(self._container["ModelDataUrl"]))
-        with tarfile.open(archive) as packed:
-            packed.extractall(model, filter="data")
+        extract(archive, model, PACKAGE_LIMITS)
         python = overlay(self.folder / "environment", toolkit_environment(self._platform.cache))
         kept = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
         kept |= {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
@@ -107,6 +109,7 @@ class Endpoint:
 
     def __init__(self, platform: Platform, name: str, config: str) -> None:
         self.platform, self.name, self.config = platform, name, config
+        self._config = config  # of what answers
         self.arn = platform.arn("endpoint", name)
         self.status, self.failure = "Creating", ""
         self.created = self.modified = datetime.now(UTC)
@@ -122,7 +125,22 @@ class Endpoint:
     def invoke(self, body: bytes, content_type: str, accept: str) -> tuple[int, bytes, str]:
         """Return what its model answers."""
         assert self._hosted is not None
-        return self._hosted.invoke(body, content_type, accept)
+        answer = self._hosted.invoke(body, content_type, accept)
+        capture = self.platform.endpoint_configs[self._config].get("DataCaptureConfig", {})
+        if capture.get("EnableCapture") and random.uniform(0, 100) < capture["InitialSamplingPercentage"]:  # noqa: S311
+            self._capture(capture["DestinationS3Uri"], body, content_type, answer)
+        return answer
+
+    def _capture(self, place: str, body: bytes, content_type: str, answer: tuple[int, bytes, str]) -> None:
+        now = datetime.now(UTC)
+        sides = {"endpointInput": (body, content_type), "endpointOutput": (answer[1], answer[2])}
+        data = {
+            side: {"observedContentType": kind, "data": base64.b64encode(content).decode(), "encoding": "BASE64"}
+            for side, (content, kind) in sides.items()
+        }
+        line = {"captureData": data, "eventMetadata": {"inferenceTime": now.isoformat()}, "eventVersion": "0"}
+        uri = f"{place.rstrip('/')}/{self.name}/AllTraffic/{now:%Y/%m/%d/%H}/{uuid.uuid4()}.jsonl"
+        self.platform.objects.write(uri, (json.dumps(line) + "\n").encode())
 
     def invoke_async(self, location: str, content_type: str) -> str:
         """Answer for an object, and return where the answer is put."""
@@ -153,9 +171,10 @@ class Endpoint:
         except Exception as error:  # noqa: BLE001 - the platform's own fault fails the endpoint, as AWS's would
             hosted.stop()
             self.failure = str(error)[:1024]
+            self.config = self._config
             self.status = "InService" if before else "Failed"
             return
-        self._hosted, self.modified = hosted, datetime.now(UTC)
+        self._hosted, self.modified, self._config = hosted, datetime.now(UTC), self.config
         self.status = "InService"
         if before is not None:
             before.stop()

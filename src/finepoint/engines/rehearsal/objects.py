@@ -61,13 +61,19 @@ class Objects:
         except ClientError:
             return []
 
-    def download(self, uri: str, target: Path) -> None:
-        """Put every object under an address into a folder, as a `File` channel has it."""
+    def channel(self, source: Mapping[str, str]) -> list[tuple[str, str, str]]:
+        """Return name, bucket and key of each object that an `S3DataSource` means."""
+        uri = source["S3Uri"]
+        if source["S3DataType"] == "ManifestFile":
+            prefix, *names = json.loads(self.read(uri))
+            return [(name, *split(prefix["prefix"] + name)) for name in names]
         bucket, prefix = split(uri)
-        for key in self.keys(uri):
-            name = key[len(prefix) :].lstrip("/") or Path(key).name
-            if name.endswith("/"):
-                continue
+        named = ((key[len(prefix) :].lstrip("/") or Path(key).name, key) for key in self.keys(uri))
+        return [(name, bucket, key) for name, key in named if not name.endswith("/")]
+
+    def download(self, source: Mapping[str, str], target: Path) -> None:
+        """Put every object that an `S3DataSource` means into a folder, as a `File` channel has it."""
+        for name, bucket, key in self.channel(source):
             path = target / name
             path.parent.mkdir(parents=True, exist_ok=True)
             self._s3.download_file(bucket, key, str(path))
@@ -138,7 +144,8 @@ def split(uri: str) -> tuple[str, str]:
     return parts.netloc, parts.path.lstrip("/")
 
 
-def inputs_of(request: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield name and address of each channel of a training job."""
+def inputs_of(request: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, str]]]:
+    """Yield name, input mode and `S3DataSource` of each channel of a training job."""
+    mode = request["AlgorithmSpecification"]["TrainingInputMode"]
     for channel in request.get("InputDataConfig", ()):
-        yield channel["ChannelName"], channel["DataSource"]["S3DataSource"]["S3Uri"]
+        yield channel["ChannelName"], channel.get("InputMode", mode), channel["DataSource"]["S3DataSource"]

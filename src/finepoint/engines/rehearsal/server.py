@@ -15,9 +15,10 @@ from urllib.parse import parse_qs, unquote
 from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
-from finepoint.engines.rehearsal.control import Platform, ServiceError, request_id
+from finepoint.engines.rehearsal.control import Platform, ServiceError, quotas, request_id
 from finepoint.engines.rehearsal.faults import ANSWERS, Faults
 from finepoint.engines.rehearsal.objects import Objects
+from finepoint.engines.sagemaker.rates import rate_table
 
 _CONTROL = "SageMaker."
 _INVOKE = re.compile(r"/endpoints/([^/]+)/(invocations|async-invocations)")
@@ -117,6 +118,8 @@ class Rehearsal:
         start: StartResponse,
         kind: str,
     ) -> Iterable[bytes]:
+        if operation == "ListServiceQuotas":  # moto has no quotas of SageMaker's
+            return _json(start, 200, quotas(self.platform, rate_table()["dollars_per_hour"]))
         if service == "sagemaker":
             fate = kind if kind in ("capacity", "interrupt") else ""
             return self._control(operation, _body(environ), start, fate)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from finepoint.engines.rehearsal.container import GRACE_SECONDS, TrainingContainer
 from finepoint.engines.rehearsal.environment import toolkit_environment
 from finepoint.engines.rehearsal.objects import inputs_of
+from finepoint.engines.rehearsal.pipes import Pipe
 
 if TYPE_CHECKING:
     from finepoint.engines.rehearsal.control import Platform
@@ -134,13 +135,19 @@ class TrainingJob:
         platform, request = self.platform, self.request
         self._to("Downloading")
         container = TrainingContainer(folder, request, platform.variables(), self._take_line)
+        pipes: list[Pipe] = []
         try:
-            for name, uri in inputs_of(request):
-                platform.objects.download(uri, container.base / "input" / "data" / name)
+            for name, mode, source in inputs_of(request):
+                place = container.base / "input" / "data" / name
+                if mode == "Pipe":
+                    pipes.append(Pipe(platform.objects, source, place))
+                else:
+                    platform.objects.download(source, place)
             checkpoints = request.get("CheckpointConfig", {}).get("S3Uri")
             known: dict[str, tuple[float, int]] = {}
             if checkpoints:
-                platform.objects.download(checkpoints, container.base / "checkpoints")
+                kept = {"S3DataType": "S3Prefix", "S3Uri": checkpoints}
+                platform.objects.download(kept, container.base / "checkpoints")
             if self._stop.is_set():
                 self._end("Stopped", "Stopped")
                 return False
@@ -149,6 +156,8 @@ class TrainingJob:
             self._to("Training")
             self.training_start = self.training_start or datetime.now(UTC)
             container.start(toolkit)
+            for pipe in pipes:
+                pipe.start()
             code, why = self._watch(container, checkpoints, known)
             self._flush()
             if checkpoints:
@@ -160,6 +169,8 @@ class TrainingJob:
             self._conclude(container, code, why)
             return False
         finally:
+            for pipe in pipes:
+                pipe.stop()
             container.remove()
 
     def _watch(
@@ -215,7 +226,7 @@ class TrainingJob:
 
 def wrong_inputs(platform: Platform, request: Mapping[str, Any]) -> str:
     """Return why a job cannot read its inputs, as the service says it, or ""."""
-    for name, uri in inputs_of(request):
-        if not platform.objects.keys(uri):
+    for name, _, source in inputs_of(request):
+        if not platform.objects.keys(uri := source["S3Uri"]):
             return f"No S3 objects found under S3 URL {uri!r} given in input data source of channel {name}."
     return ""

@@ -91,6 +91,8 @@ class TuningJob:
             "CreationTime": job.created,
             "TrainingJobStatus": job.status,
             "TunedHyperParameters": dict(values),
+            **({"TrainingStartTime": job.training_start} if job.training_start else {}),
+            **({"TrainingEndTime": job.training_end} if job.training_end else {}),
             **({"FinalHyperParameterTuningJobObjectiveMetric": metric} if value is not None else {}),
         }
 

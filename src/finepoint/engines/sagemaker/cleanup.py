@@ -8,11 +8,13 @@ from typing import Any
 
 from finepoint.engines.sagemaker.cloud import Cloud, is_missing
 from finepoint.engines.sagemaker.endpoints import delete
+from finepoint.engines.sagemaker.hosting import unscale
 from finepoint.engines.sagemaker.ledger import Ledger, Resource, ledgers
+from finepoint.engines.sagemaker.transfer import abandon_upload
 from finepoint.errors import CloudError, NotFoundError
 
 # An endpoint goes before what it is made of; what costs most goes first.
-_ORDER = ("endpoint", "training-job", "tuning-job", "transform-job", "endpoint-config", "model")
+_ORDER = ("scaling", "endpoint", "training-job", "tuning-job", "transform-job", "endpoint-config", "model", "upload")
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,10 @@ def _remove(cloud: Cloud, resource: Resource) -> bool:
     if resource.kind in ("endpoint", "endpoint-config", "model"):
         return delete(cloud, resource.kind, resource.name)
     name = resource.name
+    if resource.kind == "scaling":
+        return unscale(cloud, name)
+    if resource.kind == "upload":
+        return abandon_upload(cloud, name)
     stops: Mapping[str, Callable[[], dict[str, Any]]] = {
         "training-job": lambda: cloud.call("sagemaker", "StopTrainingJob", TrainingJobName=name),
         "tuning-job": lambda: cloud.call("sagemaker", "StopHyperParameterTuningJob", HyperParameterTuningJobName=name),

@@ -14,7 +14,7 @@ _TRUSTED = "sagemaker.amazonaws.com"
 
 
 def diagnose(settings: SageMakerSettings, cloud: Cloud) -> list[Finding]:
-    """Return what was found of credentials, role, bucket, image and rates; `error` where a job would fail.
+    """Return what was found of credentials, role, bucket, image, quotas and rates; `error` where a job would fail.
 
     Args:
         settings: as a job would have them.
@@ -23,7 +23,7 @@ def diagnose(settings: SageMakerSettings, cloud: Cloud) -> list[Finding]:
     found = [_credentials(settings, cloud)]
     if found[0].severity == "error":
         return found  # without credentials nothing else can be asked
-    return [*found, *(check(settings, cloud) for check in (_role, _bucket, _image, _rates))]
+    return [*found, *(check(settings, cloud) for check in (_role, _bucket, _image, _quotas, _rates))]
 
 
 def _credentials(settings: SageMakerSettings, cloud: Cloud) -> Finding:
@@ -87,6 +87,28 @@ def _image(settings: SageMakerSettings, cloud: Cloud) -> Finding:
     except CloudError as error:
         return Finding("Image", "error", str(error), {"image": image}, "push the image, or correct its name")
     return Finding("Image", "info", f"{image} is there", {"image": image})
+
+
+def _quotas(settings: SageMakerSettings, cloud: Cloud) -> Finding:
+    kind = "spot training" if settings.spot else "training"
+    wanted = {
+        f"{settings.instance_type} for {kind} job usage": settings.instance_count,
+        f"{settings.inference_instance_type} for endpoint usage": 1,
+    }
+    try:
+        pages = cloud.pages("service-quotas", "ListServiceQuotas", ServiceCode="sagemaker")
+        there = {quota["QuotaName"]: quota["Value"] for page in pages for quota in page["Quotas"]}
+    except CloudError as error:
+        return Finding(
+            "Quotas", "warning", f"they cannot be looked at: {error}", {}, "allow servicequotas:ListServiceQuotas"
+        )
+    short = {name: there.get(name, 0) for name, count in wanted.items() if there.get(name, 0) < count}
+    if short:
+        words = ", ".join(f"{name} is {value:g}" for name, value in short.items())
+        remedy = f"ask for more: console, Service Quotas, Amazon SageMaker, {next(iter(short))!r}"
+        return Finding("Quotas", "error", words, {"quotas": short}, remedy)
+    words = ", ".join(f"{name} {there[name]:g}" for name in wanted)
+    return Finding("Quotas", "info", words, {"quotas": {name: there[name] for name in wanted}})
 
 
 def _rates(settings: SageMakerSettings, cloud: Cloud) -> Finding:

@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from finepoint.engines.sagemaker.cloud import Cloud, is_missing, is_taken
+from finepoint.engines.sagemaker.hosting import Hosting, config_request, scale, unscale, update_request
 from finepoint.engines.sagemaker.images import image_for
 from finepoint.engines.sagemaker.ledger import Ledger
 from finepoint.engines.sagemaker.rates import price, refuse_above
@@ -20,11 +21,8 @@ from finepoint.engines.sagemaker.transfer import encryption, push
 from finepoint.errors import CloudError, EndpointError, NotFoundError, RequestError
 from finepoint.files import sha256_of
 
-Mode = Literal["realtime", "serverless", "async"]
-_VARIANT = "AllTraffic"
 # A day, which is how long a forgotten endpoint runs before most people look.
 _ESTIMATE_HOURS = 24.0
-_SERVERLESS = {"MemorySizeInMB": 4096, "MaxConcurrency": 5}
 _MARK = "finepoint"
 
 
@@ -51,14 +49,17 @@ class CloudEndpoint:
     run: str
 
 
+class _NotUpdatedError(Exception):
+    """The endpoint is in service with what it had before."""
+
+
 def deploy(
     cloud: Cloud,
     settings: SageMakerSettings,
     package: Path,
     name: str,
     *,
-    mode: Mode = "realtime",
-    count: int = 1,
+    hosting: Hosting | None = None,
     run: str = "",
     say: Callable[[str], None] = lambda text: None,
     sleep: Callable[[float], None] = time.sleep,
@@ -74,21 +75,22 @@ def deploy(
         settings: where and on what.
         package: `model.tar.gz`.
         name: of the endpoint.
-        mode: `realtime`, `serverless`, or `async` (answers go to S3).
-        count: machines.
+        hosting: how; by default one machine in real time.
         run: ledger that the resources are written into; by default the endpoint's own.
         say: is told what is done.
         sleep: waits so many seconds between two looks.
 
     Raises:
         ConfigurationError: a day may cost more than `max_price`.
-        EndpointError: it does not come into service; AWS's reason is given, and nothing is left of it.
+        EndpointError: it does not come into service; AWS's reason is given, and nothing is left of it. Where another
+            model was served, that goes on.
     """
-    kind = settings.inference_instance_type
-    if mode == "serverless":
+    hosting, kind = hosting or Hosting(), settings.inference_instance_type
+    if hosting.mode == "serverless":
         say("A serverless endpoint costs only while it answers; its rates are not in the table")
     else:
-        say(refuse_above(f"A day of endpoint {name}", kind, _ESTIMATE_HOURS, count, settings.max_price))
+        most = max(hosting.count, hosting.max_count)
+        say(refuse_above(f"A day of endpoint {name}", kind, _ESTIMATE_HOURS, most, settings.max_price))
     digest = sha256_of(package)
     versioned = f"{name[:50]}-{digest[:8]}"
     url = settings.uri("models", digest[:32], "model.tar.gz")
@@ -109,11 +111,20 @@ def deploy(
         model["VpcConfig"] = {"Subnets": list(settings.subnets), "SecurityGroupIds": list(settings.security_groups)}
     ledger.record("model", versioned, region)
     _create(lambda: cloud.call("sagemaker", "CreateModel", **model))
-    config_name = f"{versioned}-{mode}"
+    config_name = f"{name[:36]}-{digest[:8]}-{hosting.key}"
     ledger.record("endpoint-config", config_name, region)
-    config = _config(config_name, versioned, mode, kind, count, settings, tags)
+    config = config_request(
+        config_name,
+        versioned,
+        kind,
+        hosting,
+        tags,
+        answers=settings.uri("answers"),
+        captured=settings.uri("captured"),
+        kms_key=settings.kms_key,
+    )
     _create(lambda: cloud.call("sagemaker", "CreateEndpointConfig", **config))
-    ledger.record("endpoint", name, region, "" if mode == "serverless" else kind)
+    ledger.record("endpoint", name, region, "" if hosting.mode == "serverless" else kind)
     before = _describe(cloud, name)
     if before is None:
         _create(
@@ -123,15 +134,43 @@ def deploy(
         )
     elif before["EndpointConfigName"] != config_name:
         say(f"Endpoint {name} is updated; what it serves now goes on answering until the new one does")
-        cloud.call("sagemaker", "UpdateEndpoint", EndpointName=name, EndpointConfigName=config_name)
-    _wait(cloud, name, settings, say, sleep)
+        more = update_request(hosting)
+        cloud.call("sagemaker", "UpdateEndpoint", EndpointName=name, EndpointConfigName=config_name, **more)
+    try:
+        _wait(cloud, name, config_name, settings, say, sleep)
+    except _NotUpdatedError as error:
+        delete(cloud, "endpoint-config", config_name)
+        ledger.strike("endpoint-config", config_name)
+        served = [variant["ModelName"] for variant in _variants(cloud, (before or {}).get("EndpointConfigName", ""))]
+        if versioned not in served:
+            delete(cloud, "model", versioned)
+            ledger.strike("model", versioned)
+        raise EndpointError(str(error)) from error
+    if hosting.max_count:
+        ledger.record("scaling", name, region)
+        scale(cloud, name, hosting)
+    else:
+        _unscale(cloud, name, ledger)
     return next(endpoint for endpoint in list_endpoints(cloud) if endpoint.name == name)
 
 
 def predict(
-    cloud: Cloud, name: str, body: bytes, content_type: str, accept: str = "application/json"
+    cloud: Cloud,
+    name: str,
+    body: bytes,
+    content_type: str,
+    accept: str = "application/json",
+    custom_attributes: str = "",
 ) -> tuple[bytes, str]:
     """Return an endpoint's answer and its content type.
+
+    Args:
+        cloud: the account.
+        name: of the endpoint.
+        body: of the request.
+        content_type: of the body.
+        accept: what is asked for.
+        custom_attributes: for the model's handler.
 
     Raises:
         NotFoundError: there is no such endpoint.
@@ -145,6 +184,7 @@ def predict(
             Body=body,
             ContentType=content_type,
             Accept=accept,
+            **({"CustomAttributes": custom_attributes} if custom_attributes else {}),
         )
     except CloudError as error:
         if error.code == "ModelError":
@@ -182,6 +222,7 @@ def undeploy(cloud: Cloud, name: str, ledger_name: str = "") -> list[str]:
     if described is None:
         raise NotFoundError(f"no endpoint {name!r} in {cloud.region}; `finepoint endpoints --engine sagemaker`")
     ledger = Ledger(ledger_name or name)
+    _unscale(cloud, name, ledger)
     config = described["EndpointConfigName"]
     models = [variant["ModelName"] for variant in _variants(cloud, config)]
     gone = []
@@ -191,6 +232,13 @@ def undeploy(cloud: Cloud, name: str, ledger_name: str = "") -> list[str]:
             ledger.strike(kind, one)  # type: ignore[arg-type]
             gone.append(f"{kind} {one}")
     return gone
+
+
+def _unscale(cloud: Cloud, name: str, ledger: Ledger) -> None:
+    """Remove the policy of growing where one was made: who has none needs no permission for it."""
+    if any(one.kind == "scaling" and one.name == name and not one.gone for one in ledger.resources()):
+        unscale(cloud, name)
+        ledger.strike("scaling", name)
 
 
 def delete(cloud: Cloud, kind: str, name: str) -> bool:
@@ -223,7 +271,7 @@ def list_endpoints(cloud: Cloud) -> list[CloudEndpoint]:
 def _endpoint(cloud: Cloud, entry: Mapping[str, Any], run: str) -> CloudEndpoint:
     described = _describe(cloud, entry["EndpointName"]) or entry
     config = described.get("EndpointConfigName", "")
-    variant = next(iter(_variants(cloud, config)), {}) if config else {}
+    variant = next(iter(_variants(cloud, config)), {})
     kind = str(variant.get("InstanceType", ""))
     created: datetime = entry["CreationTime"]
     hours = (datetime.now(UTC) - created).total_seconds() / 3600
@@ -232,28 +280,6 @@ def _endpoint(cloud: Cloud, entry: Mapping[str, Any], run: str) -> CloudEndpoint
     return CloudEndpoint(
         entry["EndpointName"], described["EndpointStatus"], mode, kind, created.isoformat(), dollars, run
     )
-
-
-def _config(
-    name: str,
-    model: str,
-    mode: Mode,
-    kind: str,
-    count: int,
-    settings: SageMakerSettings,
-    tags: list[dict[str, str]],
-) -> dict[str, Any]:
-    variant: dict[str, Any] = {"VariantName": _VARIANT, "ModelName": model}
-    if mode == "serverless":
-        variant["ServerlessConfig"] = dict(_SERVERLESS)
-    else:
-        variant |= {"InstanceType": kind, "InitialInstanceCount": count, "InitialVariantWeight": 1.0}
-    config: dict[str, Any] = {"EndpointConfigName": name, "ProductionVariants": [variant], "Tags": tags}
-    if mode == "async":
-        config["AsyncInferenceConfig"] = {"OutputConfig": {"S3OutputPath": settings.uri("answers")}}
-    if settings.kms_key and mode != "serverless":
-        config["KmsKeyId"] = settings.kms_key
-    return config
 
 
 def _upload(cloud: Cloud, package: Path, uri: str, settings: SageMakerSettings) -> None:
@@ -279,6 +305,8 @@ def _describe(cloud: Cloud, name: str) -> dict[str, Any] | None:
 
 
 def _variants(cloud: Cloud, config: str) -> list[dict[str, Any]]:
+    if not config:
+        return []
     try:
         described = cloud.call("sagemaker", "DescribeEndpointConfig", EndpointConfigName=config)
     except CloudError as error:
@@ -291,6 +319,7 @@ def _variants(cloud: Cloud, config: str) -> list[dict[str, Any]]:
 def _wait(
     cloud: Cloud,
     name: str,
+    config: str,
     settings: SageMakerSettings,
     say: Callable[[str], None],
     sleep: Callable[[float], None],
@@ -308,6 +337,9 @@ def _wait(
             reason = described.get("FailureReason", "AWS gives no reason")
             undeploy(cloud, name)
             raise EndpointError(f"endpoint {name} failed and was deleted. {reason}")
-        if status == "InService":
+        if status == "InService" and described["EndpointConfigName"] == config:
             return
+        if status in ("InService", "UpdateRollbackFailed"):
+            reason = described.get("FailureReason", "AWS gives no reason")
+            raise _NotUpdatedError(f"endpoint {name} was not updated and serves the model that it had. {reason}")
         sleep(settings.poll_seconds)

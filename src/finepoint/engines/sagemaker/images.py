@@ -13,7 +13,15 @@ _TABLE = Path(__file__).with_name("images.json")
 _GPU_FAMILIES = ("p", "g")
 
 
-def image_for(kind: Literal["training", "inference"], region: str, instance_type: str, given: str = "") -> str:
+def image_for(
+    kind: Literal["training", "inference"],
+    region: str,
+    instance_type: str,
+    given: str = "",
+    *,
+    version: str = "",
+    python: str = "",
+) -> str:
     """Return the image for a machine type in a region.
 
     Args:
@@ -21,6 +29,8 @@ def image_for(kind: Literal["training", "inference"], region: str, instance_type
         region: where it runs; an image is pulled from the same region.
         instance_type: decides between the CPU's and the GPU's.
         given: the user's own goes before.
+        version: of PyTorch, `1.13.1`; by default the table's.
+        python: `py39`; by default the table's.
 
     Raises:
         ConfigurationError: the table has no such region.
@@ -38,7 +48,7 @@ def image_for(kind: Literal["training", "inference"], region: str, instance_type
         )
     suffix = ".cn" if region.startswith("cn-") else ""
     device = "gpu" if has_gpu(instance_type) else "cpu"
-    tag = f"{table['version']}-{device}-{table['python']}"
+    tag = f"{version or table['version']}-{device}-{python or table['python']}"
     return f"{account}.dkr.ecr.{region}.amazonaws.com{suffix}/pytorch-{kind}:{tag}"
 
 

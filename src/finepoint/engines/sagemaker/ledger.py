@@ -17,7 +17,7 @@ from finepoint.errors import ConfigurationError
 from finepoint.files import read_json, state_dir, write_json
 
 Kind = Literal[
-    "training-job", "tuning-job", "transform-job", "model", "endpoint-config", "endpoint", "multipart-upload"
+    "training-job", "tuning-job", "transform-job", "model", "endpoint-config", "endpoint", "scaling", "upload"
 ]
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from finepoint.errors import ConfigurationError
-from finepoint.files import read_json
+from finepoint.files import read_json, write_json
 
+# In the folder of each job or study.
+BILLS = "bills.json"
 _TABLE = Path(__file__).with_name("rates.json")
 
 
@@ -35,6 +38,51 @@ def price(instance_type: str, hours: float, count: int = 1) -> float | None:
     """
     rate = rate_table()["dollars_per_hour"].get(instance_type)
     return None if rate is None else round(float(rate) * hours * count, 4)
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What the jobs of a run, a job or a study were billed for.
+
+    Args:
+        jobs: that were billed; every try counts.
+        seconds: billed, of all machines.
+        dollars: by the table of rates; jobs on machines that it lacks are not in it.
+        unpriced: how many those are.
+    """
+
+    jobs: int = 0
+    seconds: int = 0
+    dollars: float = 0.0
+    unpriced: int = 0
+
+    def words(self) -> str:
+        """Return it as a sentence."""
+        missing = f"; {self.unpriced} jobs on machines that the table of rates lacks" if self.unpriced else ""
+        jobs = "1 job" if self.jobs == 1 else f"{self.jobs} jobs"
+        return (
+            f"Billed in AWS so far: {jobs}, {self.seconds} s, about {self.dollars:.4f} US dollars{missing}. "
+            "Endpoints, S3 and logs come on top"
+        )
+
+
+def spent(folder: Path) -> Spent:
+    """Return what everything in a run's, a job's or a study's folder was billed for."""
+    bills = [one for path in folder.rglob(BILLS) for one in read_json(path)]
+    return Spent(
+        len(bills),
+        sum(one["seconds"] * one["count"] for one in bills),
+        round(sum(one["dollars"] or 0.0 for one in bills), 4),
+        sum(one["dollars"] is None for one in bills),
+    )
+
+
+def add_bill(folder: Path, name: str, instance_type: str, count: int, seconds: int) -> None:
+    """Write down that a job was billed; the same job twice is once."""
+    path = folder / BILLS
+    before = [one for one in read_json(path) if one["job"] != name] if path.is_file() else []
+    cost = price(instance_type, seconds / 3600, count)
+    write_json(path, [*before, {"job": name, "seconds": seconds, "count": count, "dollars": cost}])
 
 
 def refuse_above(what: str, instance_type: str, hours: float, count: int, max_price: float | None) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from finepoint.engines.channels import MANIFEST
 from finepoint.engines.encoding import as_variable
 from finepoint.engines.sagemaker.images import image_for
 from finepoint.engines.sagemaker.settings import SageMakerSettings
@@ -193,7 +194,8 @@ def ranges_request(space: Mapping[str, Parameter]) -> dict[str, Any]:
 
 def channel_request(name: str, address: str, input_mode: str) -> dict[str, Any]:
     """Return one entry of `InputDataConfig`."""
-    source = {"S3DataType": "S3Prefix", "S3Uri": address, "S3DataDistributionType": "FullyReplicated"}
+    kind = "ManifestFile" if address.endswith(MANIFEST) else "S3Prefix"
+    source = {"S3DataType": kind, "S3Uri": address, "S3DataDistributionType": "FullyReplicated"}
     return {"ChannelName": name, "DataSource": {"S3DataSource": source}, "InputMode": input_mode}
 
 

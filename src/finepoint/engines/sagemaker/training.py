@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import shutil
-import tarfile
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -13,20 +13,23 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from finepoint.data.extracting import Limits, extract
 from finepoint.engines.debugging import judge_job
 from finepoint.engines.local import Watcher
 from finepoint.engines.metrics import explain_missing
 from finepoint.engines.profiling import judge_profile
 from finepoint.engines.recorded import PARTS, is_recorded
+from finepoint.engines.records import CLOUD_RECORD as RECORD
 from finepoint.engines.records import JobFolder
 from finepoint.engines.sagemaker.channels import push_channels
 from finepoint.engines.sagemaker.cloud import Cloud, is_missing, is_taken
 from finepoint.engines.sagemaker.ledger import Ledger, cloud_name, forget_name
 from finepoint.engines.sagemaker.logs import JobLog
-from finepoint.engines.sagemaker.rates import price, refuse_above
+from finepoint.engines.sagemaker.rates import add_bill, price, refuse_above
 from finepoint.engines.sagemaker.requests import Places, instance_count, instance_type, training_request
 from finepoint.engines.sagemaker.settings import SageMakerSettings, load_settings
 from finepoint.engines.sagemaker.source import source_archive
+from finepoint.engines.sagemaker.store import S3Store
 from finepoint.engines.sagemaker.transfer import encryption, fetch, pull
 from finepoint.engines.spec import JobResult, JobSpec, JobStatus
 from finepoint.errors import CloudError, DataError, InputError, JobError
@@ -34,8 +37,9 @@ from finepoint.events import parse
 from finepoint.files import read_json, write_bytes, write_json
 
 ENDED = ("Completed", "Failed", "Stopped")
-RECORD = "sagemaker.json"
 _TAIL = 60
+# Of what a job of the user's left; it may be large, and shrink as it likes.
+_OUTPUT_LIMITS = Limits(ratio=math.inf)
 
 
 class SageMakerEngine:
@@ -82,15 +86,24 @@ class SageMakerEngine:
         self.submit(folder, spec, watcher)
         return self.collect(folder, spec, watcher)
 
-    def collect(self, folder: Path, spec: JobSpec, watcher: Watcher) -> JobResult:
+    def collect(self, folder: Path, spec: JobSpec, watcher: Watcher, *, stopping: bool = True) -> JobResult:
         """Follow a submitted job to its end, bring its results home, and return what became of it.
 
-        Errors are as of `run_job`.
+        Args:
+            folder: the job's.
+            spec: of the job.
+            watcher: is told what happens.
+            stopping: an interrupt (Ctrl-C) stops the job in AWS; otherwise it goes on there.
+
+        Raises:
+            FinepointError: as of `run_job`.
         """
         begin = time.monotonic()
         try:
             described = self.follow(folder, spec, watcher)
         except KeyboardInterrupt:
+            if not stopping:
+                raise
             watcher.say("Interrupted: telling the job in AWS to stop")
             stop(self.cloud, folder)
             raise
@@ -144,6 +157,22 @@ class SageMakerEngine:
         places = Places(code, entry_point, channels, settings.uri("jobs"), checkpoints)
         return training_request(name, spec, settings, self.cloud.region, places)
 
+    def adopt(self, folder: Path, name: str, spec: JobSpec, watcher: Watcher) -> JobResult:
+        """Bring the results of a job home that AWS made by itself, a trial of its tuner's, and return what it came to.
+
+        Args:
+            folder: for the job.
+            name: of the job in AWS, which has ended.
+            spec: what it ran.
+            watcher: is told what happens.
+        """
+        described = self.cloud.call("sagemaker", "DescribeTrainingJob", TrainingJobName=name)
+        folder.mkdir(parents=True, exist_ok=True)
+        JobFolder(folder).begin(spec)
+        self._note(folder, {"training_job": name, "region": self.cloud.region, "run": self._run})
+        seconds = float(described.get("TrainingTimeInSeconds", 0))
+        return self._finish(folder, spec, watcher, {**described, "tail": []}, seconds)
+
     def follow(self, folder: Path, spec: JobSpec, watcher: Watcher) -> dict[str, Any]:
         """Pass on what a job prints until it has ended, and return what AWS says of it then."""
         name = str(read_json(folder / RECORD)["training_job"])
@@ -171,7 +200,7 @@ class SageMakerEngine:
         self, folder: Path, spec: JobSpec, watcher: Watcher, described: Mapping[str, Any], seconds: float
     ) -> JobResult:
         name, job = described["TrainingJobName"], JobFolder(folder)
-        bring_home(self.cloud, described, folder)
+        bring_home(self.cloud, described, folder, watcher.say)
         status: JobStatus = described["TrainingJobStatus"]
         failure = str(described.get("FailureReason", "")) if status == "Failed" else ""
         if status == "Stopped":
@@ -182,6 +211,7 @@ class SageMakerEngine:
         cost = price(kind, billed / 3600, described["ResourceConfig"]["InstanceCount"]) if billed else None
         if billed:
             spent = "at an unknown rate" if cost is None else f"about {cost:.4f} US dollars"
+            add_bill(folder, name, kind, described["ResourceConfig"]["InstanceCount"], billed)
             watcher.say(f"{name}: billed for {billed} s of {kind}, {spent}")
         for metric in spec.metric_definitions:
             if status == "Completed" and metric.name not in metrics:
@@ -260,12 +290,22 @@ def stop(cloud: Cloud, folder: Path) -> None:
             raise
 
 
-def is_in_cloud(folder: Path) -> bool:
-    """Return whether the job of a folder was submitted to SageMaker."""
-    return (folder / RECORD).is_file()
+def bring_log(folder: Path) -> None:
+    """Bring the log of a submitted job up to date in its folder, unless it has come home."""
+    record = read_json(folder / RECORD)
+    if "status" not in record:
+        JobLog(Cloud(record["region"]), record["training_job"], folder / "logs.txt").new_lines()
 
 
-def bring_home(cloud: Cloud, described: Mapping[str, Any], folder: Path) -> None:
+def recordings_of(folder: Path) -> tuple[str, S3Store]:
+    """Return the address that the recordings of a submitted job arrive under while it runs, and what reads it."""
+    record = read_json(folder / RECORD)
+    return str(record["request"]["CheckpointConfig"]["S3Uri"]).rstrip("/"), S3Store(Cloud(record["region"]))
+
+
+def bring_home(
+    cloud: Cloud, described: Mapping[str, Any], folder: Path, say: Callable[[str], None] = lambda text: None
+) -> None:
     """Download model and output of a job into its folder, and unpack them as the local engine leaves them."""
     base = f"{described['OutputDataConfig']['S3OutputPath'].rstrip('/')}/{described['TrainingJobName']}/output"
     for archive, target in (("model.tar.gz", "model"), ("output.tar.gz", "output/data")):
@@ -279,9 +319,11 @@ def bring_home(cloud: Cloud, described: Mapping[str, Any], folder: Path) -> None
         place = folder / target
         if place.exists():
             shutil.rmtree(place)
-        place.mkdir(parents=True)
-        with tarfile.open(path) as packed:
-            packed.extractall(place, filter="data")
+        try:
+            extract(path, place, _OUTPUT_LIMITS)
+        except DataError as error:
+            place.mkdir(parents=True)
+            say(f"warning: {error}; what the job left is in {path}, not unpacked")
 
 
 def _stable(folder: Path, name: str) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from finepoint.engines.sagemaker.cloud import Cloud, is_missing
+from finepoint.engines.sagemaker.ledger import Ledger
 from finepoint.errors import CloudError, ConfigurationError, DataError
 from finepoint.files import atomic_path, digest_of, sha256_of, state_dir
 
@@ -22,6 +23,8 @@ _WORKERS = 16
 # S3's parts are at least 5 MiB, and at most 10,000.
 _PART = 16 * 2**20
 _PUBLIC_GROUPS = ("AllUsers", "AuthenticatedUsers")
+# The ledger of what is being uploaded in parts, on whatever's behalf.
+UPLOADS = "uploads"
 Progress = Callable[[int, int], None]
 
 
@@ -115,7 +118,7 @@ def push(
     with ThreadPoolExecutor(_WORKERS) as pool:
         hashes = dict(zip(files, pool.map(sha256_of, files.values()), strict=True))
     sizes = {name: path.stat().st_size for name, path in files.items()}
-    journal = _Journal(uri)
+    journal = _Journal("pushes", uri)
     known = {**read_manifest(cloud, uri), **journal.read()}
     there = dict(_listed(cloud, bucket, prefix))
     wanted = [
@@ -144,44 +147,74 @@ def push(
     return result
 
 
-def pull(cloud: Cloud, uri: str, target: Path, *, dry_run: bool = False, progress: Progress | None = None) -> Transfer:
+def pull(
+    cloud: Cloud,
+    uri: str,
+    target: Path,
+    *,
+    dry_run: bool = False,
+    exact: bool = False,
+    sealed: bool = False,
+    progress: Progress | None = None,
+) -> Transfer:
     """Download what lies under an address into a folder, leaving out files that are there with the same content.
+
+    That a file is the same is known from the manifest, or from a journal of what was pulled to this folder.
+
+    Args:
+        cloud: the account.
+        uri: `s3://BUCKET/PREFIX`.
+        target: the folder.
+        dry_run: only say what would be done.
+        exact: remove from the folder what does not lie there any more; hidden files are left alone.
+        sealed: what is there never changes, so that a file of the same size is the same.
+        progress: is told bytes done and to do.
 
     Raises:
         DataError: there is nothing, a name leads outside the folder, or content is not what the manifest says.
         CloudError: AWS refused or failed.
     """
     bucket, prefix = parse_s3(uri)
-    manifest = read_manifest(cloud, uri)
-    sizes = dict(_sizes(cloud, bucket, prefix))
-    if not sizes:
+    there = {entry["Key"][len(prefix) :]: entry for entry in _objects(cloud, bucket, prefix)}
+    if not there:
         raise DataError(f"{uri} holds no objects")
-    for name in sizes:
+    for name in there:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\0" in name:
             raise DataError(f"{uri}: the object {name!r} leads outside {target}")
+    manifest = {} if sealed else read_manifest(cloud, uri)
+    journal = _Journal("pulls", f"{uri} {target.resolve()}")
+    pulled = {} if sealed else journal.read()
 
     def have(name: str) -> bool:
         path = target / name
-        if not path.is_file() or path.stat().st_size != sizes[name]:
+        if not path.is_file() or path.stat().st_size != there[name]["Size"]:
             return False
-        return name in manifest and sha256_of(path) == manifest[name].sha256
+        before = pulled.get(name)
+        known = before if before is not None and before.etag == there[name]["ETag"] else manifest.get(name)
+        return sealed or (known is not None and sha256_of(path) == known.sha256)
 
     with ThreadPoolExecutor(_WORKERS) as pool:
-        wanted = [name for name, there in zip(sizes, pool.map(have, sizes), strict=True) if not there]
-    moved = sum(sizes[name] for name in wanted)
-    result = Transfer(len(sizes), sum(sizes.values()), len(wanted), moved)
+        wanted = [name for name, same in zip(there, pool.map(have, there), strict=True) if not same]
+    moved, size = (sum(there[name]["Size"] for name in names) for names in (wanted, there))
+    result = Transfer(len(there), size, len(wanted), moved)
     if dry_run:
         return result
-    done = result.bytes - moved
+    done = size - moved
 
     def receive(name: str) -> tuple[str, None]:
-        fetch(cloud, f"s3://{bucket}/{prefix}{name}", target / name, manifest[name].sha256 if name in manifest else "")
+        path = target / name
+        fetch(cloud, f"s3://{bucket}/{prefix}{name}", path, manifest[name].sha256 if name in manifest else "")
+        if not sealed:
+            journal.add(name, _Sent(sha256_of(path), there[name]["Size"], there[name]["ETag"]))
         return name, None
 
     for name, _ in _in_parallel(receive, wanted):
-        done += sizes[name]
+        done += there[name]["Size"]
         if progress is not None:
-            progress(done, result.bytes)
+            progress(done, size)
+    if exact:
+        for path in [path for name, path in files_of(target).items() if name not in there]:
+            path.unlink()
     return result
 
 
@@ -277,7 +310,12 @@ def _send(cloud: Cloud, path: Path, bucket: str, key: str, sha256: str, kms_key:
 
 
 def _send_parts(cloud: Cloud, path: Path, bucket: str, key: str, kms_key: str) -> str:
-    """Upload a large file in parts; those that an earlier try has sent are compared and kept."""
+    """Upload a large file in parts; those that an earlier try has sent are compared and kept.
+
+    Parts that are never completed cost storage and show in no listing of objects: the upload is written down before.
+    """
+    ledger, address = Ledger(UPLOADS), f"s3://{bucket}/{key}"
+    ledger.record("upload", address, cloud.region)
     upload, there = _unfinished(cloud, bucket, key)
     if not upload:
         begun = cloud.call("s3", "CreateMultipartUpload", Bucket=bucket, Key=key, **encryption(kms_key))
@@ -303,7 +341,18 @@ def _send_parts(cloud: Cloud, path: Path, bucket: str, key: str, kms_key: str) -
         UploadId=upload,
         MultipartUpload={"Parts": parts},
     )
+    ledger.strike("upload", address)
     return str(answer["ETag"])
+
+
+def abandon_upload(cloud: Cloud, address: str) -> bool:
+    """Remove the parts of unfinished uploads of an object, and return whether there were any."""
+    bucket, _, key = address.removeprefix("s3://").partition("/")
+    found = False
+    while (upload := _unfinished(cloud, bucket, key)[0]) != "":
+        cloud.call("s3", "AbortMultipartUpload", Bucket=bucket, Key=key, UploadId=upload)
+        found = True
+    return found
 
 
 def _unfinished(cloud: Cloud, bucket: str, key: str) -> tuple[str, dict[int, str]]:
@@ -322,10 +371,6 @@ def _objects(cloud: Cloud, bucket: str, prefix: str) -> Iterator[dict[str, Any]]
 
 def _listed(cloud: Cloud, bucket: str, prefix: str) -> Iterator[tuple[str, str]]:
     yield from ((entry["Key"][len(prefix) :], entry["ETag"]) for entry in _objects(cloud, bucket, prefix))
-
-
-def _sizes(cloud: Cloud, bucket: str, prefix: str) -> Iterator[tuple[str, int]]:
-    yield from ((entry["Key"][len(prefix) :], entry["Size"]) for entry in _objects(cloud, bucket, prefix))
 
 
 def _in_parallel(work: Callable[[str], Any], names: list[str]) -> Iterator[Any]:
@@ -349,10 +394,10 @@ def _or_none(call: Callable[[], dict[str, Any]], code: str) -> dict[str, Any]:
 
 
 class _Journal:
-    """What a push has sent so far, a JSON object a line."""
+    """What a push has sent, or a pull has brought, so far: a JSON object a line."""
 
-    def __init__(self, uri: str) -> None:
-        self._path = state_dir() / "pushes" / f"{digest_of({'uri': uri})[:24]}.jsonl"
+    def __init__(self, kind: str, uri: str) -> None:
+        self._path = state_dir() / kind / f"{digest_of({'uri': uri})[:24]}.jsonl"
         self._lock = threading.Lock()
 
     def read(self) -> dict[str, _Sent]:
@@ -365,7 +410,7 @@ class _Journal:
                 name = value.pop("name")
                 found[name] = _Sent(**value)
             except (ValueError, TypeError, KeyError):
-                continue  # the last line of a killed push
+                continue  # the last line of what was killed
         return found
 
     def add(self, name: str, entry: _Sent) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from finepoint.engines.local import Watcher
 from finepoint.engines.sagemaker.cloud import is_missing, is_taken
-from finepoint.engines.sagemaker.rates import refuse_above
+from finepoint.engines.sagemaker.rates import add_bill, refuse_above, spent
 from finepoint.engines.sagemaker.requests import instance_count, instance_type, tuning_request
 from finepoint.engines.sagemaker.training import ENDED, SageMakerEngine
 from finepoint.engines.spec import JobSpec
@@ -21,6 +21,7 @@ from finepoint.files import read_json, write_json
 from finepoint.tuning.parameters import Parameter
 
 RECORD = "tuning.json"
+NAME_RECORD = "amt.json"
 # Of CreateHyperParameterTuningJob.
 _NAME = 32
 
@@ -80,11 +81,29 @@ def tune(
         JobError: no trial ended with the objective's metric.
     """
     watcher = watcher or Watcher()
+    name = begin(engine, folder, spec, study, watcher)
+    return finish(engine, folder, name, spec, watcher, sleep)
+
+
+def begin(engine: SageMakerEngine, folder: Path, spec: JobSpec, study: AmtStudy, watcher: Watcher) -> str:
+    """Start a tuning job unless it is under way, and return its name in AWS; arguments and errors are as of `tune`."""
     _check(spec, study)
     folder.mkdir(parents=True, exist_ok=True)
     name = _name(folder, spec.name)
     if _describe(engine, name) is None:
         _submit(engine, folder, name, spec, study, watcher)
+    return name
+
+
+def finish(
+    engine: SageMakerEngine,
+    folder: Path,
+    name: str,
+    spec: JobSpec,
+    watcher: Watcher,
+    sleep: Callable[[float], None] = time.sleep,
+) -> dict[str, Any]:
+    """Follow a tuning job to its end, and return what came of it; arguments and errors are those of `tune`."""
     before: dict[str, int] = {}
     while True:
         described = engine.cloud.call("sagemaker", "DescribeHyperParameterTuningJob", HyperParameterTuningJobName=name)
@@ -93,17 +112,25 @@ def tune(
             before = counters
             states = ", ".join(f"{count} {state}" for state, count in counters.items() if count)
             watcher.say(f"{name}: {described['HyperParameterTuningJobStatus']}: {states or 'no trial yet'}")
+            watcher.on_event({"event": "amt", **_record(engine, name, described)})
         if described["HyperParameterTuningJobStatus"] in ENDED:
             break
         sleep(engine.settings.poll_seconds)
     engine.ledger(spec).strike("tuning-job", name)
     record = _record(engine, name, described)
     write_json(folder / RECORD, record)
+    _bill(engine, folder, record)
+    watcher.say(spent(folder).words())
     if record["best"] is None:
         raise JobError(
             f"tuning job {name} is {record['status']}. {described.get('FailureReason', 'No trial completed')}"
         )
     return record
+
+
+def stop(engine: SageMakerEngine, name: str) -> None:
+    """Tell a tuning job and its trials to stop."""
+    engine.cloud.call("sagemaker", "StopHyperParameterTuningJob", HyperParameterTuningJobName=name)
 
 
 def _submit(engine: SageMakerEngine, folder: Path, name: str, spec: JobSpec, study: AmtStudy, watcher: Watcher) -> None:
@@ -149,11 +176,24 @@ def _record(engine: SageMakerEngine, name: str, described: Mapping[str, Any]) ->
     }
 
 
+def _bill(engine: SageMakerEngine, folder: Path, record: Mapping[str, Any]) -> None:
+    for trial in record["trials"]:
+        name = trial["training_job"]
+        job = engine.cloud.call("sagemaker", "DescribeTrainingJob", TrainingJobName=name)
+        resources = job["ResourceConfig"]
+        if seconds := job.get("BillableTimeInSeconds"):
+            add_bill(folder, name, resources["InstanceType"], resources["InstanceCount"], seconds)
+
+
 def _trial(summary: Mapping[str, Any]) -> dict[str, Any]:
     metric = summary.get("FinalHyperParameterTuningJobObjectiveMetric")
+    started, ended = (summary.get(key) for key in ("TrainingStartTime", "TrainingEndTime"))
     return {
         "training_job": summary["TrainingJobName"],
         "status": summary["TrainingJobStatus"],
+        "started_at": None if started is None else started.isoformat(),
+        "finished_at": None if ended is None else ended.isoformat(),
+        "seconds": None if started is None or ended is None else round((ended - started).total_seconds(), 3),
         "hyperparameters": {key: _value(text) for key, text in summary["TunedHyperParameters"].items()},
         "objective": None if metric is None else metric["Value"],
     }
@@ -184,7 +224,7 @@ def _check(spec: JobSpec, study: AmtStudy) -> None:
 
 def _name(folder: Path, stem: str) -> str:
     """Return the tuning job's name in AWS, written down before it is used; at most 32 letters."""
-    path = folder / "amt.json"
+    path = folder / NAME_RECORD
     if path.is_file():
         return str(read_json(path)["name"])
     plain = "".join(letter if letter.isalnum() else "-" for letter in stem)[: _NAME - 7].strip("-") or "tune"

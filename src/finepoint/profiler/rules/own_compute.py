@@ -187,13 +187,15 @@ class TinyBatch(StepRule):
 
     What a step costs by itself is its time less the waiting for data and less what this machine needs for the
     network's multiplications (backward is twice a forward); where the machine was not measured, the time of the
-    optimizer and of the code between.
+    optimizer and of the code between. Waiting for a core that others have looks the same: while they keep more than
+    `others` cores busy, only a share of `certain` is believed.
     """
 
     batch: int = 8
     share: float = 0.2
     target: int = 64
     others: float = 0.3
+    certain: float = 0.9
 
     def look(self, recording: ProfilerRecording) -> RuleResult:
         """Take the time of a step that is the same for any batch."""
@@ -201,11 +203,6 @@ class TinyBatch(StepRule):
         size = loader.get("batch_size") if loader else None
         if not size:
             return self.not_applicable("no DataLoader with a batch size was seen")
-        others = neighbour_cores(recording.during_loop(), len(recording.system.named("core/")))
-        if size <= self.batch and others > self.others:
-            return self.not_applicable(
-                f"others kept {others:.1f} cores busy, so that what a step costs by itself cannot be told"
-            )
         training = recording.training
         steps = total(training, "steps")
         step, wait = total(training, "seconds") / steps, total(training, "phase/data_wait") / steps
@@ -213,6 +210,11 @@ class TinyBatch(StepRule):
         share = fixed / step * total(training, "seconds") / max(recording.loop_seconds, 1e-9)
         if size > self.batch or share < self.share:
             return self.clean(batch_size=size, fixed_share=share)
+        others = neighbour_cores(recording.during_loop(), len(recording.system.named("core/")))
+        if others > self.others and share < self.certain:
+            return self.not_applicable(
+                f"others kept {others:.1f} cores busy, so that what a step costs by itself cannot be told"
+            )
         each = (step - fixed) / size + fixed / self.target
         saved = total(training, "seconds") * (1 - each * size / step)
         return self.issue(
