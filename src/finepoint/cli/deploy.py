@@ -41,7 +41,10 @@ def command(
         Path | None, typer.Option("--source-dir", help="Folder that holds it; without it the script comes alone.")
     ] = None,
     capture: Annotated[
-        str | None, typer.Option("--capture", help="Keep this share of the answers, such as 10%.", show_default="none")
+        str | None,
+        typer.Option(
+            "--capture", help="Keep this share of the answers, such as 10%; in AWS in S3.", show_default="none"
+        ),
     ] = None,
     capture_images: Annotated[
         bool, typer.Option("--capture-images", help="With --capture: keep the images too.")
@@ -64,9 +67,6 @@ def command(
     scale_at: Annotated[
         float, _in_aws("--scale-at", text="Invocations of a machine in a minute above which machines are added.")
     ] = 0.0,
-    capture: Annotated[
-        int, _in_aws("--capture", text="Keep so many percent of requests and answers in S3.", metavar="PERCENT")
-    ] = 0,
     update: Annotated[
         Literal["all-at-once", "canary", "rolling"],
         _in_aws("--update", text="How an endpoint that is there gets the new model."),
@@ -104,11 +104,12 @@ def command(
     from finepoint.serving.canary import CanaryPlan, parse_share
     from finepoint.serving.deployment import Access
 
+    share = parse_share(capture, "capture") if capture is not None else None
     if engine == "sagemaker":
         from finepoint.cli.endpoints import deploy_in_cloud
         from finepoint.engines.sagemaker.hosting import Hosting
 
-        hosting = Hosting(mode, instances, max_instances, scale_at, capture, update)
+        hosting = Hosting(mode, instances, max_instances, scale_at, max(1, round(100 * share)) if share else 0, update)
         deploy_in_cloud(model, name, hosting, cloud, max_price, runs_dir, json, entry_point, source_dir)
         return
     access = Access(token_file, no_auth, tls_certificate, tls_key, allow_code)
@@ -124,7 +125,7 @@ def command(
         host=host,
         port=port,
         access=access,
-        capture=parse_share(capture, "capture") if capture is not None else None,
+        capture=share,
         capture_images=capture_images,
         directory=runs_dir,
         entry_point=entry_point,
