@@ -42,7 +42,9 @@ def command(
     ] = None,
     capture: Annotated[
         str | None,
-        typer.Option("--capture", help="Keep this share of the answers (in AWS: in S3), as 10%.", show_default="none"),
+        typer.Option(
+            "--capture", help="Keep this share of the answers, such as 10%; in AWS in S3.", show_default="none"
+        ),
     ] = None,
     capture_images: Annotated[
         bool, typer.Option("--capture-images", help="With --capture: keep the images too.")
@@ -107,7 +109,7 @@ def command(
         from finepoint.cli.endpoints import deploy_in_cloud
         from finepoint.engines.sagemaker.hosting import Hosting
 
-        hosting = Hosting(mode, instances, max_instances, scale_at, round(100 * (share or 0)), update)
+        hosting = Hosting(mode, instances, max_instances, scale_at, max(1, round(100 * share)) if share else 0, update)
         deploy_in_cloud(model, name, hosting, cloud, max_price, runs_dir, json, entry_point, source_dir)
         return
     access = Access(token_file, no_auth, tls_certificate, tls_key, allow_code)
