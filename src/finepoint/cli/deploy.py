@@ -41,7 +41,8 @@ def command(
         Path | None, typer.Option("--source-dir", help="Folder that holds it; without it the script comes alone.")
     ] = None,
     capture: Annotated[
-        str | None, typer.Option("--capture", help="Keep this share of the answers, such as 10%.", show_default="none")
+        str | None,
+        typer.Option("--capture", help="Keep this share of the answers, as 10%; in AWS in S3, with the requests."),
     ] = None,
     capture_images: Annotated[
         bool, typer.Option("--capture-images", help="With --capture: keep the images too.")
@@ -64,9 +65,6 @@ def command(
     scale_at: Annotated[
         float, _in_aws("--scale-at", text="Invocations of a machine in a minute above which machines are added.")
     ] = 0.0,
-    capture: Annotated[
-        int, _in_aws("--capture", text="Keep so many percent of requests and answers in S3.", metavar="PERCENT")
-    ] = 0,
     update: Annotated[
         Literal["all-at-once", "canary", "rolling"],
         _in_aws("--update", text="How an endpoint that is there gets the new model."),
@@ -108,7 +106,8 @@ def command(
         from finepoint.cli.endpoints import deploy_in_cloud
         from finepoint.engines.sagemaker.hosting import Hosting
 
-        hosting = Hosting(mode, instances, max_instances, scale_at, capture, update)
+        percent = round(100 * parse_share(capture, "capture")) if capture is not None else 0
+        hosting = Hosting(mode, instances, max_instances, scale_at, percent, update)
         deploy_in_cloud(model, name, hosting, cloud, max_price, runs_dir, json, entry_point, source_dir)
         return
     access = Access(token_file, no_auth, tls_certificate, tls_key, allow_code)
