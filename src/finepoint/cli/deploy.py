@@ -42,7 +42,9 @@ def command(
     ] = None,
     capture: Annotated[
         str | None,
-        typer.Option("--capture", help="Keep this share of the answers, as 10%; in AWS in S3, with the requests."),
+        typer.Option(
+            "--capture", help="Keep this share of the answers, such as 10%; in AWS in S3.", show_default="none"
+        ),
     ] = None,
     capture_images: Annotated[
         bool, typer.Option("--capture-images", help="With --capture: keep the images too.")
@@ -102,12 +104,12 @@ def command(
     from finepoint.serving.canary import CanaryPlan, parse_share
     from finepoint.serving.deployment import Access
 
+    share = parse_share(capture, "capture") if capture is not None else None
     if engine == "sagemaker":
         from finepoint.cli.endpoints import deploy_in_cloud
         from finepoint.engines.sagemaker.hosting import Hosting
 
-        percent = round(100 * parse_share(capture, "capture")) if capture is not None else 0
-        hosting = Hosting(mode, instances, max_instances, scale_at, percent, update)
+        hosting = Hosting(mode, instances, max_instances, scale_at, max(1, round(100 * share)) if share else 0, update)
         deploy_in_cloud(model, name, hosting, cloud, max_price, runs_dir, json, entry_point, source_dir)
         return
     access = Access(token_file, no_auth, tls_certificate, tls_key, allow_code)
@@ -123,7 +125,7 @@ def command(
         host=host,
         port=port,
         access=access,
-        capture=parse_share(capture, "capture") if capture is not None else None,
+        capture=share,
         capture_images=capture_images,
         directory=runs_dir,
         entry_point=entry_point,
