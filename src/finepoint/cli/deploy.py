@@ -64,9 +64,6 @@ def command(
     scale_at: Annotated[
         float, _in_aws("--scale-at", text="Invocations of a machine in a minute above which machines are added.")
     ] = 0.0,
-    capture: Annotated[
-        int, _in_aws("--capture", text="Keep so many percent of requests and answers in S3.", metavar="PERCENT")
-    ] = 0,
     update: Annotated[
         Literal["all-at-once", "canary", "rolling"],
         _in_aws("--update", text="How an endpoint that is there gets the new model."),
@@ -107,8 +104,15 @@ def command(
     if engine == "sagemaker":
         from finepoint.cli.endpoints import deploy_in_cloud
         from finepoint.engines.sagemaker.hosting import Hosting
+        from finepoint.errors import ConfigurationError
 
-        hosting = Hosting(mode, instances, max_instances, scale_at, capture, update)
+        if canary is not None or capture_images:
+            raise ConfigurationError(
+                "--canary and --capture-images are for this machine; in AWS give --update canary, and --capture keeps "
+                "requests and answers"
+            )
+        percent = round(100 * parse_share(capture, "capture")) if capture is not None else 0
+        hosting = Hosting(mode, instances, max_instances, scale_at, percent, update)
         deploy_in_cloud(model, name, hosting, cloud, max_price, runs_dir, json, entry_point, source_dir)
         return
     access = Access(token_file, no_auth, tls_certificate, tls_key, allow_code)
