@@ -41,7 +41,10 @@ def command(
         Path | None, typer.Option("--source-dir", help="Folder that holds it; without it the script comes alone.")
     ] = None,
     capture: Annotated[
-        str | None, typer.Option("--capture", help="Keep this share of the answers, such as 10%.", show_default="none")
+        str | None,
+        typer.Option(
+            "--capture", help="Keep this share of the answers, such as 10%; in AWS in S3.", show_default="none"
+        ),
     ] = None,
     capture_images: Annotated[
         bool, typer.Option("--capture-images", help="With --capture: keep the images too.")
@@ -101,6 +104,7 @@ def command(
     from finepoint.serving.canary import CanaryPlan, parse_share
     from finepoint.serving.deployment import Access
 
+    share = parse_share(capture, "capture") if capture is not None else None
     if engine == "sagemaker":
         from finepoint.cli.endpoints import deploy_in_cloud
         from finepoint.engines.sagemaker.hosting import Hosting
@@ -111,8 +115,7 @@ def command(
                 "--canary and --capture-images are for this machine; in AWS give --update canary, and --capture keeps "
                 "requests and answers"
             )
-        percent = round(100 * parse_share(capture, "capture")) if capture is not None else 0
-        hosting = Hosting(mode, instances, max_instances, scale_at, percent, update)
+        hosting = Hosting(mode, instances, max_instances, scale_at, max(1, round(100 * share)) if share else 0, update)
         deploy_in_cloud(model, name, hosting, cloud, max_price, runs_dir, json, entry_point, source_dir)
         return
     access = Access(token_file, no_auth, tls_certificate, tls_key, allow_code)
@@ -128,7 +131,7 @@ def command(
         host=host,
         port=port,
         access=access,
-        capture=parse_share(capture, "capture") if capture is not None else None,
+        capture=share,
         capture_images=capture_images,
         directory=runs_dir,
         entry_point=entry_point,

@@ -108,15 +108,20 @@ class SharedTraffic:
         if self._due < 1:
             return await self._application.answer(request)
         self._due -= 1
-        theirs = await _asked(self._socket, request)
+        asked = self._socket
+        theirs = await _asked(asked, request)
         if theirs is not None and theirs.status < 400:
-            self._tell(ANSWERED)
+            self._tell_of(asked, ANSWERED)
             return theirs
         ours = await self._application.answer(request)
         # What both refuse is the request's fault; too much load is nobody's.
         blameless = theirs is not None and (theirs.status == 503 or ours.status >= 400)
-        self._tell(ANSWERED if blameless else FAILED)
+        self._tell_of(asked, ANSWERED if blameless else FAILED)
         return ours
+
+    def _tell_of(self, asked: str, outcome: bytes) -> None:
+        if asked == self._socket:  # else it has ended meanwhile, and its successor is not to blame
+            self._tell(outcome)
 
 
 def follow_orders(channel: socket.socket, traffic: SharedTraffic) -> None:

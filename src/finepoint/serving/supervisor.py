@@ -124,6 +124,8 @@ class Supervisor:
             if not await self._ready(new):
                 await _kill(new)
                 return "the new worker did not come up; the old one goes on", {}
+            with contextlib.suppress(BlockingIOError):
+                old.channel.recv(4096)  # the last words on an earlier canary
             old.channel.send(json.dumps({"socket": f"{folder}/canary", "share": plan.share}).encode())
             loop.add_reader(old.channel, hear)
             verdict: bool | None = None
