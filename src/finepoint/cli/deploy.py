@@ -108,7 +108,13 @@ def command(
     if engine == "sagemaker":
         from finepoint.cli.endpoints import deploy_in_cloud
         from finepoint.engines.sagemaker.hosting import Hosting
+        from finepoint.errors import ConfigurationError
 
+        if canary is not None or capture_images:
+            raise ConfigurationError(
+                "--canary and --capture-images are for this machine; in AWS give --update canary, and --capture keeps "
+                "requests and answers"
+            )
         hosting = Hosting(mode, instances, max_instances, scale_at, max(1, round(100 * share)) if share else 0, update)
         deploy_in_cloud(model, name, hosting, cloud, max_price, runs_dir, json, entry_point, source_dir)
         return
