@@ -81,7 +81,7 @@ def test_several_mistakes_are_listed_at_once(finepoint: Finepoint, colours: Path
 
 def test_a_package_that_is_none_cannot_be_deployed(finepoint: Finepoint, tmp_path: Path) -> None:
     (tmp_path / "model.tar.gz").write_text("hello")
-    assert "not a readable tar.gz" in finepoint("deploy", tmp_path / "model.tar.gz", code=2).stderr
+    assert "is neither a zip nor a tar archive" in finepoint("deploy", tmp_path / "model.tar.gz", code=2).stderr
 
 
 def test_remote_addresses_must_be_allowed(finepoint: Finepoint, tmp_path: Path) -> None:

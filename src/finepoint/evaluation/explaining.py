@@ -22,7 +22,7 @@ from PIL import Image
 from finepoint.errors import InputError
 from finepoint.models.building import read_head
 from finepoint.models.classifier import Classifier
-from finepoint.models.graphs import HeadLayers
+from finepoint.models.graphs import SLOPE, HeadLayers
 
 # How far averages of the map may lie from the features, as a share of the largest, in bf16 too.
 _TOLERANCE = 0.02
@@ -132,8 +132,8 @@ def _forward(head: HeadLayers, features: np.ndarray) -> tuple[np.ndarray, np.nda
     active = []
     for index, (weight, bias) in enumerate(head.layers):
         if index:
-            active.append(values > 0)
-            values = np.maximum(values, 0)
+            active.append(np.where(values > 0, 1, SLOPE))
+            values = np.maximum(values, SLOPE * values)
         values = weight @ values + bias
     gradient: np.ndarray = head.layers[-1][0].astype(np.float64)
     for (weight, _), on in zip(head.layers[-2::-1], active[::-1], strict=True):

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 OPSET = 18
 
 
+# Of a head's hidden units below zero: at the upper end of the default learning rates four of five plain ReLUs died.
+SLOPE = 0.01
+
+
 @dataclass(frozen=True)
 class HeadLayers:
     """A head as arrays.
@@ -30,8 +34,8 @@ class HeadLayers:
     Args:
         shift: [d], taken from the features before they are scaled.
         scale: [d], by which they are then multiplied.
-        layers: (weight [out, in], bias [out]) of each linear layer; a ReLU stands between two layers,
-            and nothing follows the last.
+        layers: (weight [out, in], bias [out]) of each linear layer; a leaky ReLU of `SLOPE` stands between two
+            layers, and nothing follows the last.
     """
 
     shift: np.ndarray
@@ -43,7 +47,7 @@ class HeadLayers:
         values = (features.astype(np.float32) - self.shift) * self.scale
         for index, (weight, bias) in enumerate(self.layers):
             if index:
-                values = np.maximum(values, 0)
+                values = np.maximum(values, SLOPE * values)
             values = values @ weight.T + bias
         return np.asarray(values, np.float32)
 
@@ -140,7 +144,11 @@ def _head_nodes(head: HeadLayers) -> tuple[list[Any], list[Any]]:
             helper.make_node("Gemm", [f"head/in_{index}", *names], [result], name=f"head/gemm_{index}", transB=1)
         )
         if index != last:
-            nodes.append(helper.make_node("Relu", [result], [f"head/in_{index + 1}"], name=f"head/relu_{index}"))
+            nodes.append(
+                helper.make_node(
+                    "LeakyRelu", [result], [f"head/in_{index + 1}"], name=f"head/leaky_{index}", alpha=SLOPE
+                )
+            )
     return nodes, arrays
 
 

@@ -7,9 +7,10 @@ import itertools
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import leaky_relu
 from torch.nn.utils import skip_init
 
-from finepoint.models.graphs import HeadLayers
+from finepoint.models.graphs import SLOPE, HeadLayers
 from finepoint.training.hyperparameters import Hyperparameters
 
 # Features are scaled to this standard deviation, so that a learning rate means the same for every backbone.
@@ -18,7 +19,7 @@ FEATURE_STD = 0.4
 
 
 class Head(nn.Module):
-    """A linear layer, or one hidden layer with ReLU, on scaled features.
+    """A linear layer, or one hidden layer with leaky ReLU, on scaled features.
 
     Args:
         hyperparameters: `head`, `hidden` and `dropout` are used.
@@ -49,7 +50,7 @@ class Head(nn.Module):
         values = features * self.scale
         for index, layer in enumerate(self.layers):
             if index:
-                values = torch.relu(values)
+                values = leaky_relu(values, SLOPE)
             values = layer(self._drop(values))
         return values
 
