@@ -17,6 +17,8 @@ ROLE = "arn:aws:iam::123456789012:role/finepoint"
 def test_a_rehearsal_shows_how_it_is_used_and_ends_on_an_interrupt(
     finepoint: Finepoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # A shell's background jobs ignore interrupts, and what they start inherits that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     playing = subprocess.Popen([*COMMAND, "rehearse", "--bucket", "photos"], stdout=subprocess.PIPE, text=True)
     assert playing.stdout is not None
     try:
