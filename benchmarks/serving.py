@@ -2,7 +2,7 @@
 
 Closed loop with wrk (a client asks again when it is answered), every server in turn in each of several rounds, so that
 the machine's moods meet all alike; a ratio is the median of the rounds' ratios. Open loop at a fixed rate (see
-open_loop.py).
+finepoint.serving.open_loop).
 
     python benchmarks/serving.py [--data FOLDER] [--rivals PYTHON] [--only PART ...] [--quick] [--json]
 

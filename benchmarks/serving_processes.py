@@ -25,7 +25,7 @@ from finepoint.files import sha256_of, write_json
 from finepoint.models.backbones import resolve_backbones
 from finepoint.models.building import build_package
 from finepoint.models.choice import choose_runtime
-from finepoint.models.graphs import HeadLayers, backbone_graph
+from finepoint.models.graphs import HeadLayers, output_width
 from finepoint.models.package import DESCRIPTION, GRAPH, SCHEMA_VERSION
 
 _CLASSES = 10
@@ -37,8 +37,7 @@ def package() -> Iterator[Path]:
     """Make a package of EfficientNet-Lite0 with a head of random numbers, which costs what a trained one does."""
     folder = Path(tempfile.mkdtemp()) / "model"
     (backbone,) = resolve_backbones(["efficientnet_lite0"])
-    outputs = onnx.load(backbone_graph(backbone)).graph.output
-    width = next(value for value in outputs if value.name == "features").type.tensor_type.shape.dim[1].dim_value
+    width = output_width(backbone, "features")
     weight = np.random.default_rng(0).normal(0, 0.05, (_CLASSES, width)).astype(np.float32)
     head = HeadLayers(
         np.zeros(width, np.float32), np.ones(width, np.float32), ((weight, np.zeros(_CLASSES, np.float32)),)

@@ -17,6 +17,7 @@ import psutil
 import pytest
 from tests.models.test_package import make_package
 from tests.serving.conftest import eventually, picture
+from tests.serving.packages import handler
 
 from finepoint.errors import ConfigurationError, EndpointError
 from finepoint.models.made_here import remember
@@ -27,16 +28,6 @@ from finepoint.serving.client import Endpoint
 from finepoint.serving.deployment import Access, deploy, endpoints, undeploy
 
 pytestmark = pytest.mark.slow
-
-
-def handler(folder: Path, word: str) -> Path:
-    """A package whose handler answers with a word."""
-    (folder / "code").mkdir(parents=True)
-    (folder / "code" / "inference.py").write_text(
-        f"def model_fn(folder): return {word!r}\n"
-        "def transform_fn(model, data, content_type, accept): return model, 'text/plain'\n"
-    )
-    return folder
 
 
 class Load:
@@ -129,11 +120,11 @@ def test_a_canary_needs_an_endpoint_to_stand_beside(tmp_path: Path) -> None:
 
 def test_a_package_of_this_machines_own_job_runs_its_code_unasked_and_says_so(tmp_path: Path) -> None:
     archive = tmp_path / "model.tar.gz"
-    pack(handler(tmp_path / "a", "own"), archive)
+    digest = pack(handler(tmp_path / "a", "own"), archive)
     said: list[str] = []
     with pytest.raises(ConfigurationError, match="--allow-code"):
         deploy(archive, name="own", say=said.append)
-    remember(archive, "job flowers-1")
+    remember(digest, "job flowers-1")
     try:
         endpoint = deploy(archive, name="own", say=said.append)
         asked = {"content": b"secret bytes", "headers": {"Content-Type": "text/csv", "Authorization": "Bearer abc"}}

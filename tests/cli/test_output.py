@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from finepoint.cli import run_command
+from finepoint.cli.images import files_in
 from finepoint.cli.output import complain, plain, print_json, say
-from finepoint.cli.predict import files_in
 from finepoint.cli.tables import csv_table
 from finepoint.models.classifier import Prediction
 

@@ -10,22 +10,15 @@ from pathlib import Path
 
 import httpx
 import pytest
+from tests.serving.packages import handler
 
+from finepoint.profiler.cgroups import ControlGroup
 from finepoint.serving import memory, multimodel
 from finepoint.serving.admission import Service
 from finepoint.serving.loading import open_model
 from finepoint.serving.memory import free_bytes
 from finepoint.serving.multimodel import MultiModelApplication
 from finepoint.serving.server import Server, listening_socket
-
-
-def handler(folder: Path, word: str) -> Path:
-    (folder / "code").mkdir(parents=True)
-    (folder / "code" / "inference.py").write_text(
-        f"def model_fn(folder): return {word!r}\n"
-        "def transform_fn(model, data, kind, accept): return model, 'text/plain'\n"
-    )
-    return folder
 
 
 @contextmanager
@@ -102,9 +95,10 @@ def test_what_is_not_in_the_folder_or_has_no_room_is_not_loaded(
 
 def test_free_memory_is_what_the_nearer_limit_leaves(tmp_path: Path) -> None:
     machine = memory.psutil.virtual_memory().total
-    assert 0 < free_bytes(tmp_path / "none") <= machine
+    group = ControlGroup(memory=(tmp_path,))
+    assert 0 < free_bytes(ControlGroup()) <= machine
     (tmp_path / "memory.current").write_text("3000000\n")
     (tmp_path / "memory.max").write_text("5000000\n")
-    assert free_bytes(tmp_path) == 2_000_000
+    assert free_bytes(group) == 2_000_000
     (tmp_path / "memory.max").write_text("max\n")
-    assert free_bytes(tmp_path) > 5_000_000
+    assert free_bytes(group) > 5_000_000

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from finepoint.cli.arguments import Json
+from finepoint.cli.images import files_in
 
 if TYPE_CHECKING:
     from finepoint.serving.open_loop import Measured
@@ -36,9 +37,9 @@ def command(
     from rich.progress import Progress
 
     from finepoint.cli.output import messages, plain, print_json, show
-    from finepoint.cli.predict import files_in
+    from finepoint.data.decoding import content_type
     from finepoint.errors import EndpointError
-    from finepoint.serving.client import content_type, read_image
+    from finepoint.serving.client import read_image
     from finepoint.serving.deployment import find_endpoint
     from finepoint.serving.open_loop import offer
 

@@ -10,6 +10,7 @@ import typer
 
 from finepoint.cli.arguments import Json, ModelArgument, RunsDir
 from finepoint.cli.cloud import CloudSetting, Engine, MaxPrice
+from finepoint.cli.images import AnswersFile, HeatMapFile, files_in, write_heat_map
 
 if TYPE_CHECKING:
     from finepoint.models.classifier import Classifier
@@ -18,12 +19,8 @@ if TYPE_CHECKING:
 def command(
     model: ModelArgument,
     images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.", metavar="IMAGE|FOLDER...")],
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Write a .csv or .parquet file with a row for each image.")
-    ] = None,
-    explain: Annotated[
-        Path | None, typer.Option("--explain", help="Write a heat map of what speaks for the answer, a PNG file.")
-    ] = None,
+    out: AnswersFile = None,
+    explain: HeatMapFile = None,
     engine: Engine = "local",
     cloud: CloudSetting = None,
     max_price: MaxPrice = None,
@@ -85,10 +82,8 @@ def command(
 
 
 def _explain(classifier: Classifier, files: Sequence[Path], target: Path) -> None:
-    from finepoint.cli.output import percent, say
-    from finepoint.errors import ConfigurationError, DataError, storage_errors
+    from finepoint.errors import ConfigurationError, DataError
     from finepoint.evaluation.explaining import explain_image
-    from finepoint.files import write_bytes
 
     if len(files) != 1:
         raise ConfigurationError("--explain takes one image")
@@ -97,9 +92,7 @@ def _explain(classifier: Classifier, files: Sequence[Path], target: Path) -> Non
     except OSError as error:
         raise DataError(f"{files[0]} cannot be read: {error.strerror}") from error
     found, png = explain_image(classifier, data)
-    with storage_errors():
-        write_bytes(target, png)
-    say(f"{target} shows what speaks for {found.label}; it is {percent(found.share)} of the evidence")
+    write_heat_map(target, png, found.label, found.share)
 
 
 def _transform(
@@ -122,27 +115,3 @@ def _transform(
     settings = settings_of(cloud, max_price)
     count = transform(Cloud(settings.region), settings, model_path(model, runs_dir), images[0], out, say=say)
     show(f"{count:,} answers in {plain(out)}, each as IMAGE.out")
-
-
-def files_in(given: list[Path]) -> list[Path]:
-    """Return the files among some paths, and the images below the folders among them.
-
-    Raises:
-        DataError: a path is not there, or a folder has no images.
-    """
-    from finepoint.data.finding import images_below
-    from finepoint.errors import DataError
-    from finepoint.files import exists
-
-    found: list[Path] = []
-    for path in given:
-        if not exists(path):
-            raise DataError(f"{path}: there is no such file or folder")
-        if not path.is_dir():
-            found.append(path)
-            continue
-        below = images_below(path)
-        if not below:
-            raise DataError(f"{path} holds no images")
-        found += below
-    return found

@@ -9,6 +9,7 @@ import typer
 
 from finepoint.cli.arguments import Json
 from finepoint.cli.cloud import CloudSetting, Engine
+from finepoint.cli.images import AnswersFile, HeatMapFile, files_in, write_heat_map
 
 if TYPE_CHECKING:
     from finepoint.serving.client import Endpoint
@@ -22,13 +23,9 @@ def command(
     directory: Annotated[
         Path | None, typer.Option("--dir", help="Folder of images; the same as naming it among the images.")
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Write a .csv or .parquet file with a row for each image.")
-    ] = None,
+    out: AnswersFile = None,
     top: Annotated[int, typer.Option("--top", help="How many classes to show.", min=1)] = 3,
-    explain: Annotated[
-        Path | None, typer.Option("--explain", help="Write a heat map of what speaks for the answer, a PNG file.")
-    ] = None,
+    explain: HeatMapFile = None,
     engine: Engine = "local",
     cloud: CloudSetting = None,
     json: Json = False,
@@ -50,7 +47,6 @@ def command(
     from dataclasses import asdict
 
     from finepoint.cli.output import complain, percent, plain, print_json, say, show
-    from finepoint.cli.predict import files_in
     from finepoint.cli.progress import LiveListener
     from finepoint.cli.tables import write_answers
     from finepoint.errors import ConfigurationError, storage_errors
@@ -105,13 +101,9 @@ def command(
 
 
 def _explain(endpoint: Endpoint, images: list[Path], target: Path) -> None:
-    from finepoint.cli.output import percent, say
-    from finepoint.errors import ConfigurationError, storage_errors
-    from finepoint.files import write_bytes
+    from finepoint.errors import ConfigurationError
 
     if len(images) != 1 or images[0].is_dir():
         raise ConfigurationError("--explain takes one image")
     label, share, png = endpoint.explain(images[0])
-    with storage_errors():
-        write_bytes(target, png)
-    say(f"{target} shows what speaks for {label}; it is {percent(share)} of the evidence")
+    write_heat_map(target, png, label, share)

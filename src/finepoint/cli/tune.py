@@ -8,16 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from finepoint.cli.arguments import (
-    DATA,
-    FEATURES,
-    HYPERPARAMETERS,
-    TUNING,
-    Json,
-    RunName,
-    RunsDir,
-    with_flags,
-)
+from finepoint.cli.arguments import DATA, FEATURES, HYPERPARAMETERS, TUNING, Json, RunName, RunsDir, with_flags
 from finepoint.cli.cloud import CloudSetting, Engine, MaxPrice
 from finepoint.cli.scripts import (
     ChannelPath,

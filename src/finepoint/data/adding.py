@@ -16,11 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from finepoint.data.decoding import content_type
 from finepoint.data.finding import images_below
 from finepoint.errors import DataError
 from finepoint.files import sha256_of, write_bytes
 
-_SUFFIXES = ((b"\xff\xd8\xff", ".jpg"), (b"\x89PNG", ".png"), (b"GIF8", ".gif"), (b"BM", ".bmp"), (b"RIFF", ".webp"))
+_SUFFIXES = {"jpeg": ".jpg", "png": ".png", "gif": ".gif", "bmp": ".bmp", "webp": ".webp"}
 UNSORTED = "unsorted"
 
 
@@ -69,7 +70,7 @@ def sort_captured(capture: Path, target: Path, *, unsure_below: float = 1.0) -> 
             continue
         digest = hashlib.sha256(image).hexdigest()
         folder = answer["label"] if _is_folder_name(answer["label"]) else UNSORTED
-        suffix = next((suffix for sign, suffix in _SUFFIXES if image.startswith(sign)), ".img")
+        suffix = _SUFFIXES.get(content_type(image).removeprefix("image/"), ".img")
         _write(added, folder, f"{'unknown-' if unknown else ''}{digest[:16]}{suffix}", image)
     if not added.images and not added.known and not any(key.startswith("sure") for key in added.left_out):
         reasons = "".join(f"; {count} {reason}" for reason, count in added.left_out.items())

@@ -119,11 +119,6 @@ class DataSet:
                 "Put them back, or give another --run to begin anew with what is there now."
             )
 
-    def label_indices(self, split: str) -> list[int]:
-        """Return the class index of each image of a part, in the part's order."""
-        index = {name: number for number, name in enumerate(self.classes)}
-        return [index[image.label] for image in self.part(split)]
-
     def counts(self) -> dict[str, int]:
         """Return how many images each split has."""
         counted = Counter(image.split for image in self.images)

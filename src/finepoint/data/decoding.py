@@ -53,6 +53,20 @@ _FORMATS = (
 _HEIC = tuple(b"ftyp" + brand for brand in (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"))
 
 
+_SIGNS = ((b"\xff\xd8\xff", "image/jpeg"), (b"\x89PNG", "image/png"), (b"GIF8", "image/gif"), (b"BM", "image/bmp"))
+
+
+def content_type(data: bytes) -> str:
+    """Return the content type of an image file's bytes, by how they begin.
+
+    >>> content_type(b"GIF89a")
+    'image/gif'
+    """
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "image/webp"
+    return next((kind for sign, kind in _SIGNS if data.startswith(sign)), "application/octet-stream")
+
+
 def decode(data: bytes, *, min_side: int = 0, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Return an image file's bytes as RGB, uint8 [height, width, 3], upright.
 

@@ -23,6 +23,8 @@ from finepoint.results import RuleResult
 HOOK_FILE = Path("input/config/debughookconfig.json")
 RESULTS = Path("rule-output/debugger.json")
 _OUTPUT = "debug-output"
+# In it: what the script's own hook saves.
+_OWN = "tensors"
 _KEYS = ("attach", "hook", "rules", "stop_on", "budget", "custom")
 
 
@@ -72,7 +74,7 @@ def debug_environment(base: Mapping[str, str], folder: Path, configuration: Mapp
     output = folder / _OUTPUT
     given = configuration or {}
     # SageMaker writes this file too; what the script's own hook saves lies beside what is recorded from outside.
-    write_json(folder / HOOK_FILE, {**(given.get("hook") or {}), "LocalPath": str(output / "tensors")})
+    write_json(folder / HOOK_FILE, {**(given.get("hook") or {}), "LocalPath": str(output / _OWN)})
     settings = {VARIABLE: str(folder / HOOK_FILE)}
     attachments = []
     if given.get("attach"):
@@ -127,8 +129,7 @@ def judge_job(folder: Path, configuration: Mapping[str, Any] | None, say: Callab
         results = [RuleResult(name, "NotApplicable", reason=f"nothing was recorded: {reason}") for name in unjudged]
     else:
         results = check_recording(recording, rules)
-        own = output / "tensors"
-        results += [rule.judge(own if own.is_dir() else output) for rule in _custom_of(configuration)]
+        results += [rule.judge(saved_by_script(folder)) for rule in _custom_of(configuration)]
         for text in [*recording.notes, *filter(None, [why_not_attached(output / "attached")])]:
             say(f"note: {text}")
     write_json(folder / RESULTS, [result.to_json() for result in results])
@@ -138,6 +139,12 @@ def judge_job(folder: Path, configuration: Mapping[str, Any] | None, say: Callab
 def read_results(folder: Path) -> list[dict[str, Any]]:
     """Return what the rules said of a job, as `judge_job` left it; nothing where it was not judged."""
     return list(read_json(folder / RESULTS)) if (folder / RESULTS).is_file() else []
+
+
+def saved_by_script(folder: Path) -> Path:
+    """Return where a job's recording is: of the script's own hook where it has one, else what was recorded of it."""
+    output = folder / _OUTPUT
+    return output / _OWN if (output / _OWN).is_dir() else output
 
 
 def configuration_mistakes(configuration: Mapping[str, Any] | None) -> list[str]:

@@ -236,8 +236,8 @@ class _Run:
             if status == "Completed":
                 write_bytes(self.folder.path / "output" / "success", b"")
             if any((self.folder.path / "model").iterdir()):
-                pack(self.folder.path / "model", self.folder.model)
-                remember(self.folder.model, f"job {self.folder.path.name}")
+                digest = pack(self.folder.path / "model", self.folder.model)
+                remember(digest, f"job {self.folder.path.name}")
         missing = [metric for metric in self.spec.metric_definitions if metric.name not in self.latest]
         for metric in missing if status == "Completed" else ():
             self.watcher.say(f"warning: {explain_missing(metric, self.lines)}")

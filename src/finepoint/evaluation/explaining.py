@@ -22,7 +22,7 @@ from PIL import Image
 from finepoint.errors import InputError
 from finepoint.models.building import read_head
 from finepoint.models.classifier import Classifier
-from finepoint.models.graphs import SLOPE, HeadLayers
+from finepoint.models.graphs import HeadLayers
 
 # How far averages of the map may lie from the features, as a share of the largest, in bf16 too.
 _TOLERANCE = 0.02
@@ -76,7 +76,7 @@ def explain(
     averages = feature_map.mean(axis=(1, 2))
     if channels > len(features) or np.abs(averages - features[:channels]).max() > _TOLERANCE * np.abs(averages).max():
         raise InputError("this backbone's features are not averages of its feature map; there is no heat map for it")
-    logits, gradients = _forward(head, features)
+    logits, gradients = head.logits_and_gradients(features)
     place = int(logits.argmax()) if label is None else classes.index(label)
     gradient = gradients[place] - gradients.mean(axis=0)
     parts = gradient * features
@@ -124,18 +124,3 @@ def picture(explanation: Explanation, crop: np.ndarray) -> bytes:
     pixels = (1 - opacity) * (0.4 * grey + 100) + opacity * np.stack(channels, axis=-1)
     Image.fromarray(pixels.astype(np.uint8)).save(stream, "PNG")
     return stream.getvalue()
-
-
-def _forward(head: HeadLayers, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the logits [classes] and their gradients [classes, d] with respect to the features."""
-    values = (features.astype(np.float64) - head.shift) * head.scale
-    active = []
-    for index, (weight, bias) in enumerate(head.layers):
-        if index:
-            active.append(np.where(values > 0, 1, SLOPE))
-            values = np.maximum(values, SLOPE * values)
-        values = weight @ values + bias
-    gradient: np.ndarray = head.layers[-1][0].astype(np.float64)
-    for (weight, _), on in zip(head.layers[-2::-1], active[::-1], strict=True):
-        gradient = (gradient * on) @ weight
-    return values, gradient * head.scale

@@ -88,7 +88,7 @@ def build_package(
         shutil.copyfile(weights_path(backbone), target)
     write_bytes(folder / "head.safetensors", _head_bytes(head))
     if reference is not None:
-        write_bytes(folder / REFERENCE, _tensor_bytes(reference.arrays))
+        write_bytes(folder / REFERENCE, tensor_bytes(reference.arrays))
     _write_code(folder / "code")
     inputs, outputs = _names(graph)
     precision = "bf16" if any(choice.precision == "bf16" for choice in choices) else "f32"
@@ -168,10 +168,11 @@ def _head_bytes(head: HeadLayers) -> bytes:
     arrays: dict[str, np.ndarray] = {"shift": head.shift, "scale": head.scale}
     for index, (weight, bias) in enumerate(head.layers):
         arrays |= {f"{index}.weight": weight, f"{index}.bias": bias}
-    return _tensor_bytes(arrays)
+    return tensor_bytes(arrays)
 
 
-def _tensor_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
+def tensor_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """Return arrays as a safetensors file; the same ones give the same bytes."""
     from safetensors.numpy import save
 
     return bytes(save({name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}))

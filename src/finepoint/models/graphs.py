@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -51,6 +51,20 @@ class HeadLayers:
             values = values @ weight.T + bias
         return np.asarray(values, np.float32)
 
+    def logits_and_gradients(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return one image's logits, float64 [classes], and their gradients [classes, d] by its features [d]."""
+        values = (features.astype(np.float64) - self.shift) * self.scale
+        slopes = []
+        for index, (weight, bias) in enumerate(self.layers):
+            if index:
+                slopes.append(np.where(values > 0, 1, SLOPE))
+                values = np.maximum(values, SLOPE * values)
+            values = weight @ values + bias
+        gradients: np.ndarray = self.layers[-1][0].astype(np.float64)
+        for (weight, _), slope in zip(self.layers[-2::-1], slopes[::-1], strict=True):
+            gradients = (gradients * slope) @ weight
+        return values, gradients * self.scale
+
 
 def backbone_graph(backbone: Backbone) -> Path:
     """Return the ONNX file of a resolved backbone, exporting it if the cache does not have it.
@@ -70,13 +84,13 @@ def backbone_graph(backbone: Backbone) -> Path:
     return path
 
 
-def map_channels(backbone: Backbone) -> int:
-    """Return how many channels a resolved backbone's feature map has; its last features are as many."""
+def output_width(backbone: Backbone, output: Literal["features", "feature_map"]) -> int:
+    """Return how many features a resolved backbone has, or channels its feature map, which its last features are."""
     import onnx
 
     graph = onnx.load(backbone_graph(backbone), load_external_data=False).graph
     shapes = {value.name: value.type.tensor_type.shape for value in graph.output}
-    return int(shapes["feature_map"].dim[1].dim_value)
+    return int(shapes[output].dim[1].dim_value)
 
 
 def compose(graphs: Sequence[Path], head: HeadLayers, producer: str) -> bytes:

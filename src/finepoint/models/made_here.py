@@ -12,11 +12,11 @@ from pathlib import Path
 from finepoint.files import read_json, sha256_of, state_dir, write_json
 
 
-def remember(package: Path, maker: str) -> None:
-    """Record that `maker`, such as `job train-1`, made a package (`model.tar.gz`) on this machine."""
+def remember(sha256: str, maker: str) -> None:
+    """Record that `maker`, such as `job train-1`, made the package (`model.tar.gz`) of this SHA-256 here."""
     folder = _folder()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_json(folder / f"{sha256_of(package)}.json", {"maker": maker})
+    write_json(folder / f"{sha256}.json", {"maker": maker})
 
 
 def maker_of(package: Path) -> str | None:

@@ -89,4 +89,3 @@ _ENTRIES = (
 )
 
 REGISTRY: dict[str, RegistryEntry] = {entry.name: entry for entry in _ENTRIES}
-DEFAULT_BACKBONE = "efficientnet_lite0"

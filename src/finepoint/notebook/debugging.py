@@ -111,7 +111,9 @@ class Rule:
         if base_config.profiler:
             mistakes.append(f"{base_config.name} is a profiler's rule; use ProfilerRule.sagemaker")
         if other_trials_s3_input_paths:
-            mistakes.append("other_trials_s3_input_paths is not supported here; see `finepoint debug compare`")
+            mistakes.append(
+                "other_trials_s3_input_paths is not supported; see `finepoint debug check --rule SimilarAcrossRuns`"
+            )
         taken = list(actions) if isinstance(actions, list | tuple) else [] if actions is None else [actions]
         if not all(isinstance(action, StopTraining) for action in taken):
             mistakes.append("actions other than rule_configs.StopTraining() are not supported here")

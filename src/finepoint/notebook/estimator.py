@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finepoint.engines.jobs import find_job, job_name, state_of
+from finepoint.engines.jobs import find_job, state_of
+from finepoint.engines.jobs import job_name as made_name
 from finepoint.engines.metrics import MetricDefinition
 from finepoint.engines.records import JobFolder
 from finepoint.engines.sagemaker.images import image_for
@@ -147,7 +148,7 @@ class PyTorch:
             JobError: the script failed.
         """
         take("fit", others)
-        spec = self.spec(_name(self.base_job_name, job_name), channels_of(inputs, self._input_mode))
+        spec = self.spec(made_name(self.base_job_name, job_name), channels_of(inputs, self._input_mode))
         folder = JobFolder(runs_dir() / spec.name)
         self.latest_training_job = TrainingJob.start(self.sagemaker_session, spec, folder, self._settings)
         tell(f"Job {spec.name}")
@@ -216,10 +217,6 @@ class PyTorch:
         if self.latest_training_job is None:
             raise ConfigurationError("the estimator has not been fitted yet; call .fit({...}) first")
         return self.latest_training_job
-
-
-def _name(base: str, given: str | None) -> str:
-    return job_name(base, given)
 
 
 def _distribution_of(given: Mapping[str, Any] | None) -> str:

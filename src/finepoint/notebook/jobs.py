@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from finepoint.engines import jobs
-from finepoint.engines.debugging import read_results
+from finepoint.engines.debugging import read_results, saved_by_script
 from finepoint.engines.local import Watcher
 from finepoint.engines.records import JobFolder, in_cloud
 from finepoint.engines.sagemaker.training import SageMakerEngine, bring_log, recordings_of
@@ -112,11 +112,9 @@ class TrainingJob:
 
     def debug_output(self) -> str:
         """Where its recording is: a folder, or of a job that runs in AWS an address that it arrives at."""
-        output = self.folder.path / "debug-output"
         if in_cloud(self.folder.path) and jobs.state_of(self.folder)["status"] == "InProgress":
             return f"{recordings_of(self.folder.path)[0]}/debug-output"
-        own = output / "tensors"
-        return str(own if own.is_dir() else output)
+        return str(saved_by_script(self.folder.path))
 
     def _wait_in_cloud(self, logs: bool) -> None:
         record = self.folder.read()
@@ -138,13 +136,15 @@ class TrainingJob:
         if rules := rule_statuses(self.folder):
             names = {"RuleConfigurationName": "rule", "RuleEvaluationStatus": "status", "StatusDetails": "details"}
             parts.append(html_table([{names[key]: rule[key] for key in names} for rule in rules]))
-        return "".join([*parts, *metric_charts(self._readings())])
+        return "".join([*parts, *metric_charts(readings(self.folder))])
 
-    def _readings(self) -> list[Mapping[str, Any]]:
-        try:
-            return list(read_json_lines(self.folder.metrics))
-        except InputError:
-            return []  # none yet, or half a line of a job that runs
+
+def readings(folder: JobFolder) -> list[Mapping[str, Any]]:
+    """Return the metrics that were read of a job so far, `{"name", "value", "at"}` each."""
+    try:
+        return list(read_json_lines(folder.metrics))
+    except InputError:
+        return []  # none yet, or half a line of a job that runs
 
 
 def encoded(spec: Mapping[str, Any]) -> dict[str, str]:

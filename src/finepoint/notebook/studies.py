@@ -16,12 +16,12 @@ from finepoint.engines.sagemaker.settings import load_settings
 from finepoint.engines.sagemaker.training import SageMakerEngine
 from finepoint.engines.spec import JobSpec
 from finepoint.engines.trials import OUTPUT
-from finepoint.errors import ConfigurationError, InputError, NotFoundError
-from finepoint.files import read_json, read_json_lines, write_json
+from finepoint.errors import ConfigurationError, NotFoundError
+from finepoint.files import read_json, write_json
 from finepoint.notebook.arguments import tell
 from finepoint.notebook.display import Shown, html_progress, html_table
 from finepoint.notebook.estimator import PyTorch
-from finepoint.notebook.jobs import TrainingJob
+from finepoint.notebook.jobs import TrainingJob, readings
 from finepoint.notebook.session import Session
 from finepoint.tuning.study import StudySpec
 
@@ -244,7 +244,7 @@ def _row(folder: JobFolder, study: Mapping[str, Any]) -> dict[str, Any]:
     record = state_of(folder)
     value = record.get("metrics", {}).get(study["objective"])
     if value is None:
-        value = _latest(folder, study["objective"])
+        value = next((row["value"] for row in reversed(readings(folder)) if row["name"] == study["objective"]), None)
     values = {name: record["spec"]["hyperparameters"].get(name) for name in study["space"]}
     return {
         **values,
@@ -255,11 +255,3 @@ def _row(folder: JobFolder, study: Mapping[str, Any]) -> dict[str, Any]:
         "TrainingEndTime": record["finished_at"],
         "TrainingElapsedTimeSeconds": record.get("seconds"),
     }
-
-
-def _latest(folder: JobFolder, objective: str) -> float | None:
-    try:
-        readings = [row["value"] for row in read_json_lines(folder.metrics) if row["name"] == objective]
-    except InputError:
-        return None  # nothing yet, or half a line of a job that runs
-    return float(readings[-1]) if readings else None

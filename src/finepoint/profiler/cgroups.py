@@ -32,6 +32,11 @@ class ControlGroup:
         limits = [limit for folder in self.memory if (limit := _memory_limit(folder)) is not None]
         return min(limits, default=None)
 
+    def memory_left(self) -> int | None:
+        """Return how many bytes the group may still use, or None where nothing limits it."""
+        left = [max(0, limit - _memory_used(folder)) for folder in self.memory if (limit := _memory_limit(folder))]
+        return min(left, default=None)
+
     def throttled_seconds(self) -> float:
         """Return the time that the group's tasks were kept from running by its limit, added up over cores."""
         seconds = 0.0
@@ -98,6 +103,11 @@ def _cpu_limit(folder: Path) -> float | None:
 def _memory_limit(folder: Path) -> int | None:
     text = _text(folder / "memory.max") or _text(folder / "memory.limit_in_bytes")
     return int(text) if text.isdigit() and int(text) < _NO_LIMIT else None
+
+
+def _memory_used(folder: Path) -> int:
+    text = _text(folder / "memory.current") or _text(folder / "memory.usage_in_bytes")
+    return int(text) if text.isdigit() else 0
 
 
 def _pairs(path: Path) -> dict[str, int]:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from safetensors.numpy import save
 
 from finepoint.data.dataset import DataSet, LabelledImage
 from finepoint.data.decoding import decode
 from finepoint.errors import DecodeError
 from finepoint.files import write_bytes
+from finepoint.models.building import tensor_bytes
 from finepoint.models.classifier import Classifier
 from finepoint.models.similar import SIMILAR, SimilarImages
 
@@ -49,7 +49,7 @@ def write_thumbnails(package: Path, classifier: Classifier, data: DataSet, count
             features = classifier.compute(stacked, ["features"])["features"]
             coordinates.append(classifier.unknown.coordinates(features))
     found = SimilarImages(np.concatenate(coordinates), np.array(labels, np.int32), pictures)
-    write_bytes(package / SIMILAR, save({name: np.ascontiguousarray(each) for name, each in found.arrays().items()}))
+    write_bytes(package / SIMILAR, tensor_bytes(found.arrays()))
     return {"images": len(pictures), "side": _SIDE}
 
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import itertools
 import json
 import os
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,11 +24,11 @@ from urllib.parse import unquote
 
 import httpx
 
+from finepoint.data.decoding import content_type
 from finepoint.errors import DataError, EndpointError, RequestError
 from finepoint.models.classifier import Prediction
 
 Image = bytes | str | Path
-_SIGNS = ((b"\xff\xd8\xff", "image/jpeg"), (b"\x89PNG", "image/png"), (b"GIF8", "image/gif"), (b"BM", "image/bmp"))
 _BATCH = 16
 _SECONDS = 60.0
 _LONGEST_PAUSE_SECONDS = 30.0
@@ -146,15 +147,15 @@ class Endpoint:
                 return await self.predict_async(image, top=top, client=own)
         data = await asyncio.to_thread(read_image, image)
         request = self._request(data, content_type(data), top)
-        for pause in self._pauses():
+        for attempt in itertools.count():
             try:
                 answer = await client.post(**request)
             except httpx.HTTPError as error:
                 raise self._silent(error) from error
-            if (seconds := pause(answer)) is None:
-                return _prediction(_content(answer), image)
-            await asyncio.sleep(seconds)
-        raise AssertionError("the last pause is always None")
+            if not self._tries_again(answer, attempt):
+                break
+            await asyncio.sleep(_pause(answer))
+        return _prediction(_content(answer), image)
 
     def explain(self, image: Image, label: str | None = None) -> tuple[str, float, bytes]:
         """Return a class, the share of the evidence for it that has a place in the image, and a heat map, a PNG file.
@@ -171,10 +172,7 @@ class Endpoint:
         data = read_image(image)
         request = self._request(data, content_type(data), None)
         request["params"] = {"explain": "true", **({} if label is None else {"class": label})}
-        try:
-            answer = httpx.post(**request, trust_env=False)
-        except httpx.HTTPError as error:
-            raise self._silent(error) from error
+        answer = self._ask("POST", **request)
         if answer.status_code != 200 or answer.headers.get("content-type") != "image/png":
             raise RequestError(_reason(answer), answer.status_code)
         named, share = (answer.headers[f"x-finepoint-explained-{part}"] for part in ("class", "share"))
@@ -187,11 +185,7 @@ class Endpoint:
             RequestError: the endpoint refused the request.
             EndpointError: it does not answer.
         """
-        try:
-            answer = httpx.get(f"{self.url}/{path}", headers=self._headers(), timeout=_SECONDS, trust_env=False)
-        except httpx.HTTPError as error:
-            raise self._silent(error) from error
-        return _content(answer)
+        return _content(self._ask("GET", url=f"{self.url}/{path}", headers=self._headers(), timeout=_SECONDS))
 
     def healthy(self, timeout: float = 2.0) -> bool:
         """Return whether the endpoint says that it can answer, within a timeout in seconds."""
@@ -212,15 +206,22 @@ class Endpoint:
 
     def _post(self, body: bytes, content_type: str, top: int | None) -> dict[str, Any]:
         request = self._request(body, content_type, top)
-        for pause in self._pauses():
-            try:
-                answer = httpx.post(**request, trust_env=False)
-            except httpx.HTTPError as error:
-                raise self._silent(error) from error
-            if (seconds := pause(answer)) is None:
-                return dict(_content(answer))
-            time.sleep(seconds)
-        raise AssertionError("the last pause is always None")
+        for attempt in itertools.count():
+            answer = self._ask("POST", **request)
+            if not self._tries_again(answer, attempt):
+                break
+            time.sleep(_pause(answer))
+        return dict(_content(answer))
+
+    def _ask(self, method: str, **request: Any) -> httpx.Response:
+        try:
+            return httpx.request(method, trust_env=False, **request)
+        except httpx.HTTPError as error:
+            raise self._silent(error) from error
+
+    def _tries_again(self, answer: httpx.Response, attempt: int) -> bool:
+        """Whether a request is sent once more after its answer; attempts are counted from 0."""
+        return answer.status_code == 503 and attempt < self.retries
 
     def _request(self, body: bytes, kind: str, top: int | None) -> dict[str, Any]:
         return {
@@ -233,12 +234,6 @@ class Endpoint:
 
     def _headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.token}"} if self.token else {}
-
-    def _pauses(self) -> Iterator[Callable[[httpx.Response], float | None]]:
-        """Yield for each try what says of its answer how long to wait before the next one; None is no next one."""
-        for _ in range(self.retries):
-            yield lambda answer: _pause(answer) if answer.status_code == 503 else None
-        yield lambda _answer: None
 
     def _silent(self, error: httpx.HTTPError) -> EndpointError:
         return EndpointError(
@@ -284,14 +279,3 @@ def read_image(image: Image) -> bytes:
         return Path(image).read_bytes()
     except OSError as error:
         raise DataError(f"{image} cannot be read: {error.strerror}") from error
-
-
-def content_type(data: bytes) -> str:
-    """Return the content type of an image file's bytes, by how they begin.
-
-    >>> content_type(b"GIF89a")
-    'image/gif'
-    """
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "image/webp"
-    return next((kind for sign, kind in _SIGNS if data.startswith(sign)), "application/octet-stream")

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 
 import psutil
 
-_CGROUP = Path("/sys/fs/cgroup")
+from finepoint.profiler.cgroups import ControlGroup, control_group_of
 
 
-def free_bytes(group: Path = _CGROUP) -> int:
-    """Return the bytes that may still be used: what the machine has, or less where the container's limit is nearer.
+def free_bytes(group: ControlGroup | None = None) -> int:
+    """Return the bytes that may still be used: what the machine has, or less where a control group's limit is nearer.
 
     Args:
-        group: folder of the control group (version 2: `memory.max`, `memory.current`; elsewhere it is not looked at).
+        group: of the process; by default this one's.
     """
     free = int(psutil.virtual_memory().available)
-    try:
-        limit, used = (group / "memory.max").read_text().strip(), int((group / "memory.current").read_text())
-    except (OSError, ValueError):
-        return free
-    return free if limit == "max" else min(free, max(0, int(limit) - used))
+    left = (group or control_group_of(os.getpid())).memory_left()
+    return free if left is None else min(free, left)

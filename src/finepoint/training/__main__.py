@@ -15,7 +15,7 @@ from finepoint.events import emit
 from finepoint.files import write_json
 from finepoint.loops import hook_time
 from finepoint.models.building import build_package
-from finepoint.models.graphs import map_channels
+from finepoint.models.graphs import output_width
 from finepoint.profiler.context import part, profiled, profiler_dir
 from finepoint.training.environment import Environment, read_environment
 from finepoint.training.hyperparameters import Hyperparameters
@@ -89,7 +89,7 @@ def _last(prepared: Prepared) -> np.ndarray:
     """Return float32 [d]: 1 for each backbone's last features, 0 for the averages of earlier stages beside them."""
     parts = []
     for backbone, width in zip(prepared.backbones, prepared.data.widths, strict=True):
-        channels = map_channels(backbone) if backbone.stages else width
+        channels = output_width(backbone, "feature_map") if backbone.stages else width
         parts.append((np.arange(width) < channels).astype(np.float32))
     return np.concatenate(parts)
 

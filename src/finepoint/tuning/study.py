@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sqlite3
 import threading
 import time
 import warnings
@@ -11,16 +10,16 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
 from finepoint.errors import ConfigurationError, JobError
+from finepoint.tuning.database import STUDY_NAME, busy_seconds, record_of, storage
 from finepoint.tuning.objectives import Direction, direction_of
 from finepoint.tuning.parameters import Parameter, space_to_json
-from finepoint.tuning.state import StudyState, TrialRecord, TrialStatus
+from finepoint.tuning.state import StudyState
 from finepoint.tuning.strategies import (
     check_strategy,
     distributions,
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     import optuna
 
 DATABASE = "study.db"
-_NAME = "finepoint"
 _ATTEMPTS = 2
 _LOCK_SECONDS = 120
 
@@ -202,7 +200,7 @@ class _Runner:
         for trial in self.study.get_trials(deepcopy=False):
             if "number" in trial.user_attrs:
                 groups.setdefault(trial.user_attrs["number"], []).append(trial)
-        records = tuple(_record(number, attempts) for number, attempts in sorted(groups.items()))
+        records = tuple(record_of(number, attempts) for number, attempts in sorted(groups.items()))
         return StudyState(
             strategy=self.spec.strategy,
             objective=self.spec.objective,
@@ -210,7 +208,7 @@ class _Runner:
             max_jobs=self.max_jobs,
             trials=records,
             importance=self._importance() if final else {},
-            seconds=_busy_seconds([trial for attempts in groups.values() for trial in attempts]),
+            seconds=busy_seconds([trial for attempts in groups.values() for trial in attempts]),
         )
 
     def _check_identity(self) -> None:
@@ -232,7 +230,7 @@ class _Runner:
                 continue
             if not path.is_file():
                 raise ConfigurationError(f"--warm-start: {path} does not exist; give a run that was tuned")
-            other = optuna.load_study(study_name=_NAME, storage=_storage(path))
+            other = optuna.load_study(study_name=STUDY_NAME, storage=storage(path))
             usable = [
                 trial
                 for trial in other.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
@@ -383,76 +381,18 @@ class _Runner:
         return {name: round(float(share), 4) for name, share in found.items()}
 
 
-def _record(number: int, attempts: list[optuna.trial.FrozenTrial]) -> TrialRecord:
-    import optuna
-
-    last = max(attempts, key=lambda trial: trial.number)
-    states = optuna.trial.TrialState
-    statuses: dict[Any, TrialStatus] = {
-        states.COMPLETE: "completed",
-        states.PRUNED: "stopped",
-        states.FAIL: "failed",
-    }
-    return TrialRecord(
-        number=number,
-        status=statuses.get(last.state, "running"),
-        hyperparameters=last.user_attrs.get("hyperparameters", last.params),
-        value=last.value if last.state == states.COMPLETE else None,
-        seconds=last.user_attrs.get("seconds", 0.0),
-        attempts=last.user_attrs["attempt"],
-        epochs=tuple(last.user_attrs.get("epochs", ())),
-        reason=last.user_attrs.get("reason", ""),
-    )
-
-
-def _busy_seconds(trials: list[optuna.trial.FrozenTrial]) -> float:
-    """Return for how long at least one trial ran: of trials side by side a second counts once, pauses not at all."""
-    spans = sorted(
-        (ended - timedelta(seconds=trial.user_attrs.get("seconds", 0.0)), ended)
-        for trial in trials
-        if (ended := trial.datetime_complete) is not None
-    )
-    busy, covered = 0.0, datetime.min
-    for began, ended in spans:
-        busy += max(0.0, (ended - max(began, covered)).total_seconds())
-        covered = max(covered, ended)
-    return busy
-
-
 def _open_study(path: Path, spec: StudySpec) -> optuna.study.Study:
     import optuna
 
     from finepoint.tuning.stopping import make_pruner  # here, because it imports Optuna
 
     return optuna.create_study(
-        study_name=_NAME,
-        storage=_storage(path),
+        study_name=STUDY_NAME,
+        storage=storage(path),
         load_if_exists=True,
         direction=spec.direction,
         pruner=make_pruner(spec.strategy, spec.early_stopping, spec.space, spec.direction),
     )
-
-
-def _storage(path: Path) -> optuna.storages.BaseStorage:
-    import optuna
-
-    if path.is_file():
-        _check_database(path)
-    # A connection of its own for each thread, which waits for the others' writes.
-    return optuna.storages.RDBStorage(
-        f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}}, skip_compatibility_check=False
-    )
-
-
-def _check_database(path: Path) -> None:
-    try:
-        connection = sqlite3.connect(path)
-        try:
-            connection.execute("SELECT name FROM sqlite_master LIMIT 1").fetchall()
-        finally:
-            connection.close()
-    except sqlite3.DatabaseError as error:
-        raise ConfigurationError(f"{path} is damaged ({error}); delete it to begin the study anew") from error
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import numpy as np
 from finepoint.debugger.modes import ModeKeys
 from finepoint.debugger.recording import Recording
 from finepoint.debugger.rules.base import Rule, rule
-from finepoint.debugger.rules.reading import EVAL, TRAIN, Span, epoch_means, epochs, first_rank, loss, plot, series
+from finepoint.debugger.rules.reading import EVAL, TRAIN, Span, epoch_means, first_rank, loss, plot, series
 from finepoint.debugger.rules.result import RuleResult
 
 
@@ -143,12 +143,3 @@ def _printed(recording: Recording) -> Iterator[tuple[float, str, float, str]]:
         for name, value in numbers.items():
             if "loss" in name.lower() and isinstance(value, int | float):
                 yield float(fact["time"]), name, float(value), fact["text"]
-
-
-def first_epoch_ends(recording: Recording) -> float | None:
-    """Return when the first pass over the training data and the evaluation after it had ended; None if not yet."""
-    spans = epochs(recording)
-    if not spans:
-        return None
-    after = loss(recording).times[loss(recording).steps > spans[0].last]
-    return float(after[0]) - 1e-6 if after.size else float(np.inf)

@@ -17,7 +17,7 @@ from finepoint.engines.sagemaker.ledger import Ledger
 from finepoint.engines.sagemaker.rates import price, refuse_above
 from finepoint.engines.sagemaker.requests import tags_of
 from finepoint.engines.sagemaker.settings import SageMakerSettings
-from finepoint.engines.sagemaker.transfer import encryption, push
+from finepoint.engines.sagemaker.transfer import push, put
 from finepoint.errors import CloudError, EndpointError, NotFoundError, RequestError
 from finepoint.files import sha256_of
 
@@ -204,8 +204,7 @@ def predict(
 def predict_async(cloud: Cloud, settings: SageMakerSettings, name: str, body: bytes, content_type: str) -> str:
     """Hand an asynchronous endpoint a request by way of S3, and return the address where its answer will be."""
     uri = settings.uri("requests", hashlib.sha256(body).hexdigest()[:32])
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
-    cloud.call("s3", "PutObject", Bucket=bucket, Key=key, Body=body, **encryption(settings.kms_key))
+    put(cloud, uri, body, settings.kms_key)
     answer = cloud.call(
         "sagemaker-runtime", "InvokeEndpointAsync", EndpointName=name, InputLocation=uri, ContentType=content_type
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 from finepoint.data.extracting import free_bytes
 from finepoint.engines.sagemaker.cloud import Cloud
-from finepoint.engines.sagemaker.transfer import Progress, parse_s3, pull
+from finepoint.engines.sagemaker.transfer import Progress, parse_s3, pull, split_s3
 from finepoint.errors import CloudError, DataError
 from finepoint.files import read_json, write_json
 
@@ -62,7 +62,7 @@ class S3Store:
         """Ask for the rest of an object, and return whether all of it is there."""
         from botocore.exceptions import BotoCoreError
 
-        bucket, _, key = address.removeprefix("s3://").partition("/")
+        bucket, key = split_s3(address)
         known: dict[str, Any] = read_json(_state(target)) if _state(target).is_file() else {}
         have: int = target.stat().st_size if known.get("address") == address and target.is_file() else 0
         # Of a whole file the last byte is asked for again: S3 then says whether it is still the same object.

@@ -30,7 +30,7 @@ from finepoint.engines.sagemaker.requests import Places, instance_count, instanc
 from finepoint.engines.sagemaker.settings import SageMakerSettings, load_settings
 from finepoint.engines.sagemaker.source import source_archive
 from finepoint.engines.sagemaker.store import S3Store
-from finepoint.engines.sagemaker.transfer import encryption, fetch, pull
+from finepoint.engines.sagemaker.transfer import fetch, pull, put
 from finepoint.engines.spec import JobResult, JobSpec, JobStatus
 from finepoint.errors import CloudError, DataError, InputError, JobError
 from finepoint.events import parse
@@ -152,7 +152,7 @@ class SageMakerEngine:
         watcher.say(f"Uploading what job {spec.name} reads to {settings.uri('data')}")
         channels = push_channels(self.cloud, spec, settings)
         code = settings.uri("code", hashlib.sha256(archive).hexdigest()[:32], "sourcedir.tar.gz")
-        self._put(code, archive)
+        put(self.cloud, code, archive, settings.kms_key)
         checkpoints = spec.checkpoint_location or settings.uri("checkpoints", _stable(folder, name))
         places = Places(code, entry_point, channels, settings.uri("jobs"), checkpoints)
         return training_request(name, spec, settings, self.cloud.region, places)
@@ -254,10 +254,6 @@ class SageMakerEngine:
             if is_missing(error):
                 return None
             raise
-
-    def _put(self, uri: str, content: bytes) -> None:
-        bucket, _, key = uri.removeprefix("s3://").partition("/")
-        self.cloud.call("s3", "PutObject", Bucket=bucket, Key=key, Body=content, **encryption(self.settings.kms_key))
 
     def _note(self, folder: Path, values: Mapping[str, Any]) -> None:
         path = folder / RECORD

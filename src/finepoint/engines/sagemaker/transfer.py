@@ -61,10 +61,20 @@ def parse_s3(uri: str) -> tuple[str, str]:
     >>> parse_s3("s3://photos/breeds")
     ('photos', 'breeds/')
     """
-    bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+    bucket, prefix = split_s3(uri)
     if not uri.startswith("s3://") or not bucket or not prefix.strip("/"):
         raise ConfigurationError(f"{uri!r} is not an address of the form s3://BUCKET/PREFIX")
     return bucket, prefix.strip("/") + "/"
+
+
+def split_s3(uri: str) -> tuple[str, str]:
+    """Return bucket and key of an object's address; the key may be empty.
+
+    >>> split_s3("s3://photos/breeds/1.jpg")
+    ('photos', 'breeds/1.jpg')
+    """
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return bucket, key
 
 
 def files_of(folder: Path) -> dict[str, Path]:
@@ -202,10 +212,10 @@ def pull(
     done = size - moved
 
     def receive(name: str) -> tuple[str, None]:
-        path = target / name
-        fetch(cloud, f"s3://{bucket}/{prefix}{name}", path, manifest[name].sha256 if name in manifest else "")
+        expected = manifest[name].sha256 if name in manifest else ""
+        digest = fetch(cloud, f"s3://{bucket}/{prefix}{name}", target / name, expected)
         if not sealed:
-            journal.add(name, _Sent(sha256_of(path), there[name]["Size"], there[name]["ETag"]))
+            journal.add(name, _Sent(digest, there[name]["Size"], there[name]["ETag"]))
         return name, None
 
     for name, _ in _in_parallel(receive, wanted):
@@ -218,8 +228,8 @@ def pull(
     return result
 
 
-def fetch(cloud: Cloud, uri: str, target: Path, sha256: str = "") -> None:
-    """Download one object to a file, atomically.
+def fetch(cloud: Cloud, uri: str, target: Path, sha256: str = "") -> str:
+    """Download one object to a file, atomically, and return its SHA-256.
 
     Raises:
         DataError: its content has not the given SHA-256, or broke off.
@@ -227,17 +237,26 @@ def fetch(cloud: Cloud, uri: str, target: Path, sha256: str = "") -> None:
     """
     from botocore.exceptions import BotoCoreError
 
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    bucket, key = split_s3(uri)
     answer = cloud.call("s3", "GetObject", Bucket=bucket, Key=key)
+    digest = hashlib.sha256()
     with atomic_path(target) as temporary:
         try:
             with temporary.open("wb") as file:
                 for block in answer["Body"].iter_chunks(2**20):
                     file.write(block)
+                    digest.update(block)
         except (BotoCoreError, OSError) as error:
             raise DataError(f"{uri} broke off ({error}); repeat the command, it goes on") from error
-        if sha256 and sha256_of(temporary) != sha256:
+        if sha256 and digest.hexdigest() != sha256:
             raise DataError(f"{uri} is not what its manifest says (SHA-256); push it again")
+    return digest.hexdigest()
+
+
+def put(cloud: Cloud, uri: str, content: bytes, kms_key: str = "") -> None:
+    """Upload the content of one object."""
+    bucket, key = split_s3(uri)
+    cloud.call("s3", "PutObject", Bucket=bucket, Key=key, Body=content, **encryption(kms_key))
 
 
 def refuse_public(cloud: Cloud, bucket: str) -> None:
@@ -347,7 +366,7 @@ def _send_parts(cloud: Cloud, path: Path, bucket: str, key: str, kms_key: str) -
 
 def abandon_upload(cloud: Cloud, address: str) -> bool:
     """Remove the parts of unfinished uploads of an object, and return whether there were any."""
-    bucket, _, key = address.removeprefix("s3://").partition("/")
+    bucket, key = split_s3(address)
     found = False
     while (upload := _unfinished(cloud, bucket, key)[0]) != "":
         cloud.call("s3", "AbortMultipartUpload", Bucket=bucket, Key=key, UploadId=upload)

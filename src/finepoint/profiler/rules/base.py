@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from dataclasses import fields
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 from finepoint.profiler.recording import ProfilerRecording, total
 from finepoint.results import RuleResult
@@ -13,6 +13,8 @@ AWS_RULES: dict[str, type[AwsRule]] = {}
 OWN_RULES: dict[str, type[OwnRule]] = {}
 # Below so many training steps shares are noise.
 FEWEST_STEPS = 8
+# ... and of so many samples trends are.
+FEWEST_SAMPLES = 10
 
 
 class _Rule(abc.ABC):
@@ -150,12 +152,12 @@ class StepRule(OwnRule):
 class SampleRule(OwnRule):
     """A rule of ours about samples of the machine; a few of them say nothing of a trend or a share."""
 
-    fewest: ClassVar[int] = 10
-
     def why_not(self, recording: ProfilerRecording) -> str:
         """Count the samples of the loop."""
         count = len(recording.during_loop())
-        return "" if count >= self.fewest else f"too few data points: {count} samples of the loop, of {self.fewest}"
+        if count >= FEWEST_SAMPLES:
+            return ""
+        return f"too few data points: {count} samples of the loop, of {FEWEST_SAMPLES}"
 
 
 A = TypeVar("A", bound=type[AwsRule])

@@ -9,12 +9,10 @@ import numpy as np
 from finepoint.profiler.nvml import throttle_names
 from finepoint.profiler.prediction import neighbour_cores
 from finepoint.profiler.recording import ProfilerRecording
-from finepoint.profiler.rules.base import OwnRule, SampleRule, own_rule
+from finepoint.profiler.rules.base import FEWEST_SAMPLES, OwnRule, SampleRule, own_rule
 from finepoint.profiler.segments import Table
 from finepoint.results import RuleResult
 
-# Fewer samples than this say nothing of a trend or a share.
-_FEWEST_SAMPLES = 10
 # Of all pairs of points, so many decide a slope well enough.
 _SLOPE_POINTS = 150
 
@@ -34,9 +32,9 @@ class MemoryLeak(OwnRule):
         samples = recording.during_loop()
         samples = samples.where(np.arange(len(samples)) >= len(samples) // 4)
         times, memory = samples["time"], samples["job_main_rss_bytes"]
-        if len(samples) < _FEWEST_SAMPLES or times[-1] - times[0] < self.seconds:
+        if len(samples) < FEWEST_SAMPLES or times[-1] - times[0] < self.seconds:
             return self.not_applicable(
-                f"too few data points: {len(samples)} samples of the loop's memory, of {_FEWEST_SAMPLES}"
+                f"too few data points: {len(samples)} samples of the loop's memory, of {FEWEST_SAMPLES}"
             )
         slope = median_slope(times, memory)
         grown = slope * (times[-1] - times[0])
