@@ -90,11 +90,17 @@ def test_a_metric_printed_once_cannot_be_stopped_early_and_the_test_set_is_warne
     tmp_path: Path,
 ) -> None:
     events: list[dict[str, Any]] = []
-    script = "print('Test set: valid loss: 0.5')"
+    worse = "'0.5' if os.environ['TRAINING_JOB_NAME'].endswith('0') else '0.9'"
+    script = f"import os, pathlib\nprint('Test set: valid loss:', {worse}, flush=True)\n"
+    script += "pathlib.Path(os.environ['SM_MODEL_DIR'], 'm').touch()"
     run_job(tmp_path / "s", job(tmp_path, script, early_stopping="auto", max_jobs=2), Watcher(on_event=events.append))
     test_set, once = notes_of(events)
     assert "named for the test set" in test_set
     assert "can never stop a trial" in once
+    assert [(trial["status"], trial["value"]) for trial in trials_of(tmp_path / "s")] == [
+        ("completed", 0.5),
+        ("completed", 0.9),
+    ]
 
 
 def test_a_regex_that_matches_nothing_ends_the_study_after_the_first_trial(tmp_path: Path) -> None:

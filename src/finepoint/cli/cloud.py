@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -87,8 +86,8 @@ def run_script_in_cloud(
     spec: JobSpec, folder: Path, cloud: list[str] | None, max_price: float | None, detach: bool, json: bool
 ) -> None:
     """Run a script's job on SageMaker and show what became of it; with `detach`, only submit it."""
-    from finepoint.cli.output import plain, print_json, say, show
-    from finepoint.cli.scripts import job_row, live_watcher
+    from finepoint.cli.output import plain, print_json, show
+    from finepoint.cli.scripts import job_row, live_watcher, show_job
     from finepoint.engines.records import JobFolder
 
     engine = sagemaker_engine(cloud, max_price)
@@ -101,54 +100,24 @@ def run_script_in_cloud(
             show(f"Job {plain(name)} runs in AWS; `finepoint wait {plain(spec.name)}` brings its results home")
         return
     result = engine.run_job(folder, spec, watcher)
-    row = job_row(JobFolder(folder).read(), folder)
-    if json:
-        print_json(row)
-    else:
-        values = ", ".join(f"{plain(name)} {value:g}" for name, value in result.metrics.items())
-        show(f"Job [bold]{plain(spec.name)}[/]: {result.status} after {result.seconds:.1f} s. {values}")
-        show(f"Model: {plain(row['model'])}" if row["model"] else "It left nothing in SM_MODEL_DIR.")
+    show_job(result, json)
     if result.status != "Completed":
-        say(result.failure)
         raise typer.Exit(1)
-
-
-def refresh(folder: Path, *, follow: bool = False) -> None:
-    """Bring the log of a job in AWS up to date in its folder; with `follow`, wait for its end."""
-    from finepoint.engines.sagemaker.training import bring_log
-
-    if follow:
-        wait_in_cloud(folder)
-    else:
-        bring_log(folder)
 
 
 def wait_in_cloud(folder: Path) -> dict[str, Any]:
     """Wait for a job in AWS, bring its results home, and return its record."""
     from finepoint.cli.scripts import live_watcher
-    from finepoint.engines.records import CLOUD_RECORD, JobFolder
-    from finepoint.engines.sagemaker.training import SageMakerEngine
-    from finepoint.engines.spec import JobSpec
-    from finepoint.errors import JobError
-    from finepoint.files import read_json
+    from finepoint.engines.sagemaker.submitted import wait
 
-    record = JobFolder(folder).read()
-    if "status" in read_json(folder / CLOUD_RECORD):
-        return record
-    engine = SageMakerEngine.of(folder)
-    with contextlib.suppress(JobError):  # the record says so
-        engine.collect(folder, JobSpec.from_json(record["spec"]), live_watcher(quiet=False))
-    return JobFolder(folder).read()
+    return wait(folder, live_watcher(quiet=False))
 
 
 def stop_in_cloud(folder: Path) -> dict[str, Any]:
     """Stop a job in AWS, and return its record."""
-    from finepoint.engines.records import CLOUD_RECORD
-    from finepoint.engines.sagemaker.cloud import Cloud
-    from finepoint.engines.sagemaker.training import stop
-    from finepoint.files import read_json
+    from finepoint.engines.sagemaker.submitted import stop
 
-    stop(Cloud(read_json(folder / CLOUD_RECORD)["region"]), folder)
+    stop(folder)
     return wait_in_cloud(folder)
 
 
@@ -160,14 +129,16 @@ def tune_script_in_cloud(
     settings: dict[str, Any],
     cloud: list[str] | None,
     max_price: float | None,
+    detach: bool,
     json: bool,
 ) -> None:
-    """Tune a script by SageMaker's automatic model tuning, and show the trials."""
+    """Tune a script by SageMaker's automatic model tuning, and show the trials; with `detach`, only begin it."""
     from rich.table import Table
 
     from finepoint.cli.output import plain, print_json, show
-    from finepoint.cli.scripts import live_watcher
-    from finepoint.engines.sagemaker.tuning import AmtStudy, tune
+    from finepoint.cli.scripts import job_row, live_watcher
+    from finepoint.engines.records import JobFolder
+    from finepoint.engines.sagemaker.tuning import AmtStudy, begin, tune
 
     study = AmtStudy(
         settings["space"],
@@ -180,13 +151,22 @@ def tune_script_in_cloud(
         seed=settings["seed"],
         warm_start=settings["warm_start"],
     )
-    record = tune(sagemaker_engine(cloud, max_price), folder, trial, study, live_watcher(quiet=True))
+    engine, watcher = sagemaker_engine(cloud, max_price), live_watcher(quiet=True)
+    if detach:
+        name = begin(engine, folder, trial, study, watcher)
+        if json:
+            print_json(job_row(JobFolder(folder).read(), folder))
+        else:
+            show(f"Study {plain(name)} runs in AWS; `finepoint wait {plain(trial.name)}` reads its trials back")
+        return
+    record = tune(engine, folder, trial, study, watcher)
     if json:
         print_json(record)
         return
-    table = Table("training job", "status", study.objective[1], "hyperparameters", pad_edge=False)
+    table = Table("training job", "status", study.objective[1], "hyperparameters", "rules that fired", pad_edge=False)
     for row in record["trials"]:
         values = ", ".join(f"{name}={value}" for name, value in row["hyperparameters"].items())
-        table.add_row(plain(row["training_job"]), row["status"], str(row["objective"]), plain(values))
+        fired = ", ".join(name for name, status in row.get("rules", {}).items() if status == "IssuesFound")
+        table.add_row(plain(row["training_job"]), row["status"], str(row["objective"]), plain(values), fired)
     best = ", ".join(f"{name}={value}" for name, value in record["best"]["hyperparameters"].items())
     show(table, f"Best: {plain(best)} with {study.objective[1]} {record['best']['objective']}")

@@ -24,19 +24,30 @@ def command(
 
         finepoint logs -f first/training
     """
-    from finepoint.cli.cloud import refresh
-    from finepoint.cli.output import print_json
+    from finepoint.cli.output import print_json, say
     from finepoint.engines.jobs import find_job, read_log
+    from finepoint.engines.local import Watcher
     from finepoint.engines.records import in_cloud
     from finepoint.runs.folder import runs_dir as default_dir
 
     found = find_job(job, default_dir(runs_dir))
     if in_cloud(found.path):
-        refresh(found.path, follow=follow)
-    lines = read_log(found, follow=False if in_cloud(found.path) else follow)
+        from finepoint.engines.sagemaker import submitted
+
+        if follow and found.read()["status"] == "InProgress":
+            submitted.wait(found.path, Watcher(say=say, on_line=lambda host, line: None if json else _print(line)))
+            if not json:
+                return  # every line has been printed as it came
+        submitted.bring_log(found.path)
+        follow = False
+    lines = read_log(found, follow=follow)
     if json:
         print_json({"job": job, "lines": [line.rstrip("\n") for line in lines]})
         return
     for line in lines:
-        sys.stdout.write(line)
-        sys.stdout.flush()
+        _print(line)
+
+
+def _print(line: str) -> None:
+    sys.stdout.write(line)
+    sys.stdout.flush()

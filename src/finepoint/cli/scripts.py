@@ -11,7 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from finepoint.engines.local import Watcher
-    from finepoint.engines.spec import JobSpec
+    from finepoint.engines.spec import JobResult, JobSpec
 
 _PANEL = "A script of yours"
 
@@ -156,7 +156,7 @@ def live_watcher(*, quiet: bool) -> Watcher:
     def on_line(host: str, line: str) -> None:
         several.add(host)
         prefix = f"[{host}] " if len(several) > 1 or host != "algo-1" else ""
-        sys.stderr.write(prefix + line)
+        sys.stderr.write(prefix + line.rstrip("\n") + "\n")  # the last line may lack its end
         sys.stderr.flush()
 
     return Watcher(say=say) if quiet else Watcher(say=say, on_line=on_line)
@@ -175,6 +175,31 @@ def best_hyperparameters(study: Path) -> dict[str, Any]:
     if not (study / OUTPUT).is_file():
         raise NotFoundError(f"{study.name} is no study that has ended; `finepoint tune --entry-point ...` makes one")
     return dict(read_json(study / OUTPUT)["best_hyperparameters"])
+
+
+def show_job(result: JobResult, json: bool) -> None:
+    """Print what became of a script's job, whichever engine ran it: its model, what the rules say, its profile."""
+    from finepoint.cli.debug_output import print_results
+    from finepoint.cli.output import plain, print_json, say, show
+    from finepoint.engines.debugging import read_results
+    from finepoint.engines.records import JobFolder
+    from finepoint.report.profiling import write_profiler_report
+    from finepoint.results import RuleResult
+
+    folder = result.folder
+    row = job_row(JobFolder(folder).read(), folder)
+    if json:
+        print_json(row)
+    else:
+        values = ", ".join(f"{plain(name)} {value:g}" for name, value in result.metrics.items())
+        show(f"Job [bold]{plain(folder.name)}[/]: {result.status} after {result.seconds:.1f} s. {values}")
+        if result.failure:
+            show(plain(result.failure))
+        show(f"Model: {plain(row['model'])}" if row["model"] else "It left nothing in SM_MODEL_DIR.")
+        if row["rules"]:
+            print_results([RuleResult(**value) for value in read_results(folder)])
+    if row["profiler_rules"]:
+        say(f"Profile: {write_profiler_report(folder)}")
 
 
 def job_row(record: dict[str, Any], path: Path) -> dict[str, Any]:

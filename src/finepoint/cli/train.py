@@ -160,10 +160,9 @@ def _train(
 
 def _run_script(spec: Any, runs_dir: Path | None, detach: bool, json: bool) -> None:
     from finepoint.cli.output import plain, print_json, say, show
-    from finepoint.cli.scripts import job_row, live_watcher
+    from finepoint.cli.scripts import job_row, live_watcher, show_job
     from finepoint.engines.jobs import start, state_of, stopping_on_request
     from finepoint.engines.local import run_job
-    from finepoint.engines.records import JobFolder
     from finepoint.errors import ConfigurationError
     from finepoint.runs.folder import RECORD
     from finepoint.runs.folder import runs_dir as default_dir
@@ -181,24 +180,6 @@ def _run_script(spec: Any, runs_dir: Path | None, detach: bool, json: bool) -> N
     say(f"Job {spec.name} in {folder}")
     with stopping_on_request(live_watcher(quiet=False)) as watcher:
         result = run_job(folder, spec, watcher)
-    row = job_row(state_of(JobFolder(folder)), folder)
-    if json:
-        print_json(row)
-    else:
-        values = ", ".join(f"{plain(name)} {value:g}" for name, value in result.metrics.items())
-        show(f"Job [bold]{plain(spec.name)}[/]: {result.status} after {result.seconds:.1f} s. {values}")
-        if result.failure:
-            show(plain(result.failure))
-        show(f"Model: {plain(row['model'])}" if row["model"] else "It left nothing in SM_MODEL_DIR.")
-        if row["rules"]:
-            from finepoint.cli.debug_output import print_results
-            from finepoint.engines.debugging import read_results
-            from finepoint.results import RuleResult
-
-            print_results([RuleResult(**value) for value in read_results(folder)])
-    if row["profiler_rules"]:
-        from finepoint.report.profiling import write_profiler_report
-
-        say(f"Profile: {write_profiler_report(folder)}")
+    show_job(result, json)
     if result.status != "Completed":
         raise typer.Exit(1)

@@ -132,10 +132,8 @@ def command(
 
         if tuner != "amt":
             raise ConfigurationError("a script's trials are jobs of their own in AWS; give --tuner amt")
-        if debug or profile:
-            raise ConfigurationError("AMT's trials are not recorded; train the best with --debug and --profile")
         folder = default_dir(runs_dir) / name
-        tune_script_in_cloud(trial, folder, minimize, maximize, settings, cloud, max_price, json)
+        tune_script_in_cloud(trial, folder, minimize, maximize, settings, cloud, max_price, detach, json)
         return
     goal = ("minimize", minimize) if minimize is not None else ("maximize", maximize)
     _tune_script(name, trial, goal, runs_dir, detach, json, settings)

@@ -18,6 +18,7 @@ from finepoint.debugger.rules.checking import check_recording, choose_rules
 from finepoint.debugger.rules.custom import CustomRule
 from finepoint.errors import ConfigurationError, NotFoundError
 from finepoint.files import read_json, write_json
+from finepoint.profiler.running import PROFILER_OUTPUT
 from finepoint.results import RuleResult
 
 HOOK_FILE = Path("input/config/debughookconfig.json")
@@ -123,14 +124,14 @@ def judge_job(folder: Path, configuration: Mapping[str, Any] | None, say: Callab
     try:
         recording = Recording.open(output)
     except NotFoundError:
-        reason = why_not_attached(output / "attached") or "the script called no model with parameters"
+        reason = _why_not_attached(folder) or "the script called no model with parameters"
         say(f"note: nothing was recorded: {reason}")
         unjudged = [*(rule.name for rule in rules), *(rule.name for rule in _custom_of(configuration))]
         results = [RuleResult(name, "NotApplicable", reason=f"nothing was recorded: {reason}") for name in unjudged]
     else:
         results = check_recording(recording, rules)
         results += [rule.judge(saved_by_script(folder)) for rule in _custom_of(configuration)]
-        for text in [*recording.notes, *filter(None, [why_not_attached(output / "attached")])]:
+        for text in [*recording.notes, *filter(None, [_why_not_attached(folder)])]:
             say(f"note: {text}")
     write_json(folder / RESULTS, [result.to_json() for result in results])
     return results
@@ -159,6 +160,12 @@ def configuration_mistakes(configuration: Mapping[str, Any] | None) -> list[str]
     except ConfigurationError as error:
         return list(dict.fromkeys(error.mistakes))
     return []
+
+
+def _why_not_attached(folder: Path) -> str:
+    # Where the profiler is attached too, it was the last to say where the marks go.
+    both = folder / PROFILER_OUTPUT / "attached"
+    return why_not_attached(both if both.is_dir() else folder / _OUTPUT / "attached")
 
 
 def _rules_of(configuration: Mapping[str, Any]) -> list[Rule]:

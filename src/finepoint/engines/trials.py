@@ -14,12 +14,13 @@ from typing import Any
 
 from finepoint.engines.local import Watcher, execute, how_it_ended
 from finepoint.engines.metrics import MetricDefinition, explain_missing
+from finepoint.engines.records import RECORD, JobFolder
 from finepoint.engines.spec import JobResult, JobSpec
 from finepoint.engines.supervisor import Supervisor
 from finepoint.engines.telling import Told
 from finepoint.errors import ConfigurationError, FinepointError, JobError
 from finepoint.events import emit
-from finepoint.files import write_json
+from finepoint.files import read_json_lines, write_json
 from finepoint.models.runtimes import cores
 from finepoint.training.environment import base_dir, read_hyperparameters
 from finepoint.tuning.parameters import CategoricalParameter, Parameter, space_from_json, space_to_json
@@ -107,6 +108,7 @@ class _Trials:
         self._seen_metric = False
         self._told_test_set = False
         self._told_once = study.early_stopping == "off"
+        self._longest = _most_values(folder, study.objective)
 
     def run(self, trial: Trial) -> Mapping[str, float]:
         """Run a trial to its end, and return the latest value of each of its metrics."""
@@ -132,7 +134,8 @@ class _Trials:
                 if _is_reported(count):
                     trial.report({"epoch": count, **values})
             except StopTrial:
-                return _EARLY
+                # Where earlier trials printed their last value this one is as good as done, and leaves its model.
+                return _EARLY if count < self._longest else ""
             return ""
 
         def on_line(host: str, line: str) -> None:
@@ -190,6 +193,7 @@ class _Trials:
                 raise StopStudy(text)
             raise JobError(f"{text} (it was {result.status.lower()}: {result.failure})" if result.failure else text)
         self._seen_metric = True
+        self._longest = max(self._longest, count)
         if count == 1 and not self._told_once:
             self._told_once = True
             _note(
@@ -197,6 +201,13 @@ class _Trials:
                 "so that it can never stop a trial of this script. Print the metric after every epoch"
             )
         return result.metrics
+
+
+def _most_values(folder: Path, objective: str) -> int:
+    """Return how many values of the objective a completed trial of an earlier process printed at most."""
+    jobs = [JobFolder(path.parent) for path in folder.glob(f"*/{RECORD}")]
+    done = [read_json_lines(job.metrics) for job in jobs if job.read()["status"] == "Completed"]
+    return max((sum(value["name"] == objective for value in values) for values in done), default=0)
 
 
 def tune(folder: Path, hyperparameters: Mapping[str, Any]) -> None:

@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from finepoint.engines.jobs import state_of
 from finepoint.engines.local import Watcher
-from finepoint.engines.records import JobFolder
+from finepoint.engines.records import CLOUD_RECORD, JobFolder
 from finepoint.engines.sagemaker import tuning as amt
 from finepoint.engines.sagemaker.settings import load_settings
 from finepoint.engines.sagemaker.training import SageMakerEngine
 from finepoint.engines.spec import JobSpec
 from finepoint.engines.trials import OUTPUT
 from finepoint.errors import ConfigurationError, NotFoundError
-from finepoint.files import read_json, write_json
+from finepoint.files import read_json
 from finepoint.notebook.arguments import tell
 from finepoint.notebook.display import Shown, html_progress, html_table
 from finepoint.notebook.estimator import PyTorch
 from finepoint.notebook.jobs import TrainingJob, readings
 from finepoint.notebook.session import Session
 from finepoint.tuning.study import StudySpec
-
-_SPEC = "trial.json"
 
 
 class TunedJob(abc.ABC):
@@ -138,8 +135,8 @@ class AmtJob(TunedJob):
 
     def __init__(self, folder: Path, session: Session) -> None:
         super().__init__(folder)
-        record = read_json(folder / _SPEC)
-        self._spec = JobSpec.from_json(record["trial"])
+        record = read_json(folder / CLOUD_RECORD)
+        self._spec = JobSpec.from_json(JobFolder(folder).read()["spec"])
         self._max_jobs = int(record["max_jobs"])
         self._engine = SageMakerEngine(load_settings(**record["settings"]), session.cloud)
         self._session = session
@@ -159,9 +156,6 @@ class AmtJob(TunedJob):
             settings: of the engine, over the session's.
         """
         chosen = session.settings(**settings)
-        if trial.debugger is not None or trial.profiler is not None:
-            tell("Trials in AWS are not recorded; train the best one under the rules")
-            trial = replace(trial, debugger=None, profiler=None)
         searched = amt.AmtStudy(
             study.space,
             minimize=study.objective if study.direction == "minimize" else "",
@@ -172,12 +166,8 @@ class AmtJob(TunedJob):
             early_stopping=study.early_stopping,
             seed=study.seed,
         )
-        folder.mkdir(parents=True, exist_ok=True)
-        record = {"trial": trial.to_json(), "max_jobs": study.max_jobs, "settings": asdict(chosen)}
-        write_json(folder / _SPEC, record)
-        made = cls(folder, session)
-        amt.begin(made._engine, folder, trial, searched, Watcher(say=tell))
-        return made
+        amt.begin(SageMakerEngine(chosen, session.cloud), folder, trial, searched, Watcher(say=tell))
+        return cls(folder, session)
 
     def wait(self) -> None:
         """Wait until it has ended, printing how many trials there are in each state.
@@ -191,13 +181,12 @@ class AmtJob(TunedJob):
             self._trials = event["trials"]
             shown.refresh(last=True)
 
-        name = read_json(self._folder / amt.NAME_RECORD)["name"]
-        amt.finish(self._engine, self._folder, name, self._spec, Watcher(say=tell, on_event=on_event))
+        amt.finish(self._engine, self._folder, self._spec, Watcher(say=tell, on_event=on_event))
         shown.refresh(last=True)
 
     def stop(self) -> None:
         """End it and its trials."""
-        amt.stop(self._engine, read_json(self._folder / amt.NAME_RECORD)["name"])
+        amt.stop(self._engine, self._folder)
 
     def best_training_job(self) -> str:
         """Return the name of the best trial's job in AWS."""
@@ -206,12 +195,10 @@ class AmtJob(TunedJob):
     def best_estimator(self) -> PyTorch:
         """Return the estimator of the best trial's job, whose results are brought home."""
         best = self._record()["best"]
-        folder = self._folder / "trials" / best["training_job"]
-        if not (folder / "job.json").is_file():
-            values = {**self._spec.hyperparameters, **best["hyperparameters"]}
-            spec = replace(self._spec, name=best["training_job"], hyperparameters=values)
-            self._engine.adopt(folder, best["training_job"], spec, Watcher(say=tell))
-        return PyTorch._of(TrainingJob(JobFolder(folder)), self._session)
+        job = JobFolder(amt.trial_folder(self._folder, best["training_job"]))
+        if not job.model.is_file():
+            self._engine.adopt(job.path, best["training_job"], amt.trial_spec(self._spec, best), Watcher(say=tell))
+        return PyTorch._of(TrainingJob(job), self._session)
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the trials as they were last seen."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from finepoint.engines.jobs import find_job, job_name, start
 from finepoint.engines.metrics import MetricDefinition
-from finepoint.engines.sagemaker.tuning import NAME_RECORD as AMT_RECORD
+from finepoint.engines.sagemaker.tuning import tuning_name
 from finepoint.engines.trials import study_job
 from finepoint.errors import ConfigurationError
 from finepoint.notebook.arguments import settings_from, take, tell
@@ -80,7 +80,7 @@ class HyperparameterTuner:
         Raises:
             NotFoundError: there is no such study.
         """
-        if (runs_dir() / tuning_job_name / AMT_RECORD).is_file():
+        if tuning_name(runs_dir() / tuning_job_name):
             return AmtJob(runs_dir() / tuning_job_name, session_of(sagemaker_session))
         return LocalStudy(find_job(tuning_job_name, runs_dir()))
 

@@ -43,6 +43,9 @@ if values.get("fail"):
 (base / "model" / "weights.txt").write_text(f"try {tries}")
 (base / "output" / "data" / "result.json").write_text("{}")
 kept.write_text(str(tries))
+if values.get("rule"):
+    (kept.parent / "debug-output").mkdir()
+    (kept.parent / "debug-output" / "stopped.txt").write_text(values["rule"])
 if values.get("wait") and tries <= values["wait"]:
     threading.Event().wait()
 """
@@ -162,6 +165,16 @@ def test_a_failure_of_the_script_is_told_in_its_words(engine: SageMakerEngine, s
     with pytest.raises(JobError, match="ExitCode 3"):
         engine.run_job(tmp_path / "job", replace(spec, hyperparameters={"fail": True}))
     assert JobFolder(tmp_path / "job").read()["exit_code"] == 3
+
+
+def test_a_job_that_a_rule_ended_is_stopped_and_says_by_which(
+    engine: SageMakerEngine, spec: JobSpec, tmp_path: Path
+) -> None:
+    words = "the rule NotANumber fired"
+    debugged = replace(spec, hyperparameters={"rule": words}, debugger=debugger_configuration())
+    result = engine.run_job(tmp_path / "job", debugged)
+    assert (result.status, result.failure) == ("Stopped", words)
+    assert JobFolder(tmp_path / "job").read()["status"] == "Stopped"
 
 
 def test_want_of_machines_is_told_and_the_next_try_is_another_job(

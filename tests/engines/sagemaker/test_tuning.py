@@ -6,18 +6,25 @@ from pathlib import Path
 
 import pytest
 
+from finepoint.debugger.modes import ModeKeys
+from finepoint.debugger.writing import RecordingWriter
+from finepoint.engines.debugging import debugger_configuration
+from finepoint.engines.jobs import state_of
+from finepoint.engines.local import Watcher
 from finepoint.engines.metrics import MetricDefinition
+from finepoint.engines.records import JobFolder
 from finepoint.engines.rehearsal import container
 from finepoint.engines.rehearsal.faults import Fault
 from finepoint.engines.rehearsal.server import Rehearsal
 from finepoint.engines.rehearsal.shapes import problems
+from finepoint.engines.sagemaker import submitted
 from finepoint.engines.sagemaker.cleanup import cleanup
 from finepoint.engines.sagemaker.cloud import Cloud
 from finepoint.engines.sagemaker.rates import spent
 from finepoint.engines.sagemaker.requests import Places, training_request, tuning_request
 from finepoint.engines.sagemaker.settings import SageMakerSettings
 from finepoint.engines.sagemaker.training import SageMakerEngine
-from finepoint.engines.sagemaker.tuning import AmtStudy, tune
+from finepoint.engines.sagemaker.tuning import AmtStudy, begin, stop, trial_folder, tune
 from finepoint.engines.spec import Channel, JobSpec
 from finepoint.errors import ConfigurationError
 from finepoint.tuning.parameters import CategoricalParameter, ContinuousParameter, IntegerParameter
@@ -99,6 +106,106 @@ def test_a_study_runs_its_trials_and_reads_the_best_back(
     assert tune(engine, tmp_path / "study", spec, study) == record  # found again, not begun again
     assert spent(tmp_path / "study").jobs == 4
     assert cleanup("study", lambda region: cloud) == []
+
+
+# In the recorder's place: what it would leave, and whose it is.
+RECORDED = f"""{SCRIPT}
+import shutil
+recording = base / "checkpoints" / os.environ["TRAINING_JOB_NAME"] / "debug-output"
+shutil.copytree(os.environ["RECORDING"], recording)
+(recording / "whose.txt").write_text(os.environ["TRAINING_JOB_NAME"])
+"""
+
+
+def test_trials_are_recorded_each_for_itself_and_judged(
+    settings: SageMakerSettings,
+    cloud: Cloud,
+    rehearsal: Rehearsal,
+    spec: JobSpec,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    writer = RecordingWriter(tmp_path / "recording")
+    writer.fact("nonfinite", 3, ModeKeys.TRAIN, name="fc_output_0", what="output", module="fc")
+    writer.close()
+    monkeypatch.setattr(container, "_TRAIN", RECORDED)
+    debugged = replace(
+        spec,
+        debugger=debugger_configuration(rules={"NotANumber": {}}),
+        environment={"RECORDING": str(tmp_path / "recording")},
+    )
+    study, said = AmtStudy(SPACE, minimize="loss", max_jobs=2, max_parallel_jobs=2), list[str]()
+    record = tune(SageMakerEngine(settings, cloud), tmp_path / "study", debugged, study, Watcher(say=said.append))
+    assert [trial["rules"]["NotANumber"] for trial in record["trials"]] == ["IssuesFound"] * 2
+    for name in (trial["training_job"] for trial in record["trials"]):
+        assert (trial_folder(tmp_path / "study", name) / "debug-output" / "whose.txt").read_text() == name
+        assert any(line.startswith(f"{name}: NotANumber: ") for line in said)
+    assert spent(tmp_path / "study").jobs == 2
+
+
+@pytest.mark.parametrize(("spot", "kept"), [(False, False), (True, True)])
+def test_trials_that_might_share_checkpoints_keep_them_only_where_they_are_needed(
+    settings: SageMakerSettings,
+    cloud: Cloud,
+    rehearsal: Rehearsal,
+    spec: JobSpec,
+    tmp_path: Path,
+    spot: bool,
+    kept: bool,
+) -> None:
+    engine = SageMakerEngine(replace(settings, spot=spot), cloud)
+    begin(engine, tmp_path / "study", spec, AmtStudy(SPACE, minimize="loss"), Watcher())
+    (asked,) = rehearsal.platform.tuning_jobs.values()
+    assert ("CheckpointConfig" in asked.request["TrainingJobDefinition"]) == kept
+    stop(engine, tmp_path / "study")
+
+
+WAITING = f"""{SCRIPT}
+import threading
+threading.Event().wait()
+"""
+
+
+def test_a_study_is_met_again_by_a_later_process_stopped_and_its_trials_read_back(
+    settings: SageMakerSettings,
+    cloud: Cloud,
+    rehearsal: Rehearsal,
+    spec: JobSpec,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(container, "_TRAIN", WAITING)
+    folder = tmp_path / "study"
+    name = begin(
+        SageMakerEngine(settings, cloud), folder, spec, AmtStudy(SPACE, minimize="loss", max_jobs=1), Watcher()
+    )
+    assert state_of(JobFolder(folder))["status"] == "InProgress"
+    submitted.bring_log(folder)
+    assert JobFolder(folder).logs.read_text().startswith(f"{name}: InProgress")
+    submitted.stop(folder)
+    record = submitted.wait(folder, Watcher())
+    assert (record["status"], "is Stopped" in record["failure"]) == ("Stopped", True)
+    submitted.stop(folder)  # once more is nothing
+    assert submitted.wait(folder, Watcher()) == record
+
+
+def test_an_interrupt_stops_a_study_in_aws(
+    settings: SageMakerSettings,
+    cloud: Cloud,
+    rehearsal: Rehearsal,
+    spec: JobSpec,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(container, "_TRAIN", WAITING)
+    engine, study = SageMakerEngine(settings, cloud), AmtStudy(SPACE, minimize="loss", max_jobs=1)
+    with pytest.raises(KeyboardInterrupt):
+        tune(engine, tmp_path / "study", spec, study, sleep=interrupted)
+    (asked,) = rehearsal.platform.tuning_jobs.values()
+    assert asked.status in ("Stopping", "Stopped")
 
 
 def test_a_study_that_may_cost_too_much_is_not_begun(

@@ -20,6 +20,8 @@ from filelock import FileLock
 from finepoint.errors import JobError
 
 TOOLKITS = ("sagemaker-training==5.1.4", "sagemaker-pytorch-inference==2.0.25")
+# A venv's own is older than PyTorch asks for, and would be replaced in each container anew.
+_SETUPTOOLS = "setuptools>=77.0.3"
 _READY = ".ready"
 _LEFT_OUT = ("finepoint", "_editable", "__editable__", "pip", "setuptools", "_distutils_hack", "sagemaker")
 
@@ -38,7 +40,8 @@ def toolkit_environment(cache: Path) -> Path:
             venv.create(folder, with_pip=True, symlinks=True)
             _link_packages(folder / "links")
             (_packages(folder) / "machine.pth").write_text(f"{folder / 'links'}\n")
-            command = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-input", *TOOLKITS]
+            command = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-input"]
+            command += ["--upgrade", _SETUPTOOLS, *TOOLKITS]
             done = subprocess.run(command, capture_output=True, text=True, timeout=600)
             if done.returncode != 0:
                 raise JobError(f"the rehearsal's toolkits cannot be installed: {done.stderr.strip()[-500:]}")
@@ -56,7 +59,7 @@ def overlay(folder: Path, toolkit: Path) -> Path:
 
 
 def _key() -> str:
-    text = f"{sys.version} {sys.prefix} {TOOLKITS} {sorted(path.name for path in _site().iterdir())}"
+    text = f"{sys.version} {sys.prefix} {TOOLKITS} {_SETUPTOOLS} {sorted(path.name for path in _site().iterdir())}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

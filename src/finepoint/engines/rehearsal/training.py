@@ -17,6 +17,7 @@ from finepoint.engines.rehearsal.container import GRACE_SECONDS, TrainingContain
 from finepoint.engines.rehearsal.environment import toolkit_environment
 from finepoint.engines.rehearsal.objects import inputs_of
 from finepoint.engines.rehearsal.pipes import Pipe
+from finepoint.models.runtimes import cores
 
 if TYPE_CHECKING:
     from finepoint.engines.rehearsal.control import Platform
@@ -39,10 +40,11 @@ class TrainingJob:
         platform: where it runs.
         request: as CreateTrainingJob got it.
         fate: `capacity`, `interrupt`, or "".
+        beside: how many jobs of its study run at once, on the cores of this one machine.
     """
 
-    def __init__(self, platform: Platform, request: Mapping[str, Any], fate: str = "") -> None:
-        self.platform, self.request, self._fate = platform, request, fate
+    def __init__(self, platform: Platform, request: Mapping[str, Any], fate: str = "", beside: int = 1) -> None:
+        self.platform, self.request, self._fate, self._beside = platform, request, fate, beside
         self.name: str = request["TrainingJobName"]
         self.arn = platform.arn("training-job", self.name)
         self.status, self.secondary, self.failure = "InProgress", "Starting", ""
@@ -134,7 +136,10 @@ class TrainingJob:
         """Run the container once, and return whether it is to be run again."""
         platform, request = self.platform, self.request
         self._to("Downloading")
-        container = TrainingContainer(folder, request, platform.variables(), self._take_line)
+        variables = platform.variables()
+        if self._beside > 1:  # they would wait for each other's threads
+            variables["OMP_NUM_THREADS"] = str(max(1, cores() // self._beside))
+        container = TrainingContainer(folder, request, variables, self._take_line)
         pipes: list[Pipe] = []
         try:
             for name, mode, source in inputs_of(request):

@@ -136,7 +136,8 @@ class TuningJob:
             "TrainingJobName": f"{self.name}-{len(self.trials) + 1:03d}",
             "HyperParameters": {**static, **values, **own},
         }
-        job = TrainingJob(self.platform, request)
+        limits = self.request["HyperParameterTuningJobConfig"]["ResourceLimits"]
+        job = TrainingJob(self.platform, request, beside=limits["MaxParallelTrainingJobs"])
         self.platform.jobs[job.name] = job
         self.platform.tags[job.arn] = dict(self.platform.tags.get(self.arn, {}))
         self.trials.append((job, values))

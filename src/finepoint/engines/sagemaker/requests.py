@@ -115,6 +115,7 @@ def tuning_request(
     early_stopping: str,
     seed: int,
     warm_start: tuple[str, ...] = (),
+    checkpoints: bool = False,
 ) -> dict[str, Any]:
     """Return the request of CreateHyperParameterTuningJob.
 
@@ -129,6 +130,8 @@ def tuning_request(
         early_stopping: `auto` or `off`.
         seed: of the search.
         warm_start: earlier tuning jobs to learn from.
+        checkpoints: whether trials keep any. It is not documented whether each has a place of its own, and a trial
+            must not go on from another's; so they keep them only where they are needed.
     """
     kept: tuple[str, ...] = (
         "RoleArn",
@@ -137,7 +140,8 @@ def tuning_request(
         "OutputDataConfig",
         "ResourceConfig",
     )
-    kept += ("StoppingCondition", "CheckpointConfig", "EnableManagedSpotTraining", "VpcConfig", "Environment")
+    kept += ("StoppingCondition", "EnableManagedSpotTraining", "VpcConfig", "Environment")
+    kept += ("CheckpointConfig",) if checkpoints else ()
     definition = {key: training[key] for key in kept if key in training}
     algorithm = {
         key: value

@@ -18,7 +18,7 @@ from finepoint.engines.debugging import judge_job
 from finepoint.engines.local import Watcher
 from finepoint.engines.metrics import explain_missing
 from finepoint.engines.profiling import judge_profile
-from finepoint.engines.recorded import PARTS, is_recorded
+from finepoint.engines.recorded import PARTS, STOPPED, is_recorded, recordings_below
 from finepoint.engines.records import CLOUD_RECORD as RECORD
 from finepoint.engines.records import JobFolder
 from finepoint.engines.sagemaker.channels import push_channels
@@ -125,16 +125,8 @@ class SageMakerEngine:
         watcher.say(refuse_above(f"Job {spec.name}", kind, hours, count, self.settings.max_price))
         request = self.request(folder, name, spec, watcher)
         JobFolder(folder).begin(spec)
-        self._note(
-            folder,
-            {
-                "training_job": name,
-                "region": self.cloud.region,
-                "run": self._run,
-                "settings": asdict(self.settings),
-                "request": {key: value for key, value in request.items() if key != "Environment"},
-            },
-        )
+        kept = {key: value for key, value in request.items() if key != "Environment"}
+        self.note(folder, {"training_job": name, "request": kept})
         self.ledger(spec).record("training-job", name, self.cloud.region, kind)
         try:
             self.cloud.call("sagemaker", "CreateTrainingJob", **request)
@@ -157,7 +149,7 @@ class SageMakerEngine:
         places = Places(code, entry_point, channels, settings.uri("jobs"), checkpoints)
         return training_request(name, spec, settings, self.cloud.region, places)
 
-    def adopt(self, folder: Path, name: str, spec: JobSpec, watcher: Watcher) -> JobResult:
+    def adopt(self, folder: Path, name: str, spec: JobSpec, watcher: Watcher, *, outputs: bool = True) -> JobResult:
         """Bring the results of a job home that AWS made by itself, a trial of its tuner's, and return what it came to.
 
         Args:
@@ -165,13 +157,18 @@ class SageMakerEngine:
             name: of the job in AWS, which has ended.
             spec: what it ran.
             watcher: is told what happens.
+            outputs: also its model and output, which may be large; otherwise its record and recordings alone.
+
+        Raises:
+            JobError: it failed.
         """
         described = self.cloud.call("sagemaker", "DescribeTrainingJob", TrainingJobName=name)
         folder.mkdir(parents=True, exist_ok=True)
         JobFolder(folder).begin(spec)
-        self._note(folder, {"training_job": name, "region": self.cloud.region, "run": self._run})
+        self.note(folder, {"training_job": name})
+        lines = JobLog(self.cloud, name, folder / "logs.txt").new_lines()
         seconds = float(described.get("TrainingTimeInSeconds", 0))
-        return self._finish(folder, spec, watcher, {**described, "tail": []}, seconds)
+        return self._finish(folder, spec, watcher, {**described, "tail": lines}, seconds, outputs=outputs)
 
     def follow(self, folder: Path, spec: JobSpec, watcher: Watcher) -> dict[str, Any]:
         """Pass on what a job prints until it has ended, and return what AWS says of it then."""
@@ -192,15 +189,29 @@ class SageMakerEngine:
                 return {**described, "tail": list(tail.lines)}
             self._sleep(self.settings.poll_seconds)
 
+    def note(self, folder: Path, values: Mapping[str, Any]) -> None:
+        """Write into a folder what is there in AWS, and with what settings: what a later process goes on with."""
+        path = folder / RECORD
+        own = {"region": self.cloud.region, "run": self._run, "settings": asdict(self.settings)}
+        write_json(path, {**(read_json(path) if path.is_file() else {}), **own, **values})
+
     def ledger(self, spec: JobSpec) -> Ledger:
         """Return the ledger that a job's resources are written into."""
         return Ledger(self._run or spec.name)
 
     def _finish(
-        self, folder: Path, spec: JobSpec, watcher: Watcher, described: Mapping[str, Any], seconds: float
+        self,
+        folder: Path,
+        spec: JobSpec,
+        watcher: Watcher,
+        described: Mapping[str, Any],
+        seconds: float,
+        *,
+        outputs: bool = True,
     ) -> JobResult:
         name, job = described["TrainingJobName"], JobFolder(folder)
-        bring_home(self.cloud, described, folder, watcher.say)
+        if outputs:
+            bring_home(self.cloud, described, folder, watcher.say)
         status: JobStatus = described["TrainingJobStatus"]
         failure = str(described.get("FailureReason", "")) if status == "Failed" else ""
         if status == "Stopped":
@@ -218,6 +229,8 @@ class SageMakerEngine:
                 watcher.say(f"warning: {explain_missing(metric, described['tail'])}")
         code = 0 if status == "Completed" else _exit_code(failure)
         self._bring_recordings(folder, described, spec)
+        if status == "Completed" and (folder / STOPPED).is_file():
+            status, failure = "Stopped", (folder / STOPPED).read_text(encoding="utf-8")
         judged = judge_job(folder, spec.debugger, watcher.say)
         job.finish(
             status,
@@ -228,7 +241,7 @@ class SageMakerEngine:
             metrics=metrics,
             seconds=round(seconds, 3),
         )
-        self._note(folder, {"status": status, "billable_seconds": billed, "dollars": cost})
+        self.note(folder, {"status": status, "billable_seconds": billed, "dollars": cost})
         self.ledger(spec).strike("training-job", name)
         words = _last_error(described["tail"]) or failure
         if status == "Failed":
@@ -242,8 +255,10 @@ class SageMakerEngine:
         """Download what the debugger and the profiler recorded, from below the checkpoints."""
         if not is_recorded(spec):
             return
+        below = recordings_below(described["HyperParameters"], described["TrainingJobName"])
+        base = "/".join([described["CheckpointConfig"]["S3Uri"].rstrip("/"), *filter(None, [below])])
         for part in PARTS:
-            uri = f"{described['CheckpointConfig']['S3Uri'].rstrip('/')}/{part}"
+            uri = f"{base}/{part}"
             with contextlib.suppress(DataError):  # nothing was recorded; the rules say why
                 pull(self.cloud, uri, folder / part)
 
@@ -254,10 +269,6 @@ class SageMakerEngine:
             if is_missing(error):
                 return None
             raise
-
-    def _note(self, folder: Path, values: Mapping[str, Any]) -> None:
-        path = folder / RECORD
-        write_json(path, {**(read_json(path) if path.is_file() else {}), **values})
 
 
 class _Tail:

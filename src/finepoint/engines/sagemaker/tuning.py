@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from finepoint.engines.debugging import read_results
 from finepoint.engines.local import Watcher
+from finepoint.engines.recorded import is_recorded
+from finepoint.engines.records import CLOUD_RECORD, JobFolder
 from finepoint.engines.sagemaker.cloud import is_missing, is_taken
 from finepoint.engines.sagemaker.rates import add_bill, refuse_above, spent
 from finepoint.engines.sagemaker.requests import instance_count, instance_type, tuning_request
@@ -21,7 +25,9 @@ from finepoint.files import read_json, write_json
 from finepoint.tuning.parameters import Parameter
 
 RECORD = "tuning.json"
-NAME_RECORD = "amt.json"
+# Of the study in the folder's record of what is in AWS; a job has another there.
+_NAME_KEY = "tuning_job"
+_CONFIG, _OBJECTIVE = "HyperParameterTuningJobConfig", "HyperParameterTuningJobObjective"
 # Of CreateHyperParameterTuningJob.
 _NAME = 32
 
@@ -79,17 +85,23 @@ def tune(
     Raises:
         ConfigurationError: spec and study do not fit, or it may cost too much.
         JobError: no trial ended with the objective's metric.
+        KeyboardInterrupt: it was interrupted; the study was told to stop.
     """
     watcher = watcher or Watcher()
-    name = begin(engine, folder, spec, study, watcher)
-    return finish(engine, folder, name, spec, watcher, sleep)
+    begin(engine, folder, spec, study, watcher)
+    try:
+        return finish(engine, folder, spec, watcher, sleep)
+    except KeyboardInterrupt:
+        watcher.say("Interrupted: telling the tuning job in AWS to stop")
+        stop(engine, folder)
+        raise
 
 
 def begin(engine: SageMakerEngine, folder: Path, spec: JobSpec, study: AmtStudy, watcher: Watcher) -> str:
     """Start a tuning job unless it is under way, and return its name in AWS; arguments and errors are as of `tune`."""
     _check(spec, study)
     folder.mkdir(parents=True, exist_ok=True)
-    name = _name(folder, spec.name)
+    name = tuning_name(folder) or _new_name(folder, spec.name)
     if _describe(engine, name) is None:
         _submit(engine, folder, name, spec, study, watcher)
     return name
@@ -98,39 +110,84 @@ def begin(engine: SageMakerEngine, folder: Path, spec: JobSpec, study: AmtStudy,
 def finish(
     engine: SageMakerEngine,
     folder: Path,
-    name: str,
     spec: JobSpec,
     watcher: Watcher,
     sleep: Callable[[float], None] = time.sleep,
 ) -> dict[str, Any]:
     """Follow a tuning job to its end, and return what came of it; arguments and errors are those of `tune`."""
-    before: dict[str, int] = {}
+    name, begun = tuning_name(folder), time.monotonic()
     while True:
-        described = engine.cloud.call("sagemaker", "DescribeHyperParameterTuningJob", HyperParameterTuningJobName=name)
-        counters = described["TrainingJobStatusCounters"]
-        if counters != before:
-            before = counters
-            states = ", ".join(f"{count} {state}" for state, count in counters.items() if count)
-            watcher.say(f"{name}: {described['HyperParameterTuningJobStatus']}: {states or 'no trial yet'}")
+        described, news = look(engine, folder)
+        if news:
+            watcher.say(news)
             watcher.on_event({"event": "amt", **_record(engine, name, described)})
         if described["HyperParameterTuningJobStatus"] in ENDED:
             break
         sleep(engine.settings.poll_seconds)
     engine.ledger(spec).strike("tuning-job", name)
     record = _record(engine, name, described)
+    if is_recorded(spec):
+        record["trials"] = [_judged(engine, folder, trial, spec, watcher) for trial in record["trials"]]
     write_json(folder / RECORD, record)
     _bill(engine, folder, record)
     watcher.say(spent(folder).words())
-    if record["best"] is None:
-        raise JobError(
-            f"tuning job {name} is {record['status']}. {described.get('FailureReason', 'No trial completed')}"
-        )
+    best, failure = record["best"], ""
+    if best is None:
+        failure = f"tuning job {name} is {record['status']}. {described.get('FailureReason', 'No trial completed')}"
+    JobFolder(folder).finish(
+        record["status"],
+        exit_code=int(best is None),
+        failure=failure,
+        metrics={} if best is None else {described[_CONFIG][_OBJECTIVE]["MetricName"]: best["objective"]},
+        seconds=round(time.monotonic() - begun, 3),
+    )
+    if best is None:
+        raise JobError(f"{failure}. Another --run begins anew; --warm-start {name} learns from this one")
     return record
 
 
-def stop(engine: SageMakerEngine, name: str) -> None:
-    """Tell a tuning job and its trials to stop."""
-    engine.cloud.call("sagemaker", "StopHyperParameterTuningJob", HyperParameterTuningJobName=name)
+def look(engine: SageMakerEngine, folder: Path) -> tuple[dict[str, Any], str]:
+    """Return what AWS says of a study, and a line of how many trials are in each state, "" if that is as before.
+
+    The line is added to the study's log.
+    """
+    name, log = tuning_name(folder), JobFolder(folder).logs
+    described = engine.cloud.call("sagemaker", "DescribeHyperParameterTuningJob", HyperParameterTuningJobName=name)
+    counters = described["TrainingJobStatusCounters"]
+    states = ", ".join(f"{count} {state}" for state, count in counters.items() if count)
+    line = f"{name}: {described['HyperParameterTuningJobStatus']}: {states or 'no trial yet'}"
+    before = log.read_text(encoding="utf-8") if log.is_file() else ""
+    if before.splitlines()[-1:] == [line]:
+        return described, ""
+    log.write_text(f"{before}{line}\n", encoding="utf-8")
+    return described, line
+
+
+def tuning_name(folder: Path) -> str:
+    """Return the name in AWS of the study of a folder; "" where there is none, or a job of another kind."""
+    path = folder / CLOUD_RECORD
+    return str(read_json(path).get(_NAME_KEY, "")) if path.is_file() else ""
+
+
+def trial_folder(folder: Path, job: str) -> Path:
+    """Return where the job of a trial lies in a study's folder."""
+    return folder / "trials" / job
+
+
+def trial_spec(spec: JobSpec, trial: Mapping[str, Any]) -> JobSpec:
+    """Return what a trial of the record ran."""
+    values = {**spec.hyperparameters, **trial["hyperparameters"]}
+    return replace(spec, name=trial["training_job"], hyperparameters=values)
+
+
+def stop(engine: SageMakerEngine, folder: Path) -> None:
+    """Tell a tuning job and its trials to stop; nothing where it has ended."""
+    name = tuning_name(folder)
+    try:
+        engine.cloud.call("sagemaker", "StopHyperParameterTuningJob", HyperParameterTuningJobName=name)
+    except CloudError as error:
+        if error.code != "ValidationException":
+            raise
 
 
 def _submit(engine: SageMakerEngine, folder: Path, name: str, spec: JobSpec, study: AmtStudy, watcher: Watcher) -> None:
@@ -150,7 +207,10 @@ def _submit(engine: SageMakerEngine, folder: Path, name: str, spec: JobSpec, stu
         early_stopping=study.early_stopping,
         seed=study.seed,
         warm_start=study.warm_start,
+        checkpoints=settings.spot or bool(spec.checkpoint_location) or is_recorded(spec),
     )
+    JobFolder(folder).begin(spec)
+    engine.note(folder, {"max_jobs": study.max_jobs})
     engine.ledger(spec).record("tuning-job", name, engine.cloud.region, kind)
     try:
         engine.cloud.call("sagemaker", "CreateHyperParameterTuningJob", **request)
@@ -176,13 +236,27 @@ def _record(engine: SageMakerEngine, name: str, described: Mapping[str, Any]) ->
     }
 
 
+def _judged(
+    engine: SageMakerEngine, folder: Path, trial: Mapping[str, Any], spec: JobSpec, watcher: Watcher
+) -> dict[str, Any]:
+    """Bring what was recorded of a trial home, and return the trial with what the rules say of it."""
+    job = trial_folder(folder, trial["training_job"])
+    with contextlib.suppress(JobError):  # its record says that it failed
+        engine.adopt(job, trial["training_job"], trial_spec(spec, trial), watcher, outputs=False)
+    for result in read_results(job):
+        if result["status"] == "IssuesFound":
+            watcher.say(f"{trial['training_job']}: {result['rule']}: {result['meaning']}")
+    record = JobFolder(job).read()
+    return {**trial, "rules": record["rules"], "profiler_rules": record["profiler_rules"]}
+
+
 def _bill(engine: SageMakerEngine, folder: Path, record: Mapping[str, Any]) -> None:
     for trial in record["trials"]:
         name = trial["training_job"]
         job = engine.cloud.call("sagemaker", "DescribeTrainingJob", TrainingJobName=name)
         resources = job["ResourceConfig"]
         if seconds := job.get("BillableTimeInSeconds"):
-            add_bill(folder, name, resources["InstanceType"], resources["InstanceCount"], seconds)
+            add_bill(trial_folder(folder, name), name, resources["InstanceType"], resources["InstanceCount"], seconds)
 
 
 def _trial(summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -222,14 +296,11 @@ def _check(spec: JobSpec, study: AmtStudy) -> None:
         raise ConfigurationError(mistakes)
 
 
-def _name(folder: Path, stem: str) -> str:
+def _new_name(folder: Path, stem: str) -> str:
     """Return the tuning job's name in AWS, written down before it is used; at most 32 letters."""
-    path = folder / NAME_RECORD
-    if path.is_file():
-        return str(read_json(path)["name"])
     plain = "".join(letter if letter.isalnum() else "-" for letter in stem)[: _NAME - 7].strip("-") or "tune"
     name = f"{plain}-{secrets.token_hex(3)}"
-    write_json(path, {"name": name})
+    write_json(folder / CLOUD_RECORD, {_NAME_KEY: name})
     return name
 
 

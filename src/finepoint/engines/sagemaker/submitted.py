@@ -1,0 +1,50 @@
+"""Jobs and studies that were submitted to AWS, met again by a later process: waited for, stopped, their log read."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+from finepoint.engines.local import Watcher
+from finepoint.engines.records import JobFolder
+from finepoint.engines.sagemaker import training, tuning
+from finepoint.engines.sagemaker.training import SageMakerEngine
+from finepoint.engines.spec import JobSpec
+from finepoint.errors import JobError
+
+
+def wait(folder: Path, watcher: Watcher) -> dict[str, Any]:
+    """Follow a job or a study to its end, bring its results home, and return its record.
+
+    An interrupt (Ctrl-C) leaves it running: whoever waits did not start it.
+    """
+    record = JobFolder(folder).read()
+    if record["status"] != "InProgress":
+        return record
+    engine, spec = SageMakerEngine.of(folder), JobSpec.from_json(record["spec"])
+    with contextlib.suppress(JobError):  # the record says so
+        if tuning.tuning_name(folder):
+            tuning.finish(engine, folder, spec, watcher)
+        else:
+            engine.collect(folder, spec, watcher, stopping=False)
+    return JobFolder(folder).read()
+
+
+def stop(folder: Path) -> None:
+    """Tell a job or a study to stop; nothing where it has ended."""
+    engine = SageMakerEngine.of(folder)
+    if tuning.tuning_name(folder):
+        tuning.stop(engine, folder)
+    else:
+        training.stop(engine.cloud, folder)
+
+
+def bring_log(folder: Path) -> None:
+    """Bring the log of a job or a study up to date in its folder."""
+    if JobFolder(folder).read()["status"] != "InProgress":
+        return
+    if tuning.tuning_name(folder):
+        tuning.look(SageMakerEngine.of(folder), folder)
+    else:
+        training.bring_log(folder)
