@@ -13,6 +13,7 @@
     ├── JobError                  a job's process failed
     ├── EndpointError             an endpoint did not start, answer or stop
     │   └── RequestError          an endpoint refused a request; carries the HTTP status
+    │       └── AnswerError       it answered, but not with a prediction as finepoint writes it
     ├── CloudError                AWS refused, failed or did not answer; nothing unknown is left running
     ├── StorageError              a disk is full, or a file or folder may not be written
     └── TestPartError             the test part was about to be read before the best model was fixed
@@ -90,6 +91,17 @@ class RequestError(EndpointError):
     def __init__(self, message: str, status: int) -> None:
         self.status = status
         super().__init__(message)
+
+
+class AnswerError(RequestError):
+    """An endpoint answered with something of its own: a script's handler writes what it likes.
+
+    `content` is the answer, as JSON's value where it is JSON, else as text.
+    """
+
+    def __init__(self, content: object) -> None:
+        self.content = content
+        super().__init__(f"the endpoint's answer is no prediction as finepoint writes it: {str(content)[:200]}", 200)
 
 
 class CloudError(FinepointError):

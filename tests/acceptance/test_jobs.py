@@ -136,7 +136,19 @@ def test_a_jobs_model_is_served_by_a_script(finepoint: Finepoint, tmp_path: Path
         headers = {"Content-Type": "application/json"}
         answer = httpx.post(f"{endpoint['url']}/invocations", json=[2, 4], headers=headers, trust_env=False)
         assert (answer.status_code, answer.text) == (200, "[1.0, 2.0]")
+        # The command prints what the handler says, whatever it is.
+        (tmp_path / "image.json").write_text("[2]")
+        asked = finepoint("query", "scripted", tmp_path / "image.json", "--json")
+        assert value_of(asked) == [{"path": str(tmp_path / "image.json"), "answer": [1.0]}]
+        assert finepoint("query", "scripted", tmp_path / "image.json").stdout.endswith("[1.0]\n")
+        refused = finepoint("query", "scripted", tmp_path / "image.json", "--out", tmp_path / "a.csv", code=2)
+        assert "no prediction as finepoint writes it: [1.0]" in refused.stderr
     finally:
         finepoint("undeploy", "scripted")
+    (tmp_path / "requirements.txt").write_text("nix-is-not-there==1\n")
+    beside = ["--name", "asks", "--entry-point", "serve.py", "--source-dir", tmp_path]
+    assert (
+        "not installed beside finepoint: nix-is-not-there==1" in finepoint("deploy", "served", *beside, code=2).stderr
+    )
     finepoint("rm", "served")
     assert "no run 'served'" in finepoint("deploy", "served", code=2).stderr

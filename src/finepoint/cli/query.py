@@ -32,7 +32,8 @@ def command(
 ) -> None:
     """Ask an endpoint about images, several at a time.
 
-    Images that it refuses are named, and the exit code is then 2; all others are answered.
+    Images that it refuses are named, and the exit code is then 2; all others are answered. What a script's own handler
+    answers is printed as it is.
 
     Examples:
 
@@ -45,11 +46,12 @@ def command(
         finepoint query http://127.0.0.1:8080 a.jpg b.png --top 1 --json
     """
     from dataclasses import asdict
+    from json import dumps as to_json
 
     from finepoint.cli.output import complain, percent, plain, print_json, say, show
     from finepoint.cli.progress import LiveListener
     from finepoint.cli.tables import write_answers
-    from finepoint.errors import ConfigurationError, storage_errors
+    from finepoint.errors import AnswerError, ConfigurationError, storage_errors
     from finepoint.models.classifier import Prediction
     from finepoint.serving.deployment import find_endpoint
 
@@ -75,14 +77,16 @@ def command(
             top=None if out else top,
             progress=(lambda done, total: listener.progress("predict", done, total)) if len(files) > 50 else None,
         )
-    good = [(file, answer) for file, answer in zip(files, answers, strict=True) if isinstance(answer, Prediction)]
+    asked = list(zip(files, answers, strict=True))
+    good = [(file, answer) for file, answer in asked if isinstance(answer, Prediction)]
+    own = [] if out else [(file, answer.content) for file, answer in asked if isinstance(answer, AnswerError)]
     if out is not None:
         classes = sorted({name for _, answer in good for name in answer.probabilities})
         with storage_errors():
             write_answers(out, classes, good)
         say(f"{len(good):,} {'row' if len(good) == 1 else 'rows'} written to {out}")
     if json:
-        print_json([asdict(answer) for _, answer in good])
+        print_json([*(asdict(answer) for _, answer in good), *({"path": str(f), "answer": a} for f, a in own)])
     elif out is None:
         for _, answer in good:
             shares = ", ".join(
@@ -93,10 +97,12 @@ def command(
                 + (f"  [dim]{shares}[/]" if shares else "")
                 + ("  [yellow]unknown: perhaps of none of the classes[/]" if answer.unknown else "")
             )
-    for file, refused in zip(files, answers, strict=True):
-        if not isinstance(refused, Prediction):
+        for file, content in own:
+            show(f"{plain(file)}  {plain(content if isinstance(content, str) else to_json(content))}")
+    for file, refused in asked:
+        if not isinstance(refused, Prediction) and (out or not isinstance(refused, AnswerError)):
             complain(f"{file}: {refused}" if str(file) not in str(refused) else str(refused))
-    if len(good) < len(files):
+    if len(good) + len(own) < len(files):
         raise typer.Exit(2)
 
 

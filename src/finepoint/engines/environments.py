@@ -44,7 +44,7 @@ def python_for(code: Path, entry_point: str, *, offline: bool, say: Callable[[st
     """
     listed = code / "requirements.txt"
     package = (code / "setup.py").is_file() and not entry_point.endswith(".sh")
-    missing = _missing(listed) if listed.is_file() else []
+    missing = unmet(listed)
     if not package and not missing:
         return sys.executable
     if offline and missing:
@@ -61,8 +61,10 @@ def python_for(code: Path, entry_point: str, *, offline: bool, say: Callable[[st
     return str(folder / "bin" / "python")
 
 
-def _missing(listed: Path) -> list[str]:
-    """Return the requirements that are not met by what is installed here; what is no plain requirement is not met."""
+def unmet(listed: Path) -> list[str]:
+    """Return what a requirements.txt asks for and is not installed here; what is no plain requirement is not met."""
+    if not listed.is_file():
+        return []
     lines = (line.split(" #")[0].strip() for line in listed.read_text(encoding="utf-8").splitlines())
     return [line for line in lines if line and not line.startswith("#") and not _met(line)]
 

@@ -7,10 +7,24 @@ import tempfile
 from pathlib import Path
 
 from finepoint.data.extracting import extract
+from finepoint.engines.environments import unmet
 from finepoint.errors import ConfigurationError, DataError
 from finepoint.models.package import PACKAGE_LIMITS, pack
 
 _LEFT_OUT = shutil.ignore_patterns("__pycache__", ".git", "*.pyc")
+
+
+def check_importable(source_dir: Path | None) -> None:
+    """Check that what a handler's requirements.txt asks for is installed here, where the handler is to be served.
+
+    Raises:
+        ConfigurationError: it is not; containers in AWS install it, an endpoint on this machine does not.
+    """
+    if source_dir is not None and (missing := unmet(source_dir / "requirements.txt")):
+        raise ConfigurationError(
+            f"{source_dir / 'requirements.txt'} asks for what is not installed beside finepoint: {', '.join(missing)}. "
+            "An endpoint on this machine downloads nothing; pip install it"
+        )
 
 
 def pack_with_script(model: Path, entry_point: str, source_dir: Path | None, target: Path) -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from finepoint.engines.jobs import job_name
-from finepoint.engines.packing import pack_with_script
+from finepoint.engines.packing import check_importable, pack_with_script
 from finepoint.engines.sagemaker import endpoints
 from finepoint.engines.sagemaker.hosting import Hosting
 from finepoint.engines.sagemaker.images import image_for
@@ -179,6 +179,7 @@ class PyTorchModel:
                 session.cloud, settings, package, name, hosting=Hosting(count=initial_instance_count), say=tell
             )
         else:
+            check_importable(Path(self.source_dir) if self.source_dir else None)
             # Whoever writes this cell has named the script.
             deploy(package, name=name, access=Access(allow_code=True))
         predictor = self._predictor(name, session)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from finepoint.engines.packing import pack_with_script
+from finepoint.engines.packing import check_importable, pack_with_script
 from finepoint.files import state_dir
 from finepoint.runs.workflow import Run, model_path
 from finepoint.serving import registry
@@ -57,6 +57,7 @@ def deploy(
     path = model_path(model, directory)
     name = name or default_name(path)
     if entry_point is not None:
+        check_importable(source_dir)
         path = pack_with_script(path, entry_point, source_dir, state_dir() / "models" / f"{name}.tar.gz")
         access = replace(access or Access(), allow_code=True)  # who names the script has read it
     settings = CaptureSettings(captures_dir(), capture, capture_images) if capture is not None else None

@@ -25,7 +25,7 @@ from urllib.parse import unquote
 import httpx
 
 from finepoint.data.decoding import content_type
-from finepoint.errors import DataError, EndpointError, RequestError
+from finepoint.errors import AnswerError, DataError, EndpointError, RequestError
 from finepoint.models.classifier import Prediction
 
 Image = bytes | str | Path
@@ -74,7 +74,7 @@ class Endpoint:
 
         Raises:
             DataError: a file cannot be read.
-            RequestError: the endpoint refused the request.
+            RequestError: the endpoint refused the request, or (AnswerError) has another kind of answer.
             EndpointError: it does not answer.
         """
         if isinstance(images, (bytes, str, Path)):
@@ -204,14 +204,14 @@ class Endpoint:
 
         undeploy(self.name)
 
-    def _post(self, body: bytes, content_type: str, top: int | None) -> dict[str, Any]:
+    def _post(self, body: bytes, content_type: str, top: int | None) -> Any:
         request = self._request(body, content_type, top)
         for attempt in itertools.count():
             answer = self._ask("POST", **request)
             if not self._tries_again(answer, attempt):
                 break
             time.sleep(_pause(answer))
-        return dict(_content(answer))
+        return _content(answer)
 
     def _ask(self, method: str, **request: Any) -> httpx.Response:
         try:
@@ -250,7 +250,10 @@ def _pause(answer: httpx.Response) -> float:
 def _content(answer: httpx.Response) -> Any:
     if answer.status_code != 200:
         raise RequestError(_reason(answer), answer.status_code)
-    return answer.json()
+    try:
+        return answer.json()
+    except ValueError as error:
+        raise AnswerError(answer.text) from error
 
 
 def _reason(answer: httpx.Response) -> str:
@@ -261,7 +264,9 @@ def _reason(answer: httpx.Response) -> str:
     return f"the endpoint refused the request ({answer.status_code}): {message}"
 
 
-def _prediction(row: dict[str, Any], image: Image) -> Prediction:
+def _prediction(row: Any, image: Image) -> Prediction:
+    if not isinstance(row, dict) or not {"label", "probability", "probabilities"} <= row.keys():
+        raise AnswerError(row)
     told = {name: row.get(name) for name in ("unknown", "unknown_score", "unknown_threshold")}
     path = None if isinstance(image, bytes) else str(image)
     return Prediction(row["label"], row["probability"], row["probabilities"], path, **told)

@@ -10,6 +10,7 @@ import boto3
 import pytest
 
 from finepoint.engines.debugging import debugger_configuration
+from finepoint.engines.jobs import remove
 from finepoint.engines.local import Watcher
 from finepoint.engines.metrics import MetricDefinition
 from finepoint.engines.profiling import profiler_configuration
@@ -18,6 +19,7 @@ from finepoint.engines.rehearsal import container
 from finepoint.engines.rehearsal.faults import Fault, Kind
 from finepoint.engines.rehearsal.server import Rehearsal
 from finepoint.engines.rehearsal.shapes import problems
+from finepoint.engines.sagemaker import submitted
 from finepoint.engines.sagemaker.cleanup import cleanup
 from finepoint.engines.sagemaker.cloud import Cloud
 from finepoint.engines.sagemaker.ledger import ledgers
@@ -131,6 +133,11 @@ def test_what_a_job_in_aws_would_not_do_is_refused_by_name(
     with pytest.raises(ConfigurationError, match=words):
         engine.run_job(tmp_path / "job", replace(spec, **changes))
     assert jobs() == []
+
+
+def test_the_rehearsal_says_that_it_has_one_host(engine: SageMakerEngine, spec: JobSpec, tmp_path: Path) -> None:
+    with pytest.raises(CloudError, match="InstanceCount must be 1"):
+        engine.run_job(tmp_path / "job", replace(spec, resources=Resources(2)))
 
 
 def test_a_job_runs_and_its_results_come_home(engine: SageMakerEngine, spec: JobSpec, tmp_path: Path) -> None:
@@ -292,6 +299,29 @@ def test_a_kill_at_any_call_leaves_nothing_after_cleanup(
     assert {"PutObject", "CreateTrainingJob", "DescribeTrainingJob"} <= seen
     assert jobs("InProgress") == jobs("Stopping") == []
     assert all(one.gone for ledger in ledgers() for one in ledger.resources())
+
+
+@pytest.mark.parametrize("operation", ["PutObject", "CreateTrainingJob"])
+def test_a_job_that_a_killed_command_never_began_is_known_as_such_and_can_be_removed(
+    engine: SageMakerEngine, cloud: Cloud, spec: JobSpec, tmp_path: Path, operation: str
+) -> None:
+    call: Callable[..., Any] = Cloud.call
+
+    def dies(self: Cloud, service: str, asked: str, **parameters: Any) -> Any:
+        if asked == operation:
+            raise Killed
+        return call(self, service, asked, **parameters)
+
+    folder = tmp_path / "job"
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Cloud, "call", dies)
+        engine.run_job(folder, spec)
+    if operation == "CreateTrainingJob":
+        submitted.stop(folder)
+        assert "AWS has no such job" in submitted.wait(folder, Watcher())["failure"]
+        assert [one.was_there for one in cleanup("job", lambda region: cloud)] == [False]
+        remove(folder)
+    assert engine.run_job(folder, spec).status == "Completed"  # the same command begins it
 
 
 PIPED = """

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.engines.sagemaker.test_training import Killed, killing
 
 from finepoint.debugger.modes import ModeKeys
 from finepoint.debugger.writing import RecordingWriter
@@ -20,6 +21,7 @@ from finepoint.engines.rehearsal.shapes import problems
 from finepoint.engines.sagemaker import submitted
 from finepoint.engines.sagemaker.cleanup import cleanup
 from finepoint.engines.sagemaker.cloud import Cloud
+from finepoint.engines.sagemaker.ledger import ledgers
 from finepoint.engines.sagemaker.rates import spent
 from finepoint.engines.sagemaker.requests import Places, training_request, tuning_request
 from finepoint.engines.sagemaker.settings import SageMakerSettings
@@ -187,6 +189,32 @@ def test_a_study_is_met_again_by_a_later_process_stopped_and_its_trials_read_bac
     assert (record["status"], "is Stopped" in record["failure"]) == ("Stopped", True)
     submitted.stop(folder)  # once more is nothing
     assert submitted.wait(folder, Watcher()) == record
+
+
+def test_a_kill_at_any_call_of_a_study_leaves_nothing_after_cleanup(
+    settings: SageMakerSettings,
+    cloud: Cloud,
+    rehearsal: Rehearsal,
+    spec: JobSpec,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(container, "_TRAIN", WAITING)
+    study, seen = AmtStudy(SPACE, minimize="loss", max_jobs=1), set[str]()
+    for number in range(1, 40):
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+            done = killing(cloud, number, patch)
+            tune(SageMakerEngine(settings, cloud), tmp_path / str(number), replace(spec, name=f"s{number}"), study)
+        seen.add(done[-1])
+        if done[-1] == "DescribeHyperParameterTuningJob":
+            break
+    assert {"PutObject", "CreateHyperParameterTuningJob"} <= seen
+    for ledger in ledgers():
+        cleanup(ledger.name, lambda region: cloud)
+    for job in rehearsal.platform.jobs.values():
+        job.join(30)
+    assert {asked.status for asked in rehearsal.platform.tuning_jobs.values()} <= {"Stopping", "Stopped"}
+    assert {job.status for job in rehearsal.platform.jobs.values()} <= {"Stopped"}
 
 
 def test_an_interrupt_stops_a_study_in_aws(

@@ -12,7 +12,7 @@ from typing import Any
 from finepoint.engines.rehearsal.hosting import Endpoint, TransformJob
 from finepoint.engines.rehearsal.objects import Objects
 from finepoint.engines.rehearsal.shapes import problems
-from finepoint.engines.rehearsal.training import ENDED, TrainingJob, wrong_inputs
+from finepoint.engines.rehearsal.training import ENDED, TrainingJob, why_refused
 from finepoint.engines.rehearsal.tuning import TuningJob
 
 ACCOUNT = "123456789012"
@@ -120,7 +120,7 @@ class Platform:
 
     def _CreateTrainingJob(self, request: Mapping[str, Any], fate: str) -> dict[str, Any]:  # noqa: N802
         arn = self._create(self.jobs, "training-job", request["TrainingJobName"], request)
-        if why := wrong_inputs(self, request):
+        if why := why_refused(self, request):
             raise ServiceError("ValidationException", why)
         spot, condition = request.get("EnableManagedSpotTraining", False), request["StoppingCondition"]
         if spot and condition.get("MaxWaitTimeInSeconds", 0) < condition.get("MaxRuntimeInSeconds", 86400):
@@ -157,7 +157,7 @@ class Platform:
     def _CreateHyperParameterTuningJob(self, request: Mapping[str, Any]) -> dict[str, Any]:  # noqa: N802
         name = request["HyperParameterTuningJobName"]
         arn = self._create(self.tuning_jobs, "hyper-parameter-tuning-job", name, request)
-        if why := wrong_inputs(self, request["TrainingJobDefinition"]):
+        if why := why_refused(self, request["TrainingJobDefinition"]):
             raise ServiceError("ValidationException", why)
         self.tuning_jobs[name] = TuningJob(self, request)
         return {"HyperParameterTuningJobArn": arn}

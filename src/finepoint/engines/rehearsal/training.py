@@ -229,8 +229,10 @@ class TrainingJob:
         self.platform.objects.log(self._stream, lines)
 
 
-def wrong_inputs(platform: Platform, request: Mapping[str, Any]) -> str:
-    """Return why a job cannot read its inputs, as the service says it, or ""."""
+def why_refused(platform: Platform, request: Mapping[str, Any]) -> str:
+    """Return why a job cannot run: its inputs, as the service says it, or several hosts, which are not rehearsed."""
+    if request["ResourceConfig"].get("InstanceCount", 1) > 1:
+        return "The rehearsal runs a job on one host; InstanceCount must be 1"
     for name, _, source in inputs_of(request):
         if not platform.objects.keys(uri := source["S3Uri"]):
             return f"No S3 objects found under S3 URL {uri!r} given in input data source of channel {name}."

@@ -8,7 +8,7 @@ from typing import Any
 
 from finepoint.engines.sagemaker.cloud import Cloud
 from finepoint.engines.sagemaker.endpoints import predict
-from finepoint.errors import RequestError
+from finepoint.errors import AnswerError
 from finepoint.serving.client import Endpoint
 
 
@@ -22,14 +22,16 @@ class CloudPredictor(Endpoint):
 
     cloud: Cloud | None = field(default=None, repr=False)
 
-    def _post(self, body: bytes, content_type: str, top: int | None) -> dict[str, Any]:
+    def _post(self, body: bytes, content_type: str, top: int | None) -> Any:
         assert self.cloud is not None
         answer, _ = predict(self.cloud, self.name, body, content_type)
         try:
-            value: dict[str, Any] = json.loads(answer)
+            value = json.loads(answer)
         except ValueError as error:
-            raise RequestError(f"endpoint {self.name} did not answer in JSON: {answer[:100]!r}", 200) from error
-        rows = value.get("predictions", [value])
+            raise AnswerError(answer.decode(errors="replace")) from error
+        rows = value.get("predictions", [value]) if isinstance(value, dict) else None
+        if not isinstance(rows, list) or not all(isinstance(row, dict) and "probabilities" in row for row in rows):
+            raise AnswerError(value)
         for row in rows:  # the container's handler knows no `top`
             row["probabilities"] = dict(list(row["probabilities"].items())[:top])
         # ... and answers one image with a list of one.

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import Any
 
 from finepoint.engines.local import Watcher
 from finepoint.engines.records import JobFolder
 from finepoint.engines.sagemaker import training, tuning
+from finepoint.engines.sagemaker.cloud import is_missing
 from finepoint.engines.sagemaker.training import SageMakerEngine
 from finepoint.engines.spec import JobSpec
-from finepoint.errors import JobError
+from finepoint.errors import CloudError, JobError
+
+_NEVER_BEGUN = "AWS has no such job: the command that was to begin it was interrupted; the same command begins it"
 
 
 def wait(folder: Path, watcher: Watcher) -> dict[str, Any]:
@@ -23,11 +25,17 @@ def wait(folder: Path, watcher: Watcher) -> dict[str, Any]:
     if record["status"] != "InProgress":
         return record
     engine, spec = SageMakerEngine.of(folder), JobSpec.from_json(record["spec"])
-    with contextlib.suppress(JobError):  # the record says so
+    try:
         if tuning.tuning_name(folder):
             tuning.finish(engine, folder, spec, watcher)
         else:
             engine.collect(folder, spec, watcher, stopping=False)
+    except JobError:
+        pass  # the record says so
+    except CloudError as error:
+        if not is_missing(error):
+            raise
+        JobFolder(folder).finish("Failed", failure=_NEVER_BEGUN)
     return JobFolder(folder).read()
 
 
