@@ -13,12 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from finepoint.engines.binding import launch, why_not_bindable
-from finepoint.engines.rehearsal.environment import overlay
+from finepoint.engines.rehearsal.environment import overlay, passed_on
 from finepoint.files import write_json
 
 _TRAIN = "from sagemaker_training.cli.train import main; main()"
-# What a container on this machine needs of it: where pip finds packages.
-_PASSED_ON = ("PATH", "LANG", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "http_proxy", "https_proxy", "no_proxy")
 GRACE_SECONDS = 120.0
 
 
@@ -62,13 +60,11 @@ class TrainingContainer:
         bound = not why_not_bindable()
         names = self.folder / "hosts"
         names.write_text("127.0.0.1 localhost algo-1\n")
-        kept = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-        kept |= {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
         home = self.folder / "home"
         home.mkdir(exist_ok=True)
         place = {} if bound else {"SAGEMAKER_BASE_DIR": str(self.base), "SM_STUDIO_LOCAL_MODE": "true"}
         environment = {
-            **kept,
+            **passed_on(),
             "HOME": str(home),
             "PYTHONUNBUFFERED": "1",
             "TRAINING_JOB_NAME": self._request["TrainingJobName"],

@@ -8,11 +8,13 @@ not among them: a job has it only if it uploaded it.
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
 import sysconfig
 import venv
+from collections.abc import Mapping
 from pathlib import Path
 
 from filelock import FileLock
@@ -23,6 +25,9 @@ TOOLKITS = ("sagemaker-training==5.1.4", "sagemaker-pytorch-inference==2.0.25")
 # A venv's own is older than PyTorch asks for, and would be replaced in each container anew.
 _SETUPTOOLS = "setuptools>=77.0.3"
 _READY = ".ready"
+# A real container would download packages and weights; on this machine they may be there already.
+_PASSED_ON = ("PATH", "LANG", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "http_proxy", "https_proxy", "no_proxy")
+_PASSED_ON += ("TORCH_HOME", "HF_HOME")
 _LEFT_OUT = ("finepoint", "_editable", "__editable__", "pip", "setuptools", "_distutils_hack", "sagemaker")
 
 
@@ -47,6 +52,15 @@ def toolkit_environment(cache: Path) -> Path:
                 raise JobError(f"the rehearsal's toolkits cannot be installed: {done.stderr.strip()[-500:]}")
             (folder / _READY).touch()
     return _packages(folder)
+
+
+def passed_on(variables: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return what a container has of this machine's variables: where packages and pretrained weights are found.
+
+    >>> passed_on({"PATH": "/bin", "TORCH_HOME": "/weights", "AWS_PROFILE": "mine"})
+    {'PATH': '/bin', 'TORCH_HOME': '/weights'}
+    """
+    return {name: value for name, value in variables.items() if name in _PASSED_ON or name.startswith("PIP_")}
 
 
 def overlay(folder: Path, toolkit: Path) -> Path:

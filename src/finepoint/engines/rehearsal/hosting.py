@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from finepoint.data.extracting import extract
-from finepoint.engines.rehearsal.environment import overlay, toolkit_environment
+from finepoint.engines.rehearsal.environment import overlay, passed_on, toolkit_environment
 from finepoint.engines.rehearsal.objects import split
 from finepoint.models.package import PACKAGE_LIMITS
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 _SCRIPT = Path(__file__).with_name("hosting_process.py")
 _START_SECONDS = 300.0
-_PASSED_ON = ("PATH", "LANG", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "http_proxy", "https_proxy", "no_proxy")
 
 
 class HostingError(Exception):
@@ -61,15 +60,13 @@ class Hosted:
         archive.write_bytes(self._platform.objects.read(self._container["ModelDataUrl"]))
         extract(archive, model, PACKAGE_LIMITS)
         python = overlay(self.folder / "environment", toolkit_environment(self._platform.cache))
-        kept = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-        kept |= {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
         home = self.folder / "home"
         home.mkdir()
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [str(python), "-P", str(_SCRIPT), str(model), str(self._port)],
                 cwd=self.folder,
-                env={**kept, "HOME": str(home), **self._container.get("Environment", {})},
+                env={**passed_on(), "HOME": str(home), **self._container.get("Environment", {})},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
