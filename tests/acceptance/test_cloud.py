@@ -17,9 +17,9 @@ ROLE = "arn:aws:iam::123456789012:role/finepoint"
 def test_a_rehearsal_shows_how_it_is_used_and_ends_on_an_interrupt(
     finepoint: Finepoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A shell's background jobs ignore interrupts, and what they start inherits that.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as of a shell's background jobs, and what they start inherits it
     playing = subprocess.Popen([*COMMAND, "rehearse", "--bucket", "photos"], stdout=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     assert playing.stdout is not None
     try:
         for line in playing.stdout:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from finepoint import notebook as sagemaker
+from finepoint.engines.profiling import profiler_configuration
 from finepoint.engines.records import JobFolder
 from finepoint.engines.spec import JobSpec
 from finepoint.errors import ConfigurationError, JobError
@@ -151,6 +152,30 @@ class Handle:
 
     def update(self, what: display.Displayable) -> None:
         self.shown.append(what._repr_html_())
+
+
+@pytest.mark.parametrize(
+    ("judged", "status"),
+    [
+        ({"CPUBottleneck": "IssuesFound"}, "IssuesFound"),
+        ({"CPUBottleneck": "NoIssuesFound"}, "NoIssuesFound"),
+        ({}, "Error"),
+    ],
+)
+def test_the_cell_that_looks_up_the_profilers_report_finds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, judged: dict[str, str], status: str
+) -> None:
+    monkeypatch.setenv("FINEPOINT_RUNS", str(tmp_path))
+    (tmp_path / "train.py").touch()
+    spec = JobSpec("j", entry_point="train.py", source_dir=str(tmp_path), profiler=profiler_configuration())
+    (tmp_path / "j").mkdir()
+    JobFolder(tmp_path / "j").begin(spec)
+    JobFolder(tmp_path / "j").finish("Completed", profiler_rules=judged)
+    estimator = sagemaker.PyTorch.attach("j")
+    assert estimator.latest_training_job is not None
+    (row,) = estimator.latest_training_job.rule_job_summary()
+    assert (row["RuleConfigurationName"], row["RuleEvaluationStatus"]) == ("ProfilerReport", status)
+    assert estimator.output_path + estimator.latest_training_job.job_name == str(tmp_path / "j")
 
 
 def test_a_notebook_sees_a_job_while_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

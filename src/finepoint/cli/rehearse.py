@@ -24,6 +24,7 @@ def command(
         finepoint rehearse --port 5055 --bucket photos
     """
     import contextlib
+    import signal
     import threading
 
     from finepoint.cli.output import say, show
@@ -41,5 +42,7 @@ def command(
             show(f"  export {name}={value}")
         show(f"  finepoint run photos/ --engine sagemaker --cloud role={role} --cloud bucket={bucket}")
         say("Ctrl-C ends it, and everything in it is lost")
+        for number in (signal.SIGINT, signal.SIGTERM):  # a shell lets its background jobs ignore the first
+            signal.signal(number, signal.default_int_handler)
         with contextlib.suppress(KeyboardInterrupt):
             threading.Event().wait()

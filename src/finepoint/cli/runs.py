@@ -70,6 +70,7 @@ def _row(folder: Any) -> dict[str, Any]:
 
 def _job_row(job: Any) -> dict[str, Any]:
     from finepoint.engines.jobs import state_of
+    from finepoint.engines.records import tuning_name
 
     record = state_of(job)
     spec = record.get("spec", {})  # jobs of `finepoint debug run` and `finepoint profile run` say less of themselves
@@ -78,7 +79,7 @@ def _job_row(job: Any) -> dict[str, Any]:
     return {
         "run": job.path.name,
         "path": str(job.path),
-        "kind": "study" if spec.get("module") else "script",
+        "kind": "study" if spec.get("module") or tuning_name(job.path) else "script",
         "status": record["status"].lower(),
         "started_at": record["started_at"],
         "backbone": script or spec.get("hyperparameters", {}).get("trial", {}).get("entry_point", ""),

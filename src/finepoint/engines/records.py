@@ -15,6 +15,8 @@ from finepoint.files import read_json, write_json
 from finepoint.models.building import versions
 
 CLOUD_RECORD = "sagemaker.json"
+# In it, of a study; a job has another name there.
+TUNING_JOB = "tuning_job"
 RECORD = "job.json"
 
 
@@ -84,6 +86,11 @@ class JobFolder:
 def in_cloud(folder: Path) -> bool:
     """Return whether the job of a folder was submitted to SageMaker; its supervisor is AWS then."""
     return (folder / CLOUD_RECORD).is_file()
+
+
+def tuning_name(folder: Path) -> str:
+    """Return the name in AWS of the study of a folder; "" where there is none, or a job of another kind."""
+    return str(read_json(folder / CLOUD_RECORD).get(TUNING_JOB, "")) if in_cloud(folder) else ""
 
 
 def supervisor_of(record: dict[str, Any]) -> psutil.Process | None:

@@ -102,7 +102,7 @@ class _Trials:
         self._metric = next(metric for metric in spec.metric_definitions if metric.name == study.objective)
         # One trial may use all cores; several share them.
         self._cpus = max(1, cores() // study.max_parallel_jobs) if study.max_parallel_jobs > 1 else None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal may come while its thread holds it
         self._supervisors: dict[str, Supervisor] = {}
         self._interrupted = False
         self._seen_metric = False

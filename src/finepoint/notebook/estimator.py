@@ -17,7 +17,7 @@ from finepoint.errors import ConfigurationError
 from finepoint.notebook.arguments import settings_from, take, tell
 from finepoint.notebook.debugging import debugger_of, profiler_of
 from finepoint.notebook.display import html_table
-from finepoint.notebook.jobs import TrainingJob, encoded, rule_statuses
+from finepoint.notebook.jobs import TrainingJob, encoded
 from finepoint.notebook.model import PyTorchModel
 from finepoint.notebook.session import channels_of, local_path, session_of
 from finepoint.runs.folder import runs_dir
@@ -84,7 +84,7 @@ class PyTorch:
         )
         self.instance_count, self.max_run, self.role = instance_count, max_run, role
         self.checkpoint_s3_uri = checkpoint_s3_uri
-        self.output_path = str(runs_dir().resolve())
+        self.output_path = f"{runs_dir().resolve()}/"  # cells add the job's name to it
         self.latest_training_job: TrainingJob | None = None
         self._hyperparameters = dict(hyperparameters or {})
         self._environment = dict(environment or {})
@@ -194,7 +194,7 @@ class PyTorch:
 
     def rule_job_summary(self) -> list[dict[str, Any]]:
         """Return what the rules say of the job; `Error` and `NotApplicable` are no pass."""
-        return rule_statuses(self._job().folder)
+        return self._job().rule_job_summary()
 
     def create_model(self, **others: Any) -> PyTorchModel:
         """Return the job's model, to be served by the script or by the entry_point that is given."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from finepoint.engines.jobs import find_job, job_name, start
 from finepoint.engines.metrics import MetricDefinition
-from finepoint.engines.sagemaker.tuning import tuning_name
+from finepoint.engines.records import tuning_name
 from finepoint.engines.trials import study_job
 from finepoint.errors import ConfigurationError
 from finepoint.notebook.arguments import settings_from, take, tell

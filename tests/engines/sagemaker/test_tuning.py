@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from tests.engines.sagemaker.test_training import Killed, killing
 
+from finepoint.cli.runs import _job_row
 from finepoint.debugger.modes import ModeKeys
 from finepoint.debugger.writing import RecordingWriter
 from finepoint.engines.debugging import debugger_configuration
@@ -28,7 +29,7 @@ from finepoint.engines.sagemaker.settings import SageMakerSettings
 from finepoint.engines.sagemaker.training import SageMakerEngine
 from finepoint.engines.sagemaker.tuning import AmtStudy, begin, stop, trial_folder, tune
 from finepoint.engines.spec import Channel, JobSpec
-from finepoint.errors import ConfigurationError
+from finepoint.errors import ConfigurationError, JobError
 from finepoint.tuning.parameters import CategoricalParameter, ContinuousParameter, IntegerParameter
 
 # The loss is the learning rate, so that the best trial can be told without training.
@@ -187,6 +188,7 @@ def test_a_study_is_met_again_by_a_later_process_stopped_and_its_trials_read_bac
     submitted.stop(folder)
     record = submitted.wait(folder, Watcher())
     assert (record["status"], "is Stopped" in record["failure"]) == ("Stopped", True)
+    assert _job_row(JobFolder(folder))["kind"] == "study"
     submitted.stop(folder)  # once more is nothing
     assert submitted.wait(folder, Watcher()) == record
 
@@ -215,6 +217,25 @@ def test_a_kill_at_any_call_of_a_study_leaves_nothing_after_cleanup(
         job.join(30)
     assert {asked.status for asked in rehearsal.platform.tuning_jobs.values()} <= {"Stopping", "Stopped"}
     assert {job.status for job in rehearsal.platform.jobs.values()} <= {"Stopped"}
+
+
+FAILS = f"""{SCRIPT}
+(base / "output" / "failure").write_text("no such flag: --lr")
+raise SystemExit(1)
+"""
+
+
+def test_a_study_without_a_result_tells_why_its_trials_failed(
+    settings: SageMakerSettings,
+    cloud: Cloud,
+    rehearsal: Rehearsal,
+    spec: JobSpec,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(container, "_TRAIN", FAILS)
+    with pytest.raises(JobError, match="no such flag: --lr"):
+        tune(SageMakerEngine(settings, cloud), tmp_path / "s", spec, AmtStudy(SPACE, minimize="loss", max_jobs=1))
 
 
 def test_an_interrupt_stops_a_study_in_aws(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from finepoint.engines.local import Watcher
-from finepoint.engines.records import JobFolder
+from finepoint.engines.records import JobFolder, tuning_name
 from finepoint.engines.sagemaker import training, tuning
 from finepoint.engines.sagemaker.cloud import is_missing
 from finepoint.engines.sagemaker.training import SageMakerEngine
@@ -26,7 +26,7 @@ def wait(folder: Path, watcher: Watcher) -> dict[str, Any]:
         return record
     engine, spec = SageMakerEngine.of(folder), JobSpec.from_json(record["spec"])
     try:
-        if tuning.tuning_name(folder):
+        if tuning_name(folder):
             tuning.finish(engine, folder, spec, watcher)
         else:
             engine.collect(folder, spec, watcher, stopping=False)
@@ -42,7 +42,7 @@ def wait(folder: Path, watcher: Watcher) -> dict[str, Any]:
 def stop(folder: Path) -> None:
     """Tell a job or a study to stop; nothing where it has ended."""
     engine = SageMakerEngine.of(folder)
-    if tuning.tuning_name(folder):
+    if tuning_name(folder):
         tuning.stop(engine, folder)
     else:
         training.stop(engine.cloud, folder)
@@ -52,7 +52,7 @@ def bring_log(folder: Path) -> None:
     """Bring the log of a job or a study up to date in its folder."""
     if JobFolder(folder).read()["status"] != "InProgress":
         return
-    if tuning.tuning_name(folder):
+    if tuning_name(folder):
         tuning.look(SageMakerEngine.of(folder), folder)
     else:
         training.bring_log(folder)

@@ -14,19 +14,17 @@ from typing import Any
 from finepoint.engines.debugging import read_results
 from finepoint.engines.local import Watcher
 from finepoint.engines.recorded import is_recorded
-from finepoint.engines.records import CLOUD_RECORD, JobFolder
+from finepoint.engines.records import CLOUD_RECORD, TUNING_JOB, JobFolder, tuning_name
 from finepoint.engines.sagemaker.cloud import is_missing, is_taken
 from finepoint.engines.sagemaker.rates import add_bill, refuse_above, spent
 from finepoint.engines.sagemaker.requests import instance_count, instance_type, tuning_request
 from finepoint.engines.sagemaker.training import ENDED, SageMakerEngine
 from finepoint.engines.spec import JobSpec
 from finepoint.errors import CloudError, ConfigurationError, JobError
-from finepoint.files import read_json, write_json
+from finepoint.files import write_json
 from finepoint.tuning.parameters import Parameter
 
 RECORD = "tuning.json"
-# Of the study in the folder's record of what is in AWS; a job has another there.
-_NAME_KEY = "tuning_job"
 _CONFIG, _OBJECTIVE = "HyperParameterTuningJobConfig", "HyperParameterTuningJobObjective"
 # Of CreateHyperParameterTuningJob.
 _NAME = 32
@@ -129,11 +127,12 @@ def finish(
     if is_recorded(spec):
         record["trials"] = [_judged(engine, folder, trial, spec, watcher) for trial in record["trials"]]
     write_json(folder / RECORD, record)
-    _bill(engine, folder, record)
+    reasons = _bill(engine, folder, record)
     watcher.say(spent(folder).words())
     best, failure = record["best"], ""
     if best is None:
-        failure = f"tuning job {name} is {record['status']}. {described.get('FailureReason', 'No trial completed')}"
+        words = [described.get("FailureReason", "No trial completed"), *reasons[:1]]
+        failure = f"tuning job {name} is {record['status']}. {'; the first trial that failed: '.join(words)}"
     JobFolder(folder).finish(
         record["status"],
         exit_code=int(best is None),
@@ -161,12 +160,6 @@ def look(engine: SageMakerEngine, folder: Path) -> tuple[dict[str, Any], str]:
         return described, ""
     log.write_text(f"{before}{line}\n", encoding="utf-8")
     return described, line
-
-
-def tuning_name(folder: Path) -> str:
-    """Return the name in AWS of the study of a folder; "" where there is none, or a job of another kind."""
-    path = folder / CLOUD_RECORD
-    return str(read_json(path).get(_NAME_KEY, "")) if path.is_file() else ""
 
 
 def trial_folder(folder: Path, job: str) -> Path:
@@ -250,13 +243,18 @@ def _judged(
     return {**trial, "rules": record["rules"], "profiler_rules": record["profiler_rules"]}
 
 
-def _bill(engine: SageMakerEngine, folder: Path, record: Mapping[str, Any]) -> None:
+def _bill(engine: SageMakerEngine, folder: Path, record: Mapping[str, Any]) -> list[str]:
+    """Write down what each trial was billed for, and return why those that failed did so."""
+    reasons = []
     for trial in record["trials"]:
         name = trial["training_job"]
         job = engine.cloud.call("sagemaker", "DescribeTrainingJob", TrainingJobName=name)
         resources = job["ResourceConfig"]
         if seconds := job.get("BillableTimeInSeconds"):
             add_bill(trial_folder(folder, name), name, resources["InstanceType"], resources["InstanceCount"], seconds)
+        if job.get("FailureReason"):
+            reasons.append(f"{name}: {job['FailureReason']}")
+    return reasons
 
 
 def _trial(summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -300,7 +298,7 @@ def _new_name(folder: Path, stem: str) -> str:
     """Return the tuning job's name in AWS, written down before it is used; at most 32 letters."""
     plain = "".join(letter if letter.isalnum() else "-" for letter in stem)[: _NAME - 7].strip("-") or "tune"
     name = f"{plain}-{secrets.token_hex(3)}"
-    write_json(folder / CLOUD_RECORD, {_NAME_KEY: name})
+    write_json(folder / CLOUD_RECORD, {TUNING_JOB: name})
     return name
 
 
