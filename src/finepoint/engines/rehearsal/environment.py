@@ -27,7 +27,17 @@ _SETUPTOOLS = "setuptools>=77.0.3"
 _READY = ".ready"
 # A real container would download packages and weights; on this machine they may be there already.
 _PASSED_ON = frozenset(
-    "PATH LANG LD_LIBRARY_PATH SSL_CERT_FILE http_proxy https_proxy no_proxy TORCH_HOME HF_HOME".split()
+    [
+        "PATH",
+        "LANG",
+        "LD_LIBRARY_PATH",
+        "SSL_CERT_FILE",
+        "http_proxy",
+        "https_proxy",
+        "no_proxy",
+        "TORCH_HOME",
+        "HF_HOME",
+    ]
 )
 _LEFT_OUT = ("finepoint", "_editable", "__editable__", "pip", "setuptools", "_distutils_hack", "sagemaker")
 
