@@ -157,8 +157,10 @@ def test_the_serving_images_entry_point_answers_with_what_the_image_installs(tmp
     own = {"SAGEMAKER_BASE_DIR": tmp_path / "ml", "SAGEMAKER_BIND_TO_PORT": port, "HOME": tmp_path}
     own |= {"FINEPOINT_CACHE": tmp_path / "cache", "FINEPOINT_STATE": tmp_path / "state", "PATH": os.environ["PATH"]}
     environment = {name: str(value) for name, value in own.items()}
-    with subprocess.Popen([python, *arguments], env=environment, cwd=tmp_path) as process:
-        client = httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=30)
+    with (
+        subprocess.Popen([python, *arguments], env=environment, cwd=tmp_path) as process,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=30) as client,
+    ):
 
         def healthy() -> bool:
             try:
@@ -172,7 +174,7 @@ def test_the_serving_images_entry_point_answers_with_what_the_image_installs(tmp
             image = picture((200, 10, 10), "JPEG", size=(300, 200))
             answer = client.post("/invocations", content=image, headers={"Content-Type": "image/jpeg"})
             assert answer.status_code == 200, answer.text
-            assert "predictions" in answer.json()
+            assert sum(answer.json()["probabilities"].values()) == pytest.approx(1)
         finally:
             process.send_signal(signal.SIGTERM)
             assert process.wait(30) == 0
