@@ -6,7 +6,7 @@ containers that have never heard of finepoint.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
@@ -204,7 +204,7 @@ def prediction(
 
 
 def load_classifier(
-    path: Path | str, *, runtime: str = "auto", threads: int = 0, throughput: bool = False
+    path: Path | str, *, runtime: str = "auto", threads: int = 0, throughput: bool = False, keep: bool = False
 ) -> Classifier:
     """Return the classifier in a package.
 
@@ -213,6 +213,7 @@ def load_classifier(
         runtime: `openvino`, `onnxruntime`, or `auto`.
         threads: CPU threads to compute with; 0 lets the runtime choose.
         throughput: made for many images at once, rather than for one answer soon.
+        keep: in the cache what the runtime compiled, for the next start.
 
     Raises:
         PackageError: it is not a package, is damaged, or of a newer schema.
@@ -223,11 +224,22 @@ def load_classifier(
         path = path / "model.tar.gz"
     folder = open_package(path)
     description = read_description(folder)
-    graph = folder / GRAPH
-    recorded = description["graph"]["precision"]
-    options = {"threads": threads, "throughput": throughput}
-    loaded = load_graph(graph, runtime, _usable(recorded), **options)
+    loaded = load_runtime(folder, description, runtime, threads=threads, throughput=throughput, keep=keep)
     return Classifier(folder, loaded, description, version_of(description))
+
+
+def load_runtime(folder: Path, description: Mapping[str, Any], runtime: str = "auto", **options: Any) -> Runtime:
+    """Return what computes the graph in a package's folder, in the precision that was evaluated.
+
+    Args:
+        folder: of the package.
+        description: its `finepoint.json`.
+        runtime: see `load_classifier`, and `options` as well.
+
+    Raises:
+        ConfigurationError: the runtime is not installed.
+    """
+    return load_graph(folder / GRAPH, runtime, _usable(description["graph"]["precision"]), **options)
 
 
 def _usable(precision: str) -> str:

@@ -8,14 +8,16 @@ from typing import Any
 
 from finepoint.data.preprocessing import Preprocessing
 from finepoint.errors import ConfigurationError
-from finepoint.models.classifier import Classifier, load_classifier
+from finepoint.models.classifier import load_classifier, load_runtime
 from finepoint.models.package import has_own_handler, read_description
 from finepoint.models.runtimes import cores
 from finepoint.serving.admission import Service
+from finepoint.serving.batching import Compute
 from finepoint.serving.builtin import BuiltinModel
 from finepoint.serving.decoders import DecoderPool
 from finepoint.serving.handlers import HandlerModel
 from finepoint.serving.insight import read_insight
+from finepoint.serving.lean import import_openvino
 from finepoint.serving.versions import package_version
 
 # Measured best for a core of its own: more images than that leave its cache (docs/decisions/032).
@@ -52,15 +54,17 @@ async def _open_builtin(folder: Path, described: dict[str, Any], service: Servic
     preprocessings = [Preprocessing.from_json(backbone["preprocessing"]) for backbone in described["backbones"]]
     # The decoders' processes import what they need while this one loads the model.
     decoders = DecoderPool(preprocessings, processes=service.decoders or cores(), image_bytes=body_bytes)
-    classifier = await asyncio.to_thread(load_classifier, folder)  # other models' clients are answered meanwhile
+    await asyncio.to_thread(import_openvino)
+    # Other models' clients are answered meanwhile.
+    classifier = await asyncio.to_thread(load_classifier, folder, keep=True)
     model = BuiltinModel(classifier, decoders, service, read_insight(classifier))
     await model.open()
     if classifier.runtime.name == "openvino" and cores() > 1:
         # Under load a core for each batch computes more than all cores for one.
-        model.widen_with(lambda: _streams(folder), _STREAM_BATCH)
+        model.widen_with(lambda: _streams(folder, described), _STREAM_BATCH)
     return model
 
 
-def _streams(folder: Path) -> tuple[Classifier, int]:
-    classifier = load_classifier(folder, throughput=True)
-    return classifier, classifier.runtime.parallel
+def _streams(folder: Path, described: dict[str, Any]) -> tuple[Compute, int]:
+    runtime = load_runtime(folder, described, throughput=True, keep=True)
+    return runtime, runtime.parallel
