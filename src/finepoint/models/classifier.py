@@ -14,7 +14,7 @@ from typing import Any, overload
 import numpy as np
 
 from finepoint.data.preprocessing import Preprocessing, preprocess
-from finepoint.errors import DataError, DecodeError
+from finepoint.errors import ConfigurationError, DataError, DecodeError
 from finepoint.models.package import GRAPH, open_package, read_description, version_of
 from finepoint.models.runtimes import Runtime, load_graph
 from finepoint.models.unknown import UnknownDetector, load_unknown
@@ -210,7 +210,7 @@ def load_classifier(
 
     Args:
         path: a `model.tar.gz`, its folder, or a run's folder.
-        runtime: `openvino`, `onnxruntime`, or `auto`.
+        runtime: `openvino`, `onnxruntime`, `auto` (the first of these that is installed), `cuda` or `mps`.
         threads: CPU threads to compute with; 0 lets the runtime choose.
         throughput: made for many images at once, rather than for one answer soon.
         keep: in the cache what the runtime compiled, for the next start.
@@ -239,6 +239,14 @@ def load_runtime(folder: Path, description: Mapping[str, Any], runtime: str = "a
     Raises:
         ConfigurationError: the runtime is not installed.
     """
+    if runtime in ("cuda", "mps"):
+        import importlib.util
+
+        if importlib.util.find_spec("torch") is None:
+            raise ConfigurationError(f"runtime {runtime!r} is torch's, which is not installed; `pip install torch`")
+        from finepoint.models.torch_package import TorchPackage  # here, because it imports torch
+
+        return TorchPackage(folder, description, runtime)
     return load_graph(folder / GRAPH, runtime, _usable(description["graph"]["precision"]), **options)
 
 

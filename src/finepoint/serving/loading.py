@@ -20,12 +20,13 @@ from finepoint.serving.insight import read_insight
 from finepoint.serving.lean import import_openvino
 from finepoint.serving.versions import package_version
 
+RUNTIMES = ("auto", "openvino", "onnxruntime", "cuda", "mps")
 # Measured best for a core of its own: more images than that leave its cache (docs/decisions/032).
 _STREAM_BATCH = 2
 
 
 async def open_model(
-    folder: Path, service: Service, *, body_bytes: int, allow_code: bool = False
+    folder: Path, service: Service, *, body_bytes: int, allow_code: bool = False, runtime: str = "auto"
 ) -> BuiltinModel | HandlerModel:
     """Return the model in a package's folder, loaded and warmed up.
 
@@ -34,12 +35,13 @@ async def open_model(
         service: bounds.
         body_bytes: of the largest request.
         allow_code: the package's own handler may run.
+        runtime: what computes a package with the built-in handler; see `load_classifier`.
 
     Raises:
         FinepointError: it cannot be served, or has a handler of its own that may not run.
     """
     if not has_own_handler(folder):
-        return await _open_builtin(folder, read_description(folder), service, body_bytes)
+        return await _open_builtin(folder, read_description(folder), service, body_bytes, runtime)
     if not allow_code:
         raise ConfigurationError(
             f"{folder} has a handler of its own (code/inference.py), which would run with your rights; "
@@ -50,13 +52,15 @@ async def open_model(
     return model
 
 
-async def _open_builtin(folder: Path, described: dict[str, Any], service: Service, body_bytes: int) -> BuiltinModel:
+async def _open_builtin(
+    folder: Path, described: dict[str, Any], service: Service, body_bytes: int, runtime: str
+) -> BuiltinModel:
     preprocessings = [Preprocessing.from_json(backbone["preprocessing"]) for backbone in described["backbones"]]
     # The decoders' processes import what they need while this one loads the model.
     decoders = DecoderPool(preprocessings, processes=service.decoders or cores(), image_bytes=body_bytes)
     await asyncio.to_thread(import_openvino)
     # Other models' clients are answered meanwhile.
-    classifier = await asyncio.to_thread(load_classifier, folder, keep=True)
+    classifier = await asyncio.to_thread(load_classifier, folder, runtime=runtime, keep=True)
     model = BuiltinModel(classifier, decoders, service, read_insight(classifier))
     await model.open()
     if classifier.runtime.name == "openvino" and cores() > 1:
@@ -66,5 +70,5 @@ async def _open_builtin(folder: Path, described: dict[str, Any], service: Servic
 
 
 def _streams(folder: Path, described: dict[str, Any]) -> tuple[Compute, int]:
-    runtime = load_runtime(folder, described, throughput=True, keep=True)
+    runtime = load_runtime(folder, described, "openvino", throughput=True, keep=True)
     return runtime, runtime.parallel
