@@ -4,12 +4,14 @@ The toolkit's own server is TorchServe, in Java; here uvicorn hands the Transfor
 TorchServe's workers does.
 """
 
+import io
 import sys
 import tempfile
 from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
+from PIL import Image
 from sagemaker_inference.transformer import Transformer
 from sagemaker_pytorch_serving_container.default_pytorch_inference_handler import DefaultPytorchInferenceHandler
 
@@ -63,6 +65,12 @@ context = Context(folder)
 transformer = Transformer(default_inference_handler=DefaultPytorchInferenceHandler())
 
 
+def transformed(body: bytes, kind: str) -> bytes:
+    context.headers, context.status = {"Content-Type": kind, "Accept": "application/json"}, 200
+    (answer,) = transformer.transform([{"body": bytearray(body)}], context)
+    return answer.encode() if isinstance(answer, str) else bytes(answer)
+
+
 @app.get("/health")
 def health() -> dict[str, str]:
     return {"status": "ok"}
@@ -70,11 +78,13 @@ def health() -> dict[str, str]:
 
 @app.post("/invocations")
 async def predict(request: Request) -> Response:
-    context.headers = {"Content-Type": request.headers["content-type"], "Accept": "application/json"}
-    context.status = 200
-    (answer,) = transformer.transform([{"body": bytearray(await request.body())}], context)
+    answer = transformed(await request.body(), request.headers["content-type"])
     return Response(answer, context.status)
 
 
 if __name__ == "__main__":
+    first = io.BytesIO()
+    Image.new("RGB", (400, 533)).save(first, "JPEG")
+    transformed(first.getvalue(), "image/jpeg")  # loads the model, before anybody asks
+    assert context.status == 200
     uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="warning")

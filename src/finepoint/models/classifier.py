@@ -251,7 +251,12 @@ def load_runtime(folder: Path, description: Mapping[str, Any], runtime: str = "a
 
 
 def _usable(precision: str) -> str:
-    """Return the precision that was evaluated, or f32 where this CPU cannot compute in it fast."""
+    """Return the precision that was evaluated, or f32 where this CPU cannot compute in it fast.
+
+    An int8 graph says itself which of its operations are; the others are f32.
+    """
+    if precision == "int8":
+        return "f32"
     if precision == "bf16":
         from finepoint.models.runtimes import cpu_has_bf16
 

@@ -137,6 +137,7 @@ class BuiltinModel:
             "metrics": description.get("metrics", {}),
             "versions": description.get("versions", {}),
             "schema_version": description.get("schema_version"),
+            "quantisation": description.get("quantisation"),
             "unknown": description.get("unknown"),
             "drift": self._insight.watch.drift() if self._insight.watch else None,
         }
