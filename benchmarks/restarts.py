@@ -1,5 +1,7 @@
 """How soon an endpoint is there: from the start to a good /ping, and to the next answer after kill -9 of each process.
 
+A model's first start here compiles its graph; later ones find it compiled in the cache.
+
 python benchmarks/restarts.py [--quick] [--json]
 """
 
@@ -29,8 +31,13 @@ def main() -> None:
     given = parser(__doc__.splitlines()[0]).parse_args()
     rounds = 3 if given.quick else 7
     with tempfile.TemporaryDirectory() as name, package() as model:
-        (photograph,) = photographs(None, Path(name), 1)
-        found = {"start to a good /ping": [started(model) for _ in range(rounds)]}
+        folder = Path(name)
+        (photograph,) = photographs(None, folder, 1)
+        started(model, folder / "bytecode")  # an installed package has its modules compiled
+        found = {
+            "start to a good /ping": [started(model, folder / "again") for _ in range(rounds + 1)][1:],
+            "a model's first start here": [started(model, folder / str(number)) for number in range(rounds)],
+        }
         endpoint = deploy(model, name=_NAME)
         try:
             for who, find in _VICTIMS.items():
@@ -41,20 +48,21 @@ def main() -> None:
         {"what": what, "median s": f"{statistics.median(times):.2f}", "longest s": f"{max(times):.2f}"}
         for what, times in found.items()
     ]
-    first, *others = [statistics.median(times) for times in found.values()]
+    again, first, *others = [statistics.median(times) for times in found.values()]
     goals = [
-        Goal("1.5 s over the start to a good /ping", 1.5 / first, 1),
+        Goal("1.5 s over the start to a good /ping", 1.5 / again, 1),
+        Goal("1.5 s over a model's first start", 1.5 / first, 1),
         Goal("3 s over the slowest return", 3 / max(others), 1),
     ]
     report("Starts and restarts", rows, goals, as_json=given.json)
 
 
-def started(model: Path) -> float:
-    """Return the seconds from the start of a server to its first good /ping."""
+def started(model: Path, cache: Path) -> float:
+    """Return the seconds from the start of a server with this cache to its first good /ping."""
     port = free_port()
     command = [sys.executable, "-m", "finepoint.serving", "--model", str(model), "--name", "x", "--port", str(port)]
     start = time.perf_counter()
-    with running_server(command, f"http://127.0.0.1:{port}", "/ping"):
+    with running_server(command, f"http://127.0.0.1:{port}", "/ping", {"FINEPOINT_CACHE": str(cache)}):
         return time.perf_counter() - start
 
 

@@ -1,4 +1,5 @@
-"""Our endpoint against the bare runtime, a plain FastAPI + PyTorch server, and LitServe with our model and runtime.
+"""Our endpoint against the bare runtime, a plain FastAPI + PyTorch server, the official PyTorch inference toolkit's
+Transformer, and LitServe with our model and runtime.
 
 Closed loop with wrk (a client asks again when it is answered), every server in turn in each of several rounds, so that
 the machine's moods meet all alike; a ratio is the median of the rounds' ratios. Open loop at a fixed rate (see
@@ -6,8 +7,10 @@ finepoint.serving.open_loop).
 
     python benchmarks/serving.py [--data FOLDER] [--rivals PYTHON] [--only PART ...] [--quick] [--json]
 
-`--rivals` is the Python of an environment with litserve and fastapi; our packages are found from there. `--only` takes
-any of `bare`, `fastapi`, `litserve`, `overload`, to measure in shorter pieces.
+`--rivals` is the Python of an environment with litserve and fastapi, and for the toolkit (installed with --no-deps)
+sagemaker-pytorch-inference, sagemaker-inference, retrying and six; our packages are found from there. `--only` takes
+any of `bare`, `fastapi`, `litserve`, `toolkit`, `mixed` (images from 150 x 200 to 3000 x 4000), `overload`, to measure
+in shorter pieces.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+from PIL import Image
 
 from finepoint.models.classifier import load_classifier
 from finepoint.models.runtimes import cores
@@ -36,7 +40,8 @@ from photographs import photographs
 from reporting import Goal, parser, report
 from serving_processes import free_port, package, running_server, serve
 
-_PARTS = ("bare", "fastapi", "litserve", "overload")
+_PARTS = ("bare", "fastapi", "litserve", "toolkit", "mixed", "overload")
+_MIXED_WIDTHS = (150, 400, 800, 1600, 3000)
 _SCRIPT = """
 local names = {}
 for name in io.lines(os.getenv("IMAGES")) do names[#names + 1] = name end
@@ -121,7 +126,10 @@ def main() -> None:
         found = {"ours": wrk(f"{url}/invocations", images, folder, process)}
         if "bare" in given.only:
             found["bare decode + runtime"] = bare(model, images)
-        for kind in ("fastapi", "litserve"):
+        if "mixed" in given.only:
+            (folder / "mixed").mkdir()
+            found["ours, mixed sizes"] = wrk(f"{url}/invocations", mixed(images, folder), folder / "mixed", process)
+        for kind in ("fastapi", "litserve", "toolkit"):
             if kind in given.only and given.rivals:
                 found[kind] = stack.enter_context(rival(given.rivals, kind, model, images, folder))
         for _ in range(2 if given.quick else 5):
@@ -171,6 +179,17 @@ def bare(model: Path, images: list[Path]) -> Contender:
         return Closed(1 / (decode + min(alone, together)), 0, 0, 0)
 
     return Contender(one, many)
+
+
+def mixed(images: list[Path], folder: Path) -> list[Path]:
+    """Return the images as JPEGs of several widths, in pixels."""
+    made = []
+    for number, path in enumerate(images[:20]):
+        width = _MIXED_WIDTHS[number % len(_MIXED_WIDTHS)]
+        with Image.open(path) as image:
+            made.append(folder / f"mixed-{number}.jpg")
+            image.convert("RGB").resize((width, round(width * image.height / image.width))).save(made[-1], quality=88)
+    return made
 
 
 def closed(url: str, images: list[Path], folder: Path, clients: int, seconds: int, *, form: bool = False) -> Closed:

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from finepoint.errors import ConfigurationError
 from finepoint.files import cache_dir
 
-Kind = Literal["features", "graphs", "machine", "packages", "weights"]
+Kind = Literal["compiled", "features", "graphs", "machine", "packages", "weights"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 # Room for the features of some two million images: 1,904 floats each.
 _MAX_BYTES = 16 * 2**30

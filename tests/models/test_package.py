@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from finepoint.errors import DataError, PackageError
+from finepoint.errors import ConfigurationError, DataError, PackageError
 from finepoint.evaluation.unknown import fit_reference
 from finepoint.models.backbones import resolve_backbones
 from finepoint.models.building import Reference, build_package, read_head
@@ -244,3 +244,23 @@ def test_a_package_that_says_what_it_was_trained_on_tells_unknown_images_and_an_
     (tmp_path / "a" / "reference.safetensors").write_bytes(b"damaged")
     with pytest.raises(PackageError, match="damaged or missing"):
         load_classifier(tmp_path / "a")
+
+
+@pytest.mark.parametrize("names", [("efficientnet_lite0",), ("efficientnet_lite0", "efficientnet_lite1")])
+def test_torch_computes_a_package_as_its_graph_does(tmp_path: Path, names: tuple[str, ...]) -> None:
+    from finepoint.models.torch_package import TorchPackage
+
+    make_package(tmp_path / "model", names)
+    graph = load_classifier(tmp_path / "model")
+    images = [crops(side, 2) for side in (224, 240)[: len(names)]]
+    outputs = graph.description["graph"]["outputs"]
+    expected = graph.compute(images, outputs)
+    found = TorchPackage(tmp_path / "model", graph.description, "cpu")(images, outputs)
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, atol=1e-3, err_msg=name)
+
+
+def test_a_gpu_that_is_not_there_is_refused_with_what_to_do(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigurationError, match="no cuda device here; leave --runtime out"):
+        load_classifier(package, runtime="cuda")

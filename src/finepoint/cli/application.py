@@ -21,6 +21,7 @@ from finepoint.cli import (
     monitor,
     predict,
     profile,
+    quantise,
     query,
     rehearse,
     report,
@@ -50,6 +51,7 @@ for _panel, _commands in {
     "Look at it": {"evaluate": evaluate, "predict": predict, "runs": runs, "report": report},
     "Jobs": {"logs": logs, "wait": wait, "stop": stop, "rm": rm},
     "Put it to use": {
+        "quantise": quantise,
         "deploy": deploy,
         "query": query,
         "endpoints": endpoints,

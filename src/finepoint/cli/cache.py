@@ -12,7 +12,7 @@ from finepoint.cli.arguments import Json
 def command(
     clear: Annotated[
         list[str] | None,
-        typer.Option("--clear", help="Remove these: features, graphs, machine, packages, weights, or all."),
+        typer.Option("--clear", help="Remove these: compiled, features, graphs, machine, packages, weights, or all."),
     ] = None,
     max_bytes: Annotated[
         int | None, typer.Option("--max-bytes", help="Remove the features unused longest, down to this.", min=0)

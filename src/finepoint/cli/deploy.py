@@ -33,6 +33,10 @@ def command(
     allow_code: Annotated[
         bool, typer.Option("--allow-code", help="Run the package's own code/inference.py, with your rights.")
     ] = False,
+    runtime: Annotated[
+        Literal["auto", "openvino", "onnxruntime", "cuda", "mps"],
+        typer.Option("--runtime", help="What computes; auto: the CPU, cuda: torch on a GPU."),
+    ] = "auto",
     entry_point: Annotated[
         str | None,
         typer.Option("--entry-point", help="Your script with model_fn, for a model that a script of yours trained."),
@@ -118,7 +122,7 @@ def command(
         hosting = Hosting(mode, instances, max_instances, scale_at, max(1, round(100 * share)) if share else 0, update)
         deploy_in_cloud(model, name, hosting, cloud, max_price, runs_dir, json, entry_point, source_dir)
         return
-    access = Access(token_file, no_auth, tls_certificate, tls_key, allow_code)
+    access = Access(token_file, no_auth, tls_certificate, tls_key, allow_code, runtime)
     if printed is not None:
         from finepoint.runs.deploying import unit_of
 

@@ -6,7 +6,7 @@ containers that have never heard of finepoint.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
@@ -14,7 +14,7 @@ from typing import Any, overload
 import numpy as np
 
 from finepoint.data.preprocessing import Preprocessing, preprocess
-from finepoint.errors import DataError, DecodeError
+from finepoint.errors import ConfigurationError, DataError, DecodeError
 from finepoint.models.package import GRAPH, open_package, read_description, version_of
 from finepoint.models.runtimes import Runtime, load_graph
 from finepoint.models.unknown import UnknownDetector, load_unknown
@@ -204,15 +204,16 @@ def prediction(
 
 
 def load_classifier(
-    path: Path | str, *, runtime: str = "auto", threads: int = 0, throughput: bool = False
+    path: Path | str, *, runtime: str = "auto", threads: int = 0, throughput: bool = False, keep: bool = False
 ) -> Classifier:
     """Return the classifier in a package.
 
     Args:
         path: a `model.tar.gz`, its folder, or a run's folder.
-        runtime: `openvino`, `onnxruntime`, or `auto`.
+        runtime: `openvino`, `onnxruntime`, `auto` (the first of these that is installed), `cuda` or `mps`.
         threads: CPU threads to compute with; 0 lets the runtime choose.
         throughput: made for many images at once, rather than for one answer soon.
+        keep: in the cache what the runtime compiled, for the next start.
 
     Raises:
         PackageError: it is not a package, is damaged, or of a newer schema.
@@ -223,15 +224,39 @@ def load_classifier(
         path = path / "model.tar.gz"
     folder = open_package(path)
     description = read_description(folder)
-    graph = folder / GRAPH
-    recorded = description["graph"]["precision"]
-    options = {"threads": threads, "throughput": throughput}
-    loaded = load_graph(graph, runtime, _usable(recorded), **options)
+    loaded = load_runtime(folder, description, runtime, threads=threads, throughput=throughput, keep=keep)
     return Classifier(folder, loaded, description, version_of(description))
 
 
+def load_runtime(folder: Path, description: Mapping[str, Any], runtime: str = "auto", **options: Any) -> Runtime:
+    """Return what computes the graph in a package's folder, in the precision that was evaluated.
+
+    Args:
+        folder: of the package.
+        description: its `finepoint.json`.
+        runtime: see `load_classifier`, and `options` as well.
+
+    Raises:
+        ConfigurationError: the runtime is not installed.
+    """
+    if runtime in ("cuda", "mps"):
+        import importlib.util
+
+        if importlib.util.find_spec("torch") is None:
+            raise ConfigurationError(f"runtime {runtime!r} is torch's, which is not installed; `pip install torch`")
+        from finepoint.models.torch_package import TorchPackage  # here, because it imports torch
+
+        return TorchPackage(folder, description, runtime)
+    return load_graph(folder / GRAPH, runtime, _usable(description["graph"]["precision"]), **options)
+
+
 def _usable(precision: str) -> str:
-    """Return the precision that was evaluated, or f32 where this CPU cannot compute in it fast."""
+    """Return the precision that was evaluated, or f32 where this CPU cannot compute in it fast.
+
+    An int8 graph says itself which of its operations are; the others are f32.
+    """
+    if precision == "int8":
+        return "f32"
     if precision == "bf16":
         from finepoint.models.runtimes import cpu_has_bf16
 

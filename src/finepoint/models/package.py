@@ -33,7 +33,7 @@ HANDLER = "code/inference.py"
 # Of a package that may come from anywhere. Weights that were never trained may shrink to nothing: no ratio is refused.
 PACKAGE_LIMITS = Limits(bytes=8 << 30, files=10_000, ratio=math.inf)
 # What a description says about the model; all else in it decides answers.
-_ABOUT = ("metrics", "provenance", "versions")
+_ABOUT = ("metrics", "provenance", "versions", "quantisation")
 
 
 def pack(folder: Path, target: Path) -> str:

@@ -63,26 +63,41 @@ class OpenVinoRuntime(Runtime):
         precision: `f32` or `bf16`.
         throughput: several batches at once, for a stream; else one batch on all cores, for an answer soon.
         threads: at most so many; 0 lets OpenVINO choose.
+        keep: in the cache what was compiled of a file, for the next start.
     """
 
     name = "openvino"
 
     def __init__(
-        self, graph: Path | bytes, precision: str = "f32", *, throughput: bool = False, threads: int = 0
+        self,
+        graph: Path | bytes,
+        precision: str = "f32",
+        *,
+        throughput: bool = False,
+        threads: int = 0,
+        keep: bool = False,
     ) -> None:
         import openvino
 
         self.precision = precision
         self.version = _openvino_version()
         core = openvino.Core()
-        model = core.read_model(graph) if isinstance(graph, Path) else core.read_model(graph, b"")
         options: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": precision,
             "PERFORMANCE_HINT": "THROUGHPUT" if throughput else "LATENCY",
         }
         if threads:
             options["INFERENCE_NUM_THREADS"] = threads
-        self._compiled = core.compile_model(model, "CPU", options)
+        if isinstance(graph, bytes):
+            self._compiled = core.compile_model(core.read_model(graph, b""), "CPU", options)
+        elif keep:
+            from finepoint.models.compiled import compile_kept  # here, because it is not in a package's code/
+
+            self._compiled = compile_kept(
+                graph, str(openvino.__version__), options, lambda given: core.compile_model(graph, "CPU", dict(given))
+            )
+        else:
+            self._compiled = core.compile_model(graph, "CPU", options)
         self.parallel = int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
 
     def __call__(self, images: Sequence[np.ndarray], outputs: Sequence[str]) -> Outputs:
@@ -209,7 +224,8 @@ def load_graph(graph: Path | bytes, runtime: str = "auto", precision: str = "f32
         if precision == "bf16" and not cpu_has_bf16():
             raise ConfigurationError("this CPU has no bf16 arithmetic; it would be tens of times slower than f32")
         return OpenVinoRuntime(graph, precision, **options)
-    options.pop("throughput", None)
+    for name in ("throughput", "keep"):
+        options.pop(name, None)
     return OnnxRuntime(graph, **options)
 
 

@@ -77,13 +77,17 @@ def obtain_weights(name: str, given: str | None, *, seed: int = 0) -> Backbone:
     return replace(backbone, stages=entry.stages) if entry else backbone
 
 
-def load_network(backbone: Backbone) -> Network:
+def load_network(backbone: Backbone, path: Path | None = None) -> Network:
     """Return the network of a resolved backbone with its weights, frozen classifier-less, in eval mode.
+
+    Args:
+        backbone: which.
+        path: its tensors, as a package has them; else they are the cache's.
 
     Raises:
         WeightsError: the cache no longer has the weights; resolving the backbone again brings them back.
     """
-    path = weights_path(backbone)
+    path = path or weights_path(backbone)
     if not path.is_file():
         raise WeightsError(
             f"the weights of {backbone.name} are no longer in the cache ({path}); run the same command again"

@@ -24,7 +24,7 @@ from finepoint.serving.canary import SharedTraffic, follow_orders
 from finepoint.serving.capture import Capture, CaptureSettings
 from finepoint.serving.handlers import HandlerModel
 from finepoint.serving.lifetime import die_with_parent
-from finepoint.serving.loading import open_model
+from finepoint.serving.loading import RUNTIMES, open_model
 from finepoint.serving.multimodel import MultiModelApplication
 from finepoint.serving.protocol import Application, Limits
 from finepoint.serving.request_log import LoggedApplication
@@ -136,7 +136,7 @@ def _capture(given: argparse.Namespace) -> Capture | None:
 async def _opened(path: Path, service: Service, given: argparse.Namespace) -> BuiltinModel | HandlerModel:
     folder = open_package(path, foreign=True)
     allowed = given.allow_code or (has_own_handler(folder) and maker_of(path) is not None)
-    return await open_model(folder, service, body_bytes=given.max_body_bytes, allow_code=allowed)
+    return await open_model(folder, service, body_bytes=given.max_body_bytes, allow_code=allowed, runtime=given.runtime)
 
 
 def _listener(given: argparse.Namespace) -> socket.socket:
@@ -182,6 +182,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--token-file", type=Path, help="file with the token that clients must show")
     parser.add_argument("--no-auth", action="store_true", help="let everybody ask who can reach the address")
     parser.add_argument("--allow-code", action="store_true", help="run the package's own code/inference.py")
+    parser.add_argument(
+        "--runtime", default="auto", choices=RUNTIMES, help="that computes; auto: the CPU, cuda: torch on a GPU"
+    )
     parser.add_argument("--tls-certificate", type=Path, help="PEM file")
     parser.add_argument("--tls-key", type=Path, help="PEM file")
     parser.add_argument("--capture-folder", type=Path, help="keep a sample of requests and answers there")

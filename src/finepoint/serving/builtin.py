@@ -17,7 +17,7 @@ from finepoint.models.classifier import prediction
 from finepoint.serving import formats
 from finepoint.serving.admission import Admission, Service
 from finepoint.serving.arrays import read_array
-from finepoint.serving.batching import Batcher, ExpiredError
+from finepoint.serving.batching import Batcher, Compute, ExpiredError
 from finepoint.serving.bulk import NamedImage, read_batch
 from finepoint.serving.decoders import DecoderPool
 from finepoint.serving.insight import Explained, Insight
@@ -95,17 +95,17 @@ class BuiltinModel:
         await self._batcher.submit(blank, ("logits",))
         self._ready = True
 
-    def widen_with(self, load: Callable[[], tuple[Model, int]], max_batch: int) -> None:
+    def widen_with(self, load: Callable[[], tuple[Compute, int]], max_batch: int) -> None:
         """Have the same model loaded for several batches at once while clients are answered, and use it under load.
 
         Args:
-            load: returns the model, and how many batches at once.
+            load: returns what computes a batch, and how many at once.
             max_batch: images in each of them.
         """
 
         async def widen() -> None:
-            model, lanes = await asyncio.to_thread(load)
-            self._batcher.widen(model.compute, lanes, max_batch)
+            compute, lanes = await asyncio.to_thread(load)
+            self._batcher.widen(compute, lanes, max_batch)
 
         self._widening = asyncio.get_running_loop().create_task(widen())
 
@@ -137,6 +137,7 @@ class BuiltinModel:
             "metrics": description.get("metrics", {}),
             "versions": description.get("versions", {}),
             "schema_version": description.get("schema_version"),
+            "quantisation": description.get("quantisation"),
             "unknown": description.get("unknown"),
             "drift": self._insight.watch.drift() if self._insight.watch else None,
         }

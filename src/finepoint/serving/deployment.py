@@ -51,7 +51,7 @@ class EndpointState:
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Who may reach an endpoint, and what its package may do.
+    """Who may reach an endpoint, what its package may do, and what computes it.
 
     Args:
         token_file: file with the token that clients must show, or None.
@@ -59,6 +59,7 @@ class Access:
         tls_certificate: PEM file, or None for plain HTTP.
         tls_key: its key.
         allow_code: run the package's own `code/inference.py`.
+        runtime: that computes a package with the built-in handler, of `RUNTIMES`.
     """
 
     token_file: Path | None = None
@@ -66,13 +67,15 @@ class Access:
     tls_certificate: Path | None = None
     tls_key: Path | None = None
     allow_code: bool = False
+    runtime: str = "auto"
 
     def options(self) -> list[str]:
         """Return them as flags of the server."""
         paths = {"token-file": self.token_file, "tls-certificate": self.tls_certificate, "tls-key": self.tls_key}
         given = [text for name, path in paths.items() if path for text in (f"--{name}", str(path.resolve()))]
         flags = {"no-auth": self.no_auth, "allow-code": self.allow_code}
-        return [*given, *(f"--{name}" for name, on in flags.items() if on)]
+        runtime = [] if self.runtime == "auto" else ["--runtime", self.runtime]
+        return [*given, *(f"--{name}" for name, on in flags.items() if on), *runtime]
 
 
 def deploy(

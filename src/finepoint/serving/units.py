@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
+from finepoint.errors import ConfigurationError
 from finepoint.files import cache_dir, state_dir
 from finepoint.models.package import open_package
 from finepoint.serving import registry
@@ -32,10 +33,13 @@ def unit(kind: Kind, model: Path, *, name: str, host: str, port: int, access: Ac
         access: who may reach it, and what the package may do.
 
     Raises:
-        ConfigurationError: the name breaks the rule, or everybody could ask who reaches the address.
+        ConfigurationError: the name breaks the rule, everybody could ask who reaches the address, or the image lacks
+            what is to compute.
         PackageError: it is not a package.
     """
     registry.check_name(name)
+    if kind == "compose" and access.runtime in ("cuda", "mps"):
+        raise ConfigurationError(f"the image that compose runs has no torch, so that {access.runtime} computes nothing")
     check_host(host, allowed=access.token_file is not None or access.no_auth)
     folder = open_package(model, foreign=True)
     if kind == "systemd":
@@ -89,6 +93,7 @@ def _compose(folder: Path, name: str, host: str, port: int, access: Access) -> s
             )
     command += [] if access.token_file else ["--no-auth"]
     command += ["--allow-code"] if access.allow_code else []
+    command += [] if access.runtime == "auto" else ["--runtime", access.runtime]
     service = {
         "image": "finepoint-serving",
         "build": {"context": ".", "dockerfile": "docker/Dockerfile"},
