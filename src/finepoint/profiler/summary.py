@@ -49,6 +49,7 @@ def summary_of(recording: ProfilerRecording, aws: list[RuleResult], own: list[Ru
         "startup_seconds": {name: round(value, 3) for name, value in recording.startup().items()},
         "loop_seconds": round(recording.loop_seconds, 3),
         "phases": _rounded(recording.phases()),
+        "within": _rounded(recording.within()),
         "parts": [
             {**found, "seconds": round(found["seconds"], 3), "phases": _rounded(found["phases"])}
             for found in recording.parts()
