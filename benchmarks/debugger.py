@@ -1,8 +1,10 @@
-"""What recording costs: steps with and without the debugger, paired and interleaved in one process.
+"""What recording costs: trainings with and without the debugger, paired and interleaved in one process.
 
-Each round is a training of 10 to 70 seconds without and one with the recorder, in changing order; the overhead is the
-median of the rounds' ratios (`--quick`: trainings of seconds, on which the first saved steps weigh more). Also: the
-bytes of a recording of a ResNet-50.
+Each round is a training of 10 to 70 seconds without and one with the recorder, by turns of half a second or a step; the
+overhead is the median of the rounds' ratios (`--quick`: trainings of seconds, on which the first saved steps weigh
+more). Also: the bytes of a recording of a ResNet-50.
+
+    python benchmarks/debugger.py [--quick] [--json] [--only NAME]
 """
 
 from __future__ import annotations
@@ -17,22 +19,24 @@ from typing import Any
 
 import torch
 import torchvision
-from benchmarks.reporting import Goal, parser, report
 from torch import nn
 from torch.nn import functional
 
-from finepoint.debugger.budget import Budget
+from finepoint.debugger.budget import BUDGET, Budget
 from finepoint.debugger.collection import CollectionManager
 from finepoint.debugger.observers import observe
 from finepoint.debugger.recorder import Recorder
 from finepoint.debugger.recording import Recording
 from finepoint.debugger.selection import Selection
 from finepoint.debugger.writing import RecordingWriter
+from reporting import Goal, parser, report
 
 # The debugger may take so much of a job's time.
 TARGET_PERCENT = 3.0
 SIZE_TARGET_MB = 50.0
 SAVED_STEPS = 1000
+# How long a turn is, or one step where that is longer.
+TURN_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -85,36 +89,56 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Any, labels
 
 
 def measure(workload: Workload, folder: Path) -> dict[str, Any]:
-    """Return a row: the time of a step without and with the recorder, and the overhead."""
+    """Return a row: the time of a step without and with the recorder, and the overhead.
+
+    The same model is trained by turns of half a second without and with the recorder, in changing order, so that what
+    else the machine does falls on both alike; attaching and closing count. As about half of the time that passes is
+    not the recorder's, its budget is half of what it would be.
+    """
     torch.manual_seed(0)
     batch, labels = torch.randn(workload.shape), torch.randint(0, workload.classes, (workload.shape[0],))
     model = workload.model()
     optimizer = torch.optim.SGD(model.parameters(), 1e-3)
-    train(model, optimizer, batch, labels, max(2, workload.steps // 10))
-    plain: list[float] = []
-    watched: list[float] = []
+    train(model, optimizer, batch, labels, 2)
+    block = max(1, round(2 * TURN_SECONDS / train(model, optimizer, batch, labels, 2)))
+    rows = []
     hook = saved = 0.0
     for number in range(workload.rounds):
-        for recording in (False, True) if number % 2 else (True, False):
-            if not recording:
-                plain.append(train(model, optimizer, batch, labels, workload.steps))
-                continue
-            recorder = start(folder / f"{number}", model)
-            watched.append(train(model, optimizer, batch, labels, workload.steps))
-            recorder.close()
-            hook += recorder.budget.spent
-            saved += len(Recording.open(folder / f"{number}").series("input").steps)
-    ratios = [with_ / without for with_, without in zip(watched, plain, strict=True)]
+        plain = watched = 0.0
+        began = time.perf_counter()
+        recorder = start(folder / f"{number}", model, Budget(BUDGET / 2))
+        watched += time.perf_counter() - began
+        for turn, first in enumerate(range(0, workload.steps, block)):
+            steps = min(block, workload.steps - first)
+            for recording in (True, False) if turn % 2 else (False, True):
+                switch(recorder, recording)
+                seconds = train(model, optimizer, batch, labels, steps)
+                plain, watched = (plain, watched + seconds) if recording else (plain + seconds, watched)
+        switch(recorder, True)
+        began = time.perf_counter()
+        recorder.close()
+        watched += time.perf_counter() - began
+        rows.append((plain, watched))
+        hook += recorder.budget.spent
+        saved += len(Recording.open(folder / f"{number}").series("input").steps)
+    ratios = sorted(watched / plain for plain, watched in rows)
     return {
         "workload": workload.name,
         "steps": workload.steps,
         "rounds": workload.rounds,
-        "ms a step": round(1000 * statistics.median(plain) / workload.steps, 3),
-        "with": round(1000 * statistics.median(watched) / workload.steps, 3),
+        "ms a step": round(1000 * statistics.median(plain for plain, _ in rows) / workload.steps, 3),
+        "with": round(1000 * statistics.median(watched for _, watched in rows) / workload.steps, 3),
         "overhead %": round(100 * (statistics.median(ratios) - 1), 2),
-        "hook's own %": round(100 * hook / sum(watched), 2),
+        "of the rounds": " ".join(f"{100 * (ratio - 1):.1f}" for ratio in ratios),
+        "hook's own %": round(100 * hook / sum(watched for _, watched in rows), 2),
         "saved steps": round(saved / workload.rounds, 1),
     }
+
+
+def switch(recorder: Recorder, on: bool) -> None:
+    """Have the recorder see what happens, or nothing."""
+    for subscription in (*recorder._subscriptions, *recorder._modules, *recorder._calls):
+        subscription.resume() if on else subscription.pause()
 
 
 def start(folder: Path, model: nn.Module, budget: Budget | None = None) -> Recorder:

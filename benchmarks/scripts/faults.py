@@ -87,7 +87,8 @@ def _root_of_negative(parts: Parts) -> None:
 
 
 def _overflow(parts: Parts) -> None:
-    _plain_sgd(parts, 1e12)
+    # With tanh, whose outputs are bounded, the weights themselves have to overflow.
+    _plain_sgd(parts, 1e38)
 
 
 # Initialisation and activations.

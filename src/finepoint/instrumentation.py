@@ -180,8 +180,12 @@ def watch_calls(
             else:
                 del kind.__call__
 
-    kind.__call__ = call  # type: ignore[method-assign]
-    return Subscription(remove)
+    def install() -> None:
+        on[0] = True
+        kind.__call__ = call  # type: ignore[method-assign]
+
+    install()
+    return Subscription(remove, install)
 
 
 def _shielded(callback: Callable[..., object], *args: Any) -> None:

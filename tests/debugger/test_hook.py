@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,27 @@ def test_own_collections_and_whole_tensors_on_request(tmp_path: Path) -> None:
     assert np.array_equal(recording.tensor("Net_fc.weight", 0), weight)
     assert recording.series("Net_fc.weight", "l1").values[0] == pytest.approx(np.abs(weight).sum(), rel=1e-5)
     assert not recording.names("conv") and recording.collections["mine"] == {"Net_fc.weight"}
+
+
+def test_a_hook_writes_event_files_where_it_is_asked_to(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with Hook(tmp_path / "job", export_tensorboard=True, tensorboard_dir=str(tmp_path / "events")) as hook:
+        _record(hook, Net(), 3, 0)
+    events = EventAccumulator(str(tmp_path / "events" / "train")).Reload()
+    assert [event.step for event in events.Scalars("CrossEntropyLoss_output_0")] == [0, 1, 2]
+
+
+def test_without_tensorboard_a_hook_says_so_and_the_recording_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard.compat.proto.event_pb2", None)
+    with (
+        pytest.warns(UserWarning, match=r"no TensorBoard events were written.*finepoint\[tensorboard\]"),
+        Hook(tmp_path, export_tensorboard=True) as hook,
+    ):
+        _record(hook, Net(), 1, 0)
+    assert "CrossEntropyLoss_output_0" in recorded(tmp_path).names()
 
 
 def test_an_output_collection_by_module(tmp_path: Path) -> None:

@@ -150,6 +150,8 @@ def test_a_tanh_is_saturated_whose_inputs_lie_beyond_9_5() -> None:
     found = verdict(made, "SaturatedActivation")
     assert found.fired and found.meaning.startswith("75%")
     assert verdict(made, "SaturatedActivation", threshold_tanh_max="11", threshold_tanh_min=-25).passed
+    last = Made().model(linear("a", 4, 4), module("b", "Sigmoid")).series("saturated_fraction/b_output_0", [0.9] * 3)
+    assert verdict(last, "SaturatedActivation").status == "NotApplicable"  # the model's output
     sigmoid = Made().tensor("sigmoid_input_0", inputs, inputs, inputs)  # only 20 is above 16.99999: 25 percent
     assert verdict(sigmoid, "SaturatedActivation").passed
 
@@ -255,6 +257,14 @@ def epochs(train: list[float], valid: list[float]) -> Made:
     return made
 
 
+def test_a_loss_that_rises_from_pass_to_pass_is_found_before_a_slow_start_would_be_over() -> None:
+    # Each pass has two batches, too few for windows of its own: 12 losses are compared in windows of 4.
+    rising = [2.08, 2.09, 2.1, 2.11, 2.12, 2.13]
+    found = verdict(epochs(rising, rising), "LossNotDecreasing")
+    assert (found.first_step, found.mode, found.evidence["now"]) == (5, "EVAL", pytest.approx(2.1))
+    assert verdict(epochs([2.08, 2.07, 2.1, 2.11, 2.12, 2.13], rising), "LossNotDecreasing").passed
+
+
 def test_overfit_compares_validation_with_training_loss() -> None:
     # At the fourth and fifth evaluation (1.0 - 0.4) / 0.4 is 1.5 and (1.2 - 0.3) / 0.3 is 3, and both are
     # more than a tenth above the lowest, 0.8: more than `patience` (1) in a row.
@@ -326,6 +336,13 @@ def test_a_few_batches_are_unbalanced_by_chance() -> None:
     assert verdict(Made(), "ClassImbalance").status == "NotApplicable"
 
 
+def test_a_whole_pass_without_a_loader_is_counted_as_it_is() -> None:
+    made = Made().losses([2.0] * 5).losses([2.0], EVAL).losses([2.0], first=5)
+    for step in range(5):
+        made.fact("labels", step, TRAIN, histogram={0: 11, 1: int(step < 3)}, classes=2)
+    assert verdict(made, "ClassImbalance").evidence["ratio"] == pytest.approx(55 / 3)
+
+
 def test_confusion_divides_by_the_class() -> None:
     # Class 2: 2 of 20 right, 17 taken for class 1. All together 92 of 120... of 140: (50 + 68 + 2) / 140 = 0.857.
     counts = [[0, 0, 50], [1, 1, 68], [1, 2, 2], [2, 2, 2], [2, 1, 17], [2, 0, 1]]
@@ -333,6 +350,9 @@ def test_confusion_divides_by_the_class() -> None:
     found = verdict(made, "Confusion")
     assert found.evidence["classes"] == [{"label": 2, "right": pytest.approx(0.1), "taken_for": 1}]
     assert found.evidence["accuracy"] == pytest.approx(120 / 140)
+    # Without class 2: 118 of 120 right, by which a class counts; all together may be below 0.8.
+    weak = [[0, 0, 10], [1, 1, 9], [1, 0, 1], [2, 2, 0], [2, 1, 10]]
+    assert verdict(Made().fact("confusion", 7, EVAL, classes=3, counts=weak), "Confusion").fired
     assert verdict(made, "Confusion", min_diag="0.05").passed
     assert verdict(made, "Confusion", max_off_diag=0.9).passed
 

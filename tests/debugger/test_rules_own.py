@@ -55,6 +55,7 @@ FITS = {"given": 0.1, "scaled": 3.0, "normalised": 2.0, "scaled_normalised": 3.0
         (first_layer(0, 1, 0.45, 0.25, {**FITS, "given": 2.0, "normalised": 0.1}), "mean and standard deviation"),
         (first_layer(-2, 2.6, 0, 1, {**FITS, "given": 2.0, "undone": 0.1}), "twice"),
         (first_layer(-2, 2.6, 0, 1, {**FITS, "given": 0.9, "reversed": 0.2}), "blue, green, red"),
+        (first_layer(-2, 2.6, 0, 1, {**FITS, "given": 0.3, "reversed_before": 0.1}), "blue, green, red"),
     ],
 )
 def test_images_that_do_not_fit_are_told_with_what_is_wrong(made: Made, says: str) -> None:
@@ -164,6 +165,13 @@ def test_a_leap_at_the_beginning_that_is_made_up_for_passes() -> None:
     falling = [2.3, 30.0, *[20 * 0.8**step for step in range(30)]]
     assert verdict(trained(falling, [3.0, *[0.05] * 31]), "LearningRateTooHigh").passed
     assert verdict(trained([2.3] * 30, [0.01] * 30), "LearningRateTooHigh").passed
+
+
+def test_a_leap_that_is_not_made_up_for_when_the_job_ends_is_named() -> None:
+    made = trained([2.3, 300.0, *[200 * 0.8**step for step in range(20)]], [3.0, *[0.05] * 21])
+    assert verdict(made, "LearningRateTooHigh").passed
+    made.writer.close()
+    assert verdict(made, "LearningRateTooHigh").first_step == 21
 
 
 def test_a_rate_that_is_too_low_is_named_with_a_higher_one() -> None:

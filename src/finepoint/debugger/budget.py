@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 
 from finepoint.debugger.modes import ModeKeys
@@ -18,8 +19,11 @@ _SAVED_SHARE = 0.55
 CALL_SECONDS = 1.5e-6
 PASSED_OVER_SECONDS = 8e-6
 _FIRST = (0, 1, 2, 4, 8)
-# Steps after which the cost of what is recorded at every step is judged.
-_JUDGED_EVERY = 50
+# Steps after which the cost of what is recorded at every step is judged, by its median: a step in which the machine was
+# elsewhere tells nothing of what recording costs. Below that part of its share more steps are recorded again.
+_JUDGED_EVERY, _CHEAP = 50, 0.5
+# For the same reason a saved step counts for no more than so many times what those before it cost.
+_OUTLIER = 3.0
 
 
 class Budget:
@@ -37,7 +41,8 @@ class Budget:
         self.stride = 1
         self._began = time.perf_counter() - elapsed
         self._heavy: dict[ModeKeys, float] = {}
-        self._light_steps, self._light_spent, self._judged_at = 0, 0.0, 0.0
+        self._light: list[float] = []
+        self._judged_at = 0.0
 
     @property
     def elapsed(self) -> float:
@@ -71,16 +76,18 @@ class Budget:
         """Take note of what a step has cost; return whether `stride` has changed."""
         if heavy:
             known = self._heavy.get(mode)
-            self._heavy[mode] = seconds if known is None else 0.5 * (known + seconds)
+            self._heavy[mode] = seconds if known is None else 0.5 * (known + min(seconds, _OUTLIER * known))
             return False
-        self._light_steps += 1
-        self._light_spent += seconds
-        if self._light_steps < _JUDGED_EVERY:
+        self._light.append(seconds)
+        if len(self._light) < _JUDGED_EVERY:
             return False
         passed = self.elapsed - self._judged_at
-        load = self._light_spent / max(passed, 1e-9) / (self.share * _LIGHT_SHARE)
-        self._light_steps, self._light_spent, self._judged_at = 0, 0.0, self.elapsed
+        cost = statistics.median(self._light) * len(self._light)
+        load = cost / max(passed, 1e-9) / (self.share * _LIGHT_SHARE)
+        self._light, self._judged_at = [], self.elapsed
         before = self.stride
         if load > 1:
             self.stride = min(1024, max(self.stride + 1, round(self.stride * load)))
+        elif load < _CHEAP:
+            self.stride = max(1, round(self.stride * load / _CHEAP))
         return self.stride != before

@@ -95,14 +95,14 @@ class Gatherer:
 
     def save_all(self, tensors: list[tuple[str, Tensor]], kind: str) -> None:
         """Save several tensors; norms of all of them are computed at once."""
-        groups: dict[tuple[str, ...], list[tuple[str, Tensor]]] = {}
+        groups: dict[tuple[tuple[str, ...], bool], list[tuple[str, Tensor]]] = {}
         for name, tensor in tensors:
             plan = self.plan(name, kind)
             if plan and (ready := measurable(tensor)) is not None:
                 self._keep(name, tensor, plan)
-                groups.setdefault(plan.reductions, []).append((name, ready))
-        for reductions, members in groups.items():
-            rows = reduce_all([tensor for _, tensor in members], reductions)
+                groups.setdefault((plan.reductions, plan.sampled), []).append((name, ready))
+        for (reductions, sample), members in groups.items():
+            rows = reduce_all([tensor for _, tensor in members], reductions, sample=sample)
             for (name, _), row in zip(members, rows, strict=True):
                 for reduction, value in row:
                     self._pending.add((name, reduction), value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +26,7 @@ from finepoint.debugger.observers.processes import Process, rank
 from finepoint.debugger.recorder import Recorder
 from finepoint.debugger.recording import Recording
 from finepoint.debugger.selection import DEFAULT_COLLECTIONS, Selection
+from finepoint.debugger.tensorboard import export_tensorboard
 from finepoint.debugger.writing import RecordingWriter
 from finepoint.errors import ConfigurationError, NotFoundError
 
@@ -37,8 +39,9 @@ class Hook:
 
     Args:
         out_dir: folder of the recording; it must not hold a finished one.
-        export_tensorboard: accepted for compatibility; `finepoint debug export` makes event files of any recording.
-        tensorboard_dir: likewise.
+        export_tensorboard: when the recording ends, write it as TensorBoard event files too, which needs the extra
+            `tensorboard`; `finepoint debug export` makes them of any recording.
+        tensorboard_dir: where to; by default `tensorboard` inside `out_dir`.
         dry_run: record nothing.
         reduction_config: what is saved of tensors in collections without their own; by default chosen by kind.
         save_config: which steps are saved of collections without their own (a `SaveConfig`, a `SaveConfigMode`, or
@@ -103,6 +106,7 @@ class Hook:
             discover=False,
             mode=ModeKeys.GLOBAL if self.compatible else None,
         )
+        self._events = Path(tensorboard_dir or self.out_dir / "tensorboard") if export_tensorboard else None
         self._silent = dry_run or (include_workers == "one" and rank() != 0)
         self._losses: Losses | None = None
         self._outputs: Outputs | None = None
@@ -235,8 +239,14 @@ class Hook:
 
     def close(self) -> None:
         """End the recording; at the end of the process this happens by itself."""
+        recorded = not self._recorder.closed and self._recorder.total >= 0
         self._recorder.close()
         atexit.unregister(self.close)
+        if self._events is not None and recorded and rank() == 0:
+            try:
+                export_tensorboard(Recording.open(self.out_dir), self._events)
+            except ConfigurationError as error:  # what was recorded is there, and the script has done its work
+                warnings.warn(f"no TensorBoard events were written: {error}", stacklevel=2)
 
     def __enter__(self) -> Hook:
         return self

@@ -78,6 +78,29 @@ def sampled(tensor: Tensor, enough: int = _ENOUGH) -> Tensor:
     return tensor[tuple(index)].contiguous()
 
 
+def scattered(tensor: Tensor, enough: int = _ENOUGH) -> Tensor:
+    """Return a sample of a large parameter or gradient: every so many numbers, in the order in which memory has them.
+
+    The distance has no factor in common with the count, so that no place within kernels or rows is preferred.
+
+    Args:
+        tensor: of any shape.
+        enough: numbers that are enough: of 32,000 a standard deviation is right to within half a percent.
+
+    >>> scattered(torch.zeros(512, 512, 3, 3)).shape, scattered(torch.zeros(1000)).shape
+    (torch.Size([30641]), torch.Size([1000]))
+    """
+    count = tensor.numel()
+    if count <= enough:
+        return tensor
+    distance = math.ceil(count / enough)
+    while math.gcd(distance, count) > 1:
+        distance += 1
+    dense = tensor.is_contiguous() or (tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
+    flat = tensor.as_strided((count,), (1,)) if dense else tensor.reshape(-1)
+    return flat[::distance].contiguous()
+
+
 def reduce(tensor: Tensor, names: Iterable[str]) -> list[tuple[str, Tensor]]:
     """Return reductions of a tensor as tensors of no dimensions on its device.
 
@@ -132,8 +155,16 @@ class _Passes:
         return away / math.sqrt(max(self._tensor.numel() - 1, 1))
 
 
-def reduce_all(tensors: Sequence[Tensor], names: Sequence[str]) -> list[list[tuple[str, Tensor]]]:
-    """Return the reductions of several tensors; norms of all are computed in one call for each device and type."""
+def reduce_all(
+    tensors: Sequence[Tensor], names: Sequence[str], *, sample: bool = False
+) -> list[list[tuple[str, Tensor]]]:
+    """Return the reductions of several tensors; norms of all are computed in one call for each device and type.
+
+    Args:
+        tensors: to reduce.
+        names: of the reductions.
+        sample: whether all but the norms are of `scattered` samples.
+    """
     rows: list[dict[str, Tensor]] = [{} for _ in tensors]
     groups: dict[tuple[torch.device, torch.dtype], list[int]] = {}
     for place, tensor in enumerate(tensors):
@@ -146,7 +177,7 @@ def reduce_all(tensors: Sequence[Tensor], names: Sequence[str]) -> list[list[tup
                     rows[place][name] = norm
     rest = [name for name in names if name not in _NORMS]
     for tensor, row in zip(tensors, rows, strict=True):
-        row.update(reduce(tensor, rest))
+        row.update(reduce(scattered(tensor) if sample else tensor, rest))
     return [[(name, row[name]) for name in names] for row in rows]
 
 

@@ -19,6 +19,8 @@ DEFAULT_REDUCTIONS = {
     "loss": ("mean",),
     "other": ("mean", "std", "l2"),
 }
+# Large ones of these are measured on a sample where nobody asked for certain reductions.
+_SAMPLED = ("output", "weight", "gradient")
 DEFAULT_COLLECTIONS = (
     CollectionKeys.WEIGHTS,
     CollectionKeys.BIASES,
@@ -38,7 +40,7 @@ class Plan:
     reductions: tuple[str, ...] = ()
     whole: bool = False
     collections: tuple[str, ...] = ()
-    # Whether the first samples of a batch will do: where nobody has said what to save.
+    # Whether a sample of the numbers will do: where nobody has said what to save.
     sampled: bool = False
 
     def __bool__(self) -> bool:
@@ -122,7 +124,7 @@ class Selection:
                 reductions += config.names
                 whole |= config.save_raw_tensor
         asked = self.whole or self.reduction_config or any(self.manager.get(n).reduction_config for n in matching)
-        return Plan(tuple(dict.fromkeys(reductions)), whole, tuple(matching), kind == "output" and not asked)
+        return Plan(tuple(dict.fromkeys(reductions)), whole, tuple(matching), kind in _SAMPLED and not asked)
 
     def _members(self, tensor: str) -> tuple[str, ...]:
         if tensor not in self._matching:

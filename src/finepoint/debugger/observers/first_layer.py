@@ -17,7 +17,7 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Saved steps that are looked at: later ones tell nothing new.
 _STEPS = 2
 # Images that are enough to compare statistics of channels: so many, of so many pixels together.
-_IMAGES, _PIXELS = 32, 8 * 224 * 224
+_IMAGES, _PIXELS = 32, 4 * 224 * 224
 _WEIGHTED = (nn.Linear, nn.modules.conv._ConvNd)
 # Of what the layer makes of them.
 _OUTPUTS = 1 << 20
@@ -30,7 +30,7 @@ class FirstLayer:
 
     Where a batch norm follows it that remembers another training, what that sees is compared with what it remembers;
     so is what it would see if the images were corrected in one of several ways. The layer is computed again for that,
-    on at most 32 small or 8 large images, without gradients; nothing random is drawn.
+    on at most 32 small or 4 large images, without gradients; nothing random is drawn.
     """
 
     def __init__(self, recorder: Recorder) -> None:
@@ -100,6 +100,8 @@ def _fits(layer: nn.Conv2d, images: Tensor, mean: Tensor, var: Tensor) -> dict[s
         "scaled_normalised": (images / 255 - centre) / spread,
         "undone": images * spread + centre,
         "reversed": images.flip(1),
+        # Read in the wrong order and then normalised in the right one.
+        "reversed_before": ((images * spread + centre).flip(1) - centre) / spread,
     }
     alive = var > _DEAD * var.median()
     return {name: _divergence(layer.forward(given), mean, var, alive) for name, given in corrected.items()}

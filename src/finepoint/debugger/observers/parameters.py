@@ -8,7 +8,7 @@ from torch import Tensor
 from finepoint.debugger.collection import CollectionKeys
 from finepoint.debugger.modes import ModeKeys
 from finepoint.debugger.recorder import Recorder, Step
-from finepoint.debugger.reductions import measurable
+from finepoint.debugger.reductions import measurable, scattered
 from finepoint.instrumentation import STEP_BEGIN, STEP_END
 
 
@@ -38,7 +38,10 @@ class Parameters:
 
 
 class Gradients:
-    """Saves gradients before the optimizer's step, and how far the step moved each parameter."""
+    """Saves gradients before the optimizer's step, and how far the step moved each parameter.
+
+    Of large parameters a sample is looked at.
+    """
 
     def __init__(self, recorder: Recorder, *, beyond: bool = True) -> None:
         self._recorder = recorder
@@ -76,13 +79,14 @@ class Gradients:
                     recorder.save(f"optimizer/{variable}/{name}", value, "other")
         for name, gradient in gradients:
             if (ready := measurable(gradient)) is not None:
+                ready = scattered(ready)
                 recorder.put(f"zero_fraction/{name}", 1 - torch.count_nonzero(ready) / ready.numel())
         without = {name for name, item in named if item.grad is None}
         if without != self._without:
             self._without = without
             recorder.writer.fact("no_gradient", step.number, step.mode, parameters=sorted(without))
         self._before = [
-            (name, item, ready.clone())
+            (name, item, scattered(ready).clone())
             for name, item in named
             if item.grad is not None and (ready := measurable(item)) is not None
         ]
@@ -92,7 +96,7 @@ class Gradients:
         for name, parameter, earlier in before:
             now = measurable(parameter)
             if now is not None:
-                moved = torch.linalg.vector_norm(now - earlier)
+                moved = torch.linalg.vector_norm(scattered(now) - earlier)
                 self._recorder.put(f"update_ratio/{name}", moved / torch.linalg.vector_norm(earlier))
         self._wanted = frozenset()
         self._recorder.flush()

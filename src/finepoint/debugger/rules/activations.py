@@ -10,7 +10,7 @@ import numpy as np
 
 from finepoint.debugger.recording import Recording, Series
 from finepoint.debugger.rules.base import Rule, rule
-from finepoint.debugger.rules.reading import TRAIN, behind_trained, first_run, modules, plot, series
+from finepoint.debugger.rules.reading import TRAIN, behind_trained, first_run, modules, parameters, plot, series
 from finepoint.debugger.rules.result import RuleResult
 
 # Saved steps in a row: one batch may leave a unit silent by chance.
@@ -110,6 +110,8 @@ class SaturatedActivation(Rule):
     below 0.01 or above 0.99, tanh beyond ±0.98) is compared with `threshold_layer`: it asks for less than SageMaker's
     thresholds, at which the gradient is 1e-7 and training has long stopped.
 
+    What nothing with parameters follows is the model's output: a network that is sure of its answers saturates it.
+
     Args:
         collection_names: collections of inputs to look at.
         tensor_regex: inputs to look at. SageMaker's default.
@@ -130,8 +132,11 @@ class SaturatedActivation(Rule):
 
     def judge(self, recording: Recording) -> RuleResult:
         layers = {}
+        last = _after_parameters(recording)
         for name in recording.names("^saturated_fraction/", mode=TRAIN):
-            layers[name.removeprefix("saturated_fraction/")] = series(recording, name)
+            output = name.removeprefix("saturated_fraction/")
+            if _module_of(output) not in last:
+                layers[output] = series(recording, name)
         kinds = {module.name: module.type.lower() for module in modules(recording)}
         chosen = set().union(*(recording.collections.get(name, set()) for name in self.collection_names))
         for name in sorted({place.name for place in recording.tensors(mode=TRAIN)}):
@@ -193,6 +198,14 @@ def _by_chance(recording: Recording, name: str) -> float:
     told = {fact["name"]: fact["units"] for fact in recording.facts("activation")}
     units = told.get(name) or next((int(width) for width in widths if width), 0)
     return 0.5 + 4 * (0.25 / units) ** 0.5 if units else 0.5
+
+
+def _after_parameters(recording: Recording) -> set[str]:
+    """Return the modules behind the last one that has parameters."""
+    owners = {item.module.name for item in parameters(recording)}
+    listed = [module.name for module in modules(recording)]
+    last = max((index for index, name in enumerate(listed) if name in owners), default=len(listed))
+    return set(listed[last + 1 :])
 
 
 def _module_of(name: str) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 
 from finepoint.debugger.recording import Recording, Series
 from finepoint.debugger.rules.base import Rule, rule
+from finepoint.debugger.rules.heads import ActivationOnLogits
 from finepoint.debugger.rules.reading import TRAIN, behind_trained, loss, modules, plot, series, trained_weights
 from finepoint.debugger.rules.result import RuleResult
 
@@ -34,7 +35,7 @@ class PoorWeightInitialization(Rule):
     - the median weight is five times as large as keeps a signal's size (tanh hides the first sign of that);
     - or all three of SageMaker's signs are there: the variances of the activations' inputs differ between layers by
       more than `threshold`, the range of a gradient from its 5th to its 95th percentile is below `distribution_range`,
-      and the loss has not come down for `patience` steps.
+      and the loss has not come down for `patience` steps, which no activation on the logits explains.
 
     Where the documented default misfires: a variance ratio of 10 alone is what torch's own initialisation gives after
     three layers, and a narrow gradient is normal for a large layer; so it takes all three. A last layer that begins at
@@ -121,7 +122,8 @@ class PoorWeightInitialization(Rule):
         losses = loss(recording)
         early = losses.values[: self.steps + self.patience]
         stuck = len(early) > self.patience and int(np.argmin(early)) < len(early) - self.patience
-        if ratio > self.threshold and narrow < self.distribution_range and stuck:
+        signs = ratio > self.threshold and narrow < self.distribution_range and stuck
+        if signs and not ActivationOnLogits().judge(recording).fired:
             return self.issue(
                 int(losses.steps[min(len(losses), self.steps + self.patience) - 1]),
                 "TRAIN",

@@ -19,16 +19,17 @@ _EXPLAINED = {
     "normalised": ("have not had mean and standard deviation taken off", f"put {_NORMALIZE} after ToTensor()"),
     "scaled_normalised": ("are raw, 0 to 255", f"put transforms.ToTensor() and {_NORMALIZE} into the transform"),
     "undone": ("have been normalised twice", "take one of the two Normalize out"),
-    "reversed": (
-        "have their channels in the order blue, green, red",
-        "image = image[..., ::-1] (RGB), or read with Pillow",
+    **dict.fromkeys(
+        ("reversed", "reversed_before"),
+        ("have their channels in the order blue, green, red", "image = image[..., ::-1] (RGB), or read with Pillow"),
     ),
 }
 # Mean divergence per channel, in nats, between what the first batch norm sees and what it saw in pretraining: above
 # this the input does not fit, if a correction brings it down to a third (docs/decisions/015 has the measurement).
 _MISFIT, _EXPLAINS = 0.5, 1 / 3
-# A reversed order of the channels changes little; it has to fit this much better.
-_EXPLAINS_REVERSED = 0.6
+# A reversed order of the channels changes little: photographs that fit were below 0.1, and reversing made the fit of
+# none of them better.
+_MISFIT_REVERSED, _EXPLAINS_REVERSED = 0.1, 0.6
 
 
 @rule
@@ -49,7 +50,8 @@ class InputNotNormalised(Rule):
     were computed beforehand are no images: then it does not apply. Networks trained from scratch on 0..1 are sound.
 
     Args:
-        misfit: mean divergence (Kullback-Leibler, of Gaussians, nats per channel) above which images do not fit.
+        misfit: mean divergence (Kullback-Leibler, of Gaussians, nats per channel) above which images do not fit; of
+            channels in the wrong order 0.1 will do.
     """
 
     misfit: float = _MISFIT
@@ -91,12 +93,12 @@ class InputNotNormalised(Rule):
     def _by_fit(self, recording: Recording, fact: dict[str, Any]) -> RuleResult | None:
         fit = {name: float(value) for name, value in (fact["fit"] or {}).items()}
         given = fit.pop("given", 0.0)
-        if not fit or not given > self.misfit:
+        if not fit:
             return None
         name = min(fit, key=fit.__getitem__)
-        if fit[name] < (_EXPLAINS_REVERSED if name == "reversed" else _EXPLAINS) * given:
-            return self._found(recording, fact, name)
-        return None
+        turned = name.startswith("reversed")
+        least, share = (_MISFIT_REVERSED, _EXPLAINS_REVERSED) if turned else (self.misfit, _EXPLAINS)
+        return self._found(recording, fact, name) if given > least and fit[name] < share * given else None
 
     def _found(self, recording: Recording, fact: dict[str, Any], name: str) -> RuleResult:
         what, remedy = _EXPLAINED[name]

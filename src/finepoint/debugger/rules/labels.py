@@ -18,13 +18,14 @@ from finepoint.debugger.rules.heads import ActivationOnLogits
 from finepoint.debugger.rules.initialization import PoorWeightInitialization
 from finepoint.debugger.rules.inputs import InputNotNormalised
 from finepoint.debugger.rules.learning_rate import LearningRateTooHigh, LearningRateTooLow, median_ratio
+from finepoint.debugger.rules.losses import rising
 from finepoint.debugger.rules.parameters_used import FrozenEverything, UnusedParameters
 from finepoint.debugger.rules.reading import EVAL, epoch_means, epochs, first_rank, loss, plot
 from finepoint.debugger.rules.result import RuleResult
 
 Histogram = Counter[int]
 # Before so many steps nothing can be said to have been learnt, or not.
-_FEWEST_STEPS = 32
+_FEWEST_STEPS = 24
 _LARGEST_RATIO = 3.0
 # A model that is right less often has not yet learnt enough to tell classes apart.
 _LOWEST_ACCURACY = 0.8
@@ -60,8 +61,12 @@ class ClassImbalance(Rule):
     def judge(self, recording: Recording) -> RuleResult:
         passes = [fact for fact in _facts(recording, "pass_labels") if fact["mode"] == "TRAIN"]
         batches = [fact for fact in _facts(recording, "labels") if fact["mode"] == "TRAIN"]
+        first = _first_pass(recording, batches)
         if passes:
             counts, step = _histogram(passes[0]), int(passes[0]["step"] or 0)
+            ratio = _ratio(counts, slack=0.0)
+        elif first:
+            counts, step = _total(first), int(first[-1]["step"])
             ratio = _ratio(counts, slack=0.0)
         else:
             counts, step = _total(batches), int(batches[-1]["step"]) if batches else 0
@@ -100,8 +105,8 @@ class Confusion(Rule):
     reach 0.9 for any of two or more classes; so here a class's share of right answers is compared with `min_diag`,
     and a class's share of answers for one other with `max_off_diag`. That alone is true of some class of most models;
     so it must also be taken for the other at least twice as often as for itself, its share of right answers must be
-    below that of all together beyond chance (2.6 standard deviations), and that must be 0.8: a weak model has other
-    troubles.
+    below that of the other classes together beyond chance (2.6 standard deviations), and that must be 0.8: a weak model
+    has other troubles.
 
     Not judged unless asked for: some pairs of classes are simply hard.
 
@@ -130,16 +135,20 @@ class Confusion(Rule):
         totals = matrix.sum(1)
         if not totals.sum():
             return self.not_applicable("no label is among the categories")
-        overall = float(np.trace(matrix) / totals.sum())
-        if overall < _LOWEST_ACCURACY:
+        right = np.diag(matrix)
+        overall = float(right.sum() / totals.sum())
+        # Of the classes but one, so that one which is never recognised does not hide itself.
+        rest = (right.sum() - right) / np.maximum(totals.sum() - totals, 1)
+        if rest.max() < _LOWEST_ACCURACY:
             return self.not_applicable(f"accuracy is {overall:.2f}: no class is learnt yet")
         bad = []
         for label in np.flatnonzero(totals):
-            share = matrix[label, label] / totals[label]
+            share = right[label] / totals[label]
             others = np.where(np.arange(len(matrix)) == label, 0, matrix[label]) / totals[label]
-            spread = np.sqrt(max(overall * (1 - overall), 1e-9) / totals[label])
+            spread = np.sqrt(max(rest[label] * (1 - rest[label]), 1e-9) / totals[label])
             by_documentation = share < self.min_diag and others.max() > self.max_off_diag
-            if by_documentation and share < overall - 2.6 * spread and others.max() > 2 * share:
+            worse = rest[label] >= _LOWEST_ACCURACY and share < rest[label] - 2.6 * spread
+            if by_documentation and worse and others.max() > 2 * share:
                 bad.append({"label": int(label), "right": float(share), "taken_for": int(np.argmax(others))})
         if not bad:
             return self.clean(accuracy=overall)
@@ -185,14 +194,17 @@ class LabelsShuffledOrConstant(Rule):
         if not batches:
             return self.not_applicable("no labels were seen")
         return (
-            self._constant(batches)
+            self._constant(recording, batches)
             or self._sorted(recording, batches)
             or self._meaningless(recording, batches)
             or self.clean(labels=len(_total(batches)))
         )
 
-    def _constant(self, batches: list[dict[str, Any]]) -> RuleResult | None:
+    def _constant(self, recording: Recording, batches: list[dict[str, Any]]) -> RuleResult | None:
         counts, step = _sum_until(batches, self.samples)
+        passes = [fact for fact in _facts(recording, "pass_labels") if fact["mode"] == "TRAIN"]
+        if passes and (sum(counts.values()) < self.samples or int(passes[0]["step"]) < step):
+            counts, step = _histogram(passes[0]), int(passes[0]["step"])
         if len(counts) != 1 or sum(counts.values()) < self.samples:
             return None
         (label,) = counts
@@ -218,7 +230,7 @@ class LabelsShuffledOrConstant(Rule):
         expected = [float((1 - (1 - shares) ** sum(item.values())).sum()) for item in histograms]
         distinct = [len(item) for item in histograms]
         means = [sum(label * count for label, count in item.items()) / sum(item.values()) for item in histograms]
-        order = float(np.corrcoef(np.arange(len(means)), means)[0, 1]) if np.std(means) > 0 else 0.0
+        order = float(np.corrcoef([fact["step"] for fact in first], means)[0, 1]) if np.std(means) > 0 else 0.0
         if np.mean(distinct) > 0.5 * np.mean(expected) or abs(order) < 0.9:
             return None
         return self.issue(
@@ -247,7 +259,7 @@ class LabelsShuffledOrConstant(Rule):
         guessing = float(valid.min()) > (1 - self.margin) * entropy and float(valid[-1]) < 1.1 * entropy
         if _ratio(counts, slack=0.0) > _LARGEST_RATIO:
             return None  # evaluation may hold the classes in other shares, and then guessing costs more
-        if not (within and guessing and 5e-4 < moved < 0.2) or self._explained(recording):
+        if not (within and guessing and 2e-4 < moved < 0.2) or self._explained(recording):
             return None
         span = evaluations[min(self.passes, len(evaluations)) - 1]
         return self.issue(
@@ -267,7 +279,7 @@ class LabelsShuffledOrConstant(Rule):
         others: tuple[type[Rule], ...] = (VanishingGradient, GradientsNotZeroed, DeadRelu, ActivationOnLogits)
         others += (PoorWeightInitialization, FrozenEverything, UnusedParameters, InputNotNormalised)
         others += (LearningRateTooHigh, LearningRateTooLow)
-        return any(other().judge(recording).fired for other in others)
+        return rising(recording) is not None or any(other().judge(recording).fired for other in others)
 
 
 @rule
@@ -322,6 +334,13 @@ def _total(batches: list[dict[str, Any]]) -> Histogram:
     for fact in batches:
         total.update(_histogram(fact))
     return total
+
+
+def _first_pass(recording: Recording, batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the batches of the first pass; nothing where it has not ended or some were not recorded."""
+    spans = epochs(recording)
+    inside = [fact for fact in batches if spans and spans[0].first <= fact["step"] <= spans[0].last]
+    return inside if spans and len(inside) == spans[0].last - spans[0].first + 1 else []
 
 
 def _sum_until(batches: list[dict[str, Any]], samples: int) -> tuple[Histogram, int]:

@@ -16,6 +16,8 @@ from finepoint.debugger.rules.result import RuleResult
 _GOOD_RATIO = 1e-3
 # Steps over which a loss is averaged before it is compared.
 _WINDOW = 10
+# A loss that rose so far is known after so many steps to have been thrown off, not to have been shaken.
+_FAR, _AT_ONCE = 10.0, 12
 
 
 @rule
@@ -27,7 +29,9 @@ class LearningRateTooHigh(Rule):
     and is not falling (not a fifth below that of the ten before), although, or because, the weights moved a lot: they
     changed by `large_ratio` of their size in a step, or the loss rose to twice what it was at the beginning.
 
-    A loss that leaps in the first steps and then comes down is left alone: Adam does that at rates that work.
+    A loss of ten times the beginning is found after twelve steps already. One that leaps in the first steps and then
+    comes down is left alone: Adam does that at rates that work. One that has not come below its beginning when the job
+    ends is not, even if it is still falling.
 
     Args:
         steps: to wait.
@@ -39,8 +43,9 @@ class LearningRateTooHigh(Rule):
 
     def judge(self, recording: Recording) -> RuleResult:
         losses = loss(recording)
-        if len(losses) < self.steps:
-            return self.not_applicable(f"{len(losses)} losses were recorded; it takes {self.steps}")
+        soonest = min(self.steps, _AT_ONCE)
+        if len(losses) < soonest:
+            return self.not_applicable(f"{len(losses)} losses were recorded; it takes {soonest}")
         values = np.nan_to_num(losses.values, nan=np.inf, posinf=np.inf)
         # The second loss may be beyond the leap already; and what begins above guessing has yet to come down to it.
         begin = min(float(values[0]), _guessing(recording))
@@ -48,13 +53,16 @@ class LearningRateTooHigh(Rule):
         ratio = median_ratio(recording)
         if not len(ratio):
             return self.not_applicable("no update of a trained weight was saved")
-        for end in range(self.steps - 1, len(values)):
+        for end in range(soonest - 1, len(values)):
             mean, before = means[end - _WINDOW + 1], means[max(0, end - 2 * _WINDOW + 1)]
-            if mean < 0.9 * begin or mean < 0.8 * before:
+            at_the_end = recording.ended and end == len(values) - 1
+            if mean < 0.9 * begin or (mean < 0.8 * before and not at_the_end):
                 continue
             seen = ratio.values[ratio.steps <= losses.steps[end]]
             moved = float(np.sort(seen)[-2]) if len(seen) > 1 else 0.0
             peak = float(values[: end + 1].max())
+            if end < self.steps - 1 and peak < _FAR * begin:
+                continue
             if moved >= self.large_ratio or peak >= 2 * begin:
                 return self._found(recording, losses, int(losses.steps[end]), ratio, begin, mean, peak, moved)
         return self.clean(first_loss=begin, last_loss=float(means[-1]), largest_median_update=float(ratio.values.max()))
@@ -103,7 +111,7 @@ class LearningRateTooLow(Rule):
     """
 
     small_ratio: float = 1e-4
-    saved: int = 5
+    saved: int = 3
 
     def judge(self, recording: Recording) -> RuleResult:
         losses, ratio = loss(recording), median_ratio(recording)

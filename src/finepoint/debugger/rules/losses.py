@@ -16,12 +16,14 @@ from finepoint.debugger.rules.result import RuleResult
 # A loss below this share of its beginning has decreased, whatever it does now.
 _DECREASED = 0.97
 # Fewer losses than that have no mean worth comparing.
-_FEWEST_STEPS = 5
+_FEWEST_STEPS = 4
 # A plain network may stay for so many steps where guessing is before it begins to learn; only one whose weights do not
 # move, or whose loss rises, is known sooner to get nowhere.
 _SLOW_START = 192
 _STILL = 1e-5
 _NOISE = 0.85
+# Passes from each of which to the next the loss rises.
+_RISES = 3
 
 
 @rule
@@ -30,11 +32,11 @@ class LossNotDecreasing(Rule):
     """The loss does not come down.
 
     In training the mean loss of successive windows of `num_steps` steps (at most a third of a pass over the data, at
-    least 5) is compared with that of the first; in evaluation the means of whole passes are. Fires when two windows
+    least 4) is compared with that of the first; in evaluation the means of whole passes are. Fires when two windows
     in a row are not below the first by `diff_percent` (at least 3 percent: less is noise).
 
     A flat loss counts from step 192 on (plain networks may need as long before they begin to learn), sooner where it
-    rises by a tenth or the weights do not move.
+    rises by a tenth, or rises from pass to pass in training and in evaluation alike, or the weights do not move.
 
     Where the documented default misfires: two batches `num_steps` apart differ by chance, and a loss that came down and
     has stayed down since need not decrease further. So windows and passes are compared, and with the beginning. In
@@ -67,7 +69,8 @@ class LossNotDecreasing(Rule):
             losses = series(recording, chosen[0]) if chosen else loss(recording)
             window = self._window(recording)
             if len(losses) >= 3 * window:
-                return self._windows(recording, losses, window)
+                found = self._windows(recording, losses, window)
+                return found if found.fired else self._passes(recording, losses) or found
             if self.mode is not None or len(losses) < 3 * _FEWEST_STEPS:
                 return self.not_applicable(f"{len(losses)} losses were recorded; it takes {3 * window}")
         spans, means = epoch_means(recording, EVAL)
@@ -94,6 +97,13 @@ class LossNotDecreasing(Rule):
             step = int(losses.steps[(over[0] + 3) * window - 1])
             return self._found(step, TRAIN, float(means[0]), float(means[over[0] + 2]), losses)
         return self.clean(first=float(means[0]), lowest=float(lowest[-1]))
+
+    def _passes(self, recording: Recording, losses: Series) -> RuleResult | None:
+        span = rising(recording)
+        if span is None:
+            return None
+        means = epoch_means(recording, EVAL)[1]
+        return self._found(span.last, EVAL, float(means[0]), float(means[_RISES - 1]), losses)
 
     def _stands_still(self, recording: Recording) -> bool:
         ratio = median_ratio(recording)
@@ -234,6 +244,16 @@ class Overtraining(Rule):
                 since += 1
             counts.append(since)
         return np.array(counts)
+
+
+def rising(recording: Recording) -> Span | None:
+    """Return the pass of evaluation by which the loss has risen in each of three passes, in training as well."""
+    spans, valid = epoch_means(recording, EVAL)
+    train = epoch_means(recording)[1]
+    if min(len(train), len(valid)) < _RISES:
+        return None
+    both = np.concatenate([np.diff(train[:_RISES]), np.diff(valid[:_RISES])])
+    return spans[_RISES - 1] if (both > 0).all() else None
 
 
 def _evaluations(recording: Recording, start_step: int) -> list[tuple[Span, float, float, float]]:
