@@ -102,8 +102,8 @@ def first_waits(recording: ProfilerRecording) -> np.ndarray:
     before = np.concatenate([[0.0], np.cumsum(batches)[:-1]]) if len(batches) else batches
     # A pass begins in a row where the number of passes that are begun rises.
     begins = (batches > 0) & (np.ceil((before + batches) / loader["batches"]) > np.ceil(before / loader["batches"]))
-    waits: np.ndarray = np.nan_to_num(rows["phase/data_wait"])
-    return waits[begins]
+    firsts: np.ndarray = np.nan_to_num(rows["phase/data_wait"])[begins]
+    return firsts
 
 
 def best_workers(recording: ProfilerRecording) -> tuple[int, float]:
