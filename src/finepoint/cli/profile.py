@@ -243,7 +243,8 @@ def _show(judged: Judged, json: bool) -> None:
         parts.append(f"Processor {percent(summary['cpu_utilisation_p50'])} (median), memory at most {memory:,.0f} MiB.")
     for result in judged.findings:
         parts += ["", f"[bold]{result.rule}[/]: {plain(result.meaning)}", f"  To do: {plain(result.remedy)}."]
-        parts.append(f"  {_promise(result.evidence)}")
+        if result.evidence["share_of_time"]:  # a leak takes no time, it ends the job
+            parts.append(f"  {_promise(result.evidence)}")
     if not judged.findings:
         parts += ["", "No rule found anything to change."]
     if summary["cost"] is not None:
