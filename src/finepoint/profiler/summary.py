@@ -98,7 +98,7 @@ def ending_of(recording: ProfilerRecording) -> dict[str, Any] | None:
         usual = float(step_seconds(trained).max())
         if silent > max(_STALLED_SECONDS, _STALLED_STEPS * usual):
             ending["hung_seconds"] = round(silent, 1)
-            ending["sentence"] += f" No step had ended for {silent:.0f} s before, though it was busy: it hung."
+            ending["sentence"] += f" No step had ended for {silent:.0f} s before: it hung."
     return ending
 
 
