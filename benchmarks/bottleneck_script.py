@@ -67,6 +67,13 @@ def pooled(side: int = 8) -> nn.Module:
     return nn.Sequential(nn.AdaptiveAvgPool2d(side), nn.Flatten(), nn.Linear(3 * side * side, CLASSES))
 
 
+class Shares(nn.Module):
+    """Bytes to numbers from 0 to 1."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.float().div(255)
+
+
 def in_memory(count: int, side: int = 32) -> TensorDataset:
     return TensorDataset(torch.rand(count, 3, side, side), torch.arange(count) % CLASSES)
 
@@ -129,13 +136,14 @@ def sleep(advised: bool, value: int, folder: Path, scale: float) -> None:
 
 def slow_decode(advised: bool, value: int, folder: Path, scale: float) -> None:
     paths = sorted((folder / "large").iterdir())
-    crop = transforms.Compose([transforms.CenterCrop(320), transforms.ToTensor()])
-    length = int(480 * scale)
+    # Bytes, so that decoding is what loading consists of.
+    crop = transforms.Compose([transforms.CenterCrop(320), transforms.PILToTensor()])
+    length = int(320 * scale)
     data: Dataset[tuple[torch.Tensor, int]] = Files(paths, crop, length)
     if advised:  # decoded once, kept as bytes of the size that is trained on
-        kept = [torch.from_numpy(_array(path, 320)) for path in paths]
+        kept = [_array(path, crop) for path in paths]
         data = Decoded(kept, length)
-    train(pooled(), DataLoader(data, 16, num_workers=1), 2)
+    train(nn.Sequential(Shares(), pooled()), DataLoader(data, 16, num_workers=1), 2)
 
 
 def huge_images(advised: bool, value: int, folder: Path, scale: float) -> None:
@@ -147,7 +155,7 @@ def huge_images(advised: bool, value: int, folder: Path, scale: float) -> None:
 
 
 def png(advised: bool, value: int, folder: Path, scale: float) -> None:
-    paths = sorted((folder / ("large" if advised else "png")).iterdir())
+    paths = sorted((folder / ("jpg" if advised else "png")).iterdir())
     crop = transforms.Compose([transforms.CenterCrop(320), transforms.ToTensor()])
     train(pooled(), DataLoader(Files(paths, crop, int(480 * scale)), 16, num_workers=1), 2)
 
@@ -277,7 +285,7 @@ class Decoded(Dataset[tuple[torch.Tensor, int]]):
         return self.length
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        return self.kept[index % len(self.kept)].permute(2, 0, 1).float().div_(255), index % CLASSES
+        return self.kept[index % len(self.kept)], index % CLASSES
 
 
 def shrunken(paths: list[Path], folder: Path, side: int) -> list[Path]:
@@ -291,11 +299,9 @@ def shrunken(paths: list[Path], folder: Path, side: int) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def _array(path: Path, side: int):  # type: ignore[no-untyped-def]
-    import numpy as np
-
+def _array(path: Path, crop: Callable[[Image.Image], torch.Tensor]) -> torch.Tensor:
     with Image.open(path) as image:
-        return np.array(transforms.CenterCrop(side)(image.convert("RGB")))
+        return crop(image.convert("RGB"))
 
 
 def neighbour(advised: bool, value: int, folder: Path, scale: float) -> None:

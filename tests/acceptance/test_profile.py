@@ -90,7 +90,8 @@ def test_changes_are_tried_from_outside(profiled: Path) -> None:
     assert (plain["name"], plain["measured"]) == ("as it is", 1.0)
     workers = next(row for row in changed if row["name"].startswith("num_workers"))
     assert workers["seconds_per_step"] > 0
-    assert any(row["output"].startswith(("equal", "close")) for row in changed)
+    # What the dataset draws is the same whoever loads it, and so are the losses.
+    assert workers["output"].startswith(("equal", "close"))
 
 
 def test_a_script_that_fails_keeps_its_exit_code_and_its_profile(tmp_path: Path) -> None:

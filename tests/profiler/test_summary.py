@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.profiler.making import START, job, recording, samples, step, steps
+from tests.profiler.making import NETWORK, START, job, recording, samples, step, steps, table
 
 from finepoint.errors import NotFoundError
 from finepoint.files import read_json
@@ -40,6 +40,16 @@ def test_phases_add_up_and_evaluation_takes_its_own_waiting(tmp_path: Path) -> N
     assert summary["peak_memory_bytes"] == 10**9
     assert summary["gpu_utilisation_p50"] is None
     assert summary["seconds"] == 30
+
+
+def test_waiting_is_told_apart_from_decoding_and_the_forward_pass_from_frozen_layers(tmp_path: Path) -> None:
+    loading = table([{"time": START, "seconds": 6.0, "decode_seconds": 3.0}])
+    facts = {"networks": [NETWORK | {"frozen_share": 0.5}]}
+    judged = finish(job(tmp_path, recording(ROWS, ending=ENDING, loading=loading, facts=facts)))
+    assert judged.summary["within"] == pytest.approx({"decode": 3 / 11, "frozen_forward": 1 / 11}, abs=1e-3)
+    words = read_json(tmp_path / "profiler-output" / "report.json")["words"]["sentences"][0]
+    assert "55 % waiting for data (decoding images: 27 %)" in words
+    assert "18 % the forward pass (frozen layers: 9 %)" in words
 
 
 def test_what_is_read_from_disk_is_what_was_recorded(tmp_path: Path) -> None:

@@ -225,6 +225,7 @@ def _metrics(job: Path, port: int | None) -> contextlib.AbstractContextManager[A
 def _show(judged: Judged, json: bool) -> None:
     from finepoint.cli.output import percent, plain, print_json
     from finepoint.cli.output import show as print_results
+    from finepoint.profiler.wording import time_in_words
     from finepoint.report.profiling import write_profiler_report
 
     page = write_profiler_report(judged.folder)
@@ -236,15 +237,14 @@ def _show(judged: Judged, json: bool) -> None:
     if summary["ending"] is not None and summary["ending"]["kind"] != "completed":
         parts.append(f"[red]{plain(summary['ending']['sentence'])}[/]")
     if summary["phases"]:
-        phases = sorted(summary["phases"].items(), key=lambda item: -float(item[1]))
-        named = ", ".join(f"{name.replace('_', ' ')} {percent(share)}" for name, share in phases if share >= 0.005)
-        parts.append(f"{summary['steps']} steps in {summary['loop_seconds']:.1f} s: {named}.")
+        parts.append(time_in_words(summary))
     if summary["cpu_utilisation_p50"] is not None:
         memory = (summary["peak_memory_bytes"] or 0) / 2**20
         parts.append(f"Processor {percent(summary['cpu_utilisation_p50'])} (median), memory at most {memory:,.0f} MiB.")
     for result in judged.findings:
         parts += ["", f"[bold]{result.rule}[/]: {plain(result.meaning)}", f"  To do: {plain(result.remedy)}."]
-        parts.append(f"  {_promise(result.evidence)}")
+        if result.evidence["share_of_time"]:  # a leak takes no time, it ends the job
+            parts.append(f"  {_promise(result.evidence)}")
     if not judged.findings:
         parts += ["", "No rule found anything to change."]
     if summary["cost"] is not None:

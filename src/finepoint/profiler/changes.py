@@ -44,13 +44,16 @@ def apply() -> None:
     """Make the change that the environment names, and watch the window."""
     from finepoint.profiler.attachment import is_worker
 
+    wanted = json.loads(os.environ[VARIABLE])
+    change = wanted["change"]
+    _seed_loading()
+    if "draft_side" in change:
+        _draft(change["draft_side"])
     if is_worker():
         return
-    wanted = json.loads(os.environ[VARIABLE])
     torch.manual_seed(0)
     random.seed(0)
     np.random.seed(0)
-    change = wanted["change"]
     if "num_workers" in change or "batch_size" in change:
         _change_loaders(change)
     if "threads" in change:
@@ -108,6 +111,45 @@ def _change_loaders(change: dict[str, Any]) -> None:
         original(loader, dataset, **kwargs)
 
     DataLoader.__init__ = changed  # type: ignore[assignment, method-assign]
+
+
+def _seed_loading() -> None:
+    """Have what is drawn for a batch (crops, flips) depend on the batch alone, and not on who loads it, and when."""
+    from torch.utils.data._utils import fetch
+
+    original = fetch._MapDatasetFetcher.fetch
+
+    def seeded(fetcher: Any, index: Any) -> Any:
+        before = torch.get_rng_state(), random.getstate(), np.random.get_state()
+        first = index[0] if isinstance(index, list) else index
+        number = first if isinstance(first, int) else 0
+        torch.default_generator.manual_seed(number)  # a GPU's is none of loading's
+        random.seed(number)
+        np.random.seed(number)
+        try:
+            return original(fetcher, index)
+        finally:
+            torch.set_rng_state(before[0])
+            random.setstate(before[1])
+            np.random.set_state(before[2])
+
+    fetch._MapDatasetFetcher.fetch = seeded  # type: ignore[method-assign]
+
+
+def _draft(side: int) -> None:
+    """Have Pillow decode JPEG files at a fraction of their size, as far as the shorter side is no less than `side`."""
+    try:
+        from PIL import Image
+    except ImportError:
+        return  # then nothing is decoded with it
+    original = Image.open
+
+    def opened(*args: Any, **kwargs: Any) -> Any:
+        image = original(*args, **kwargs)
+        image.draft(None, (side, side))  # type: ignore[arg-type]  # keeps the mode; other formats ignore it
+        return image
+
+    Image.open = opened
 
 
 def _channels_last() -> None:

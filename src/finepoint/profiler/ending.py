@@ -77,8 +77,8 @@ def judge_ending(
         evidence = (
             f"the kernel's record names process {victims[0]}" if victims else "its control group counted the kill"
         )
-        limit = f"its limit of {memory_limit / 2**20:,.0f} MiB" if memory_limit else "memory"
-        return Ending("out of memory", f"The kernel killed it, because {limit} was reached ({evidence}).", **facts)
+        reason = f"its limit of {memory_limit / 2**20:,.0f} MiB was reached" if memory_limit else "memory ran out"
+        return Ending("out of memory", f"The kernel killed it, because {reason} ({evidence}).", **facts)
     if exit_code is None:
         return Ending("unknown", f"It is gone; only its parent was told how it ended.{hung}", **facts)
     if name is not None:

@@ -92,6 +92,20 @@ def loop_speedup(recording: ProfilerRecording, saved_seconds: float) -> float:
     return whole / max(whole - saved_seconds, 1e-9) if whole else 1.0
 
 
+def first_waits(recording: ProfilerRecording) -> np.ndarray:
+    """Return the seconds waited for the first batch of each pass over the training loader; empty without one."""
+    rows, loader = recording.loop, recording.loader()
+    if loader is None or not loader["batches"]:
+        return np.zeros(0)
+    rows = rows.where(rows["loader"] == loader["number"])
+    batches = np.nan_to_num(rows["batches"])
+    before = np.concatenate([[0.0], np.cumsum(batches)[:-1]]) if len(batches) else batches
+    # A pass begins in a row where the number of passes that are begun rises.
+    begins = (batches > 0) & (np.ceil((before + batches) / loader["batches"]) > np.ceil(before / loader["batches"]))
+    firsts: np.ndarray = np.nan_to_num(rows["phase/data_wait"])[begins]
+    return firsts
+
+
 def best_workers(recording: ProfilerRecording) -> tuple[int, float]:
     """Return the fewest workers that are within a twentieth of the best, and the seconds of the loop they save."""
     cores = available_cores(recording)

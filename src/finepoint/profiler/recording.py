@@ -95,6 +95,27 @@ class ProfilerRecording:
         """
         return _phases_of(self.loop)
 
+    def within(self) -> dict[str, float]:
+        """Return the shares of the loop's time that are known of what phases are made of.
+
+        `decode` is the part of `data_wait` that was decoding images, as far as nothing hid it, `frozen_forward` the
+        part of `forward` that frozen layers took.
+        """
+        phases = self.phases()
+        if not phases:
+            return {}
+        fetched = total(self.loading, "seconds")
+        decode = phases["data_wait"] * min(total(self.loading, "decode_seconds") / fetched, 1.0) if fetched else 0.0
+        frozen = self.frozen_seconds() / self.loop_seconds
+        return {"decode": decode, "frozen_forward": min(frozen, phases["forward"])}
+
+    def frozen_seconds(self) -> float:
+        """Return how long frozen layers computed in training: those of the network, or all that ran without grad."""
+        rows, network = self.loop, self.network()
+        rows = rows.where(rows["mode"] == Mode.TRAIN)
+        share = float(network["frozen_share"]) if network is not None else 0.0
+        return max(share * total(rows, "phase/forward"), total(rows, "frozen_forward"))
+
     def device_seconds(self) -> dict[str, float]:
         """Return the seconds that the GPU worked on each phase of the loop, by its own events; empty without one."""
         loop = self.loop

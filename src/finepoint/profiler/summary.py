@@ -49,6 +49,7 @@ def summary_of(recording: ProfilerRecording, aws: list[RuleResult], own: list[Ru
         "startup_seconds": {name: round(value, 3) for name, value in recording.startup().items()},
         "loop_seconds": round(recording.loop_seconds, 3),
         "phases": _rounded(recording.phases()),
+        "within": _rounded(recording.within()),
         "parts": [
             {**found, "seconds": round(found["seconds"], 3), "phases": _rounded(found["phases"])}
             for found in recording.parts()
@@ -97,7 +98,7 @@ def ending_of(recording: ProfilerRecording) -> dict[str, Any] | None:
         usual = float(step_seconds(trained).max())
         if silent > max(_STALLED_SECONDS, _STALLED_STEPS * usual):
             ending["hung_seconds"] = round(silent, 1)
-            ending["sentence"] += f" No step had ended for {silent:.0f} s before, though it was busy: it hung."
+            ending["sentence"] += f" No step had ended for {silent:.0f} s before: it hung."
     return ending
 
 

@@ -19,7 +19,7 @@ from finepoint.profiler.recording import ProfilerRecording, open_recording
 
 # Steps at the beginning of a window that are not counted: workers start and batches are prefetched in them.
 _WARM_UP = 5
-_APPLICABLE = ("num_workers", "batch_size", "threads", "memory_format", "precision")
+_APPLICABLE = ("num_workers", "batch_size", "threads", "memory_format", "precision", "draft_side")
 # Losses that differ by less, relatively, come from another order of additions, not from another computation.
 _CLOSE = 1e-3
 _TIMEOUT_SECONDS = 600.0
@@ -52,7 +52,7 @@ def try_changes(job: Path, *, steps: int = 30) -> list[Tried]:
     """Run a job's script for a window as it is, and then with each change in turn; return a row for each.
 
     Changes are those that findings name and that can be made from outside (workers, batch size, threads, memory format,
-    precision), and for a convolution network both formats.
+    precision, decoding JPEG files at a fraction of their size), and for a convolution network both formats.
 
     Args:
         job: a folder of `finepoint profile run`.
@@ -89,9 +89,11 @@ def candidates(recording: ProfilerRecording) -> list[tuple[dict[str, Any], float
     """Return the changes that can be tried, each with what was predicted of it."""
     found: list[tuple[dict[str, Any], float | None]] = []
     for result in judge_own(recording):
-        change = result.evidence.get("change")
-        if result.fired and change and all(key in _APPLICABLE for key in change):
-            found.append((dict(change), result.evidence.get("predicted_speedup")))
+        if not result.fired:
+            continue
+        changes = [(result.evidence.get("change"), result.evidence.get("predicted_speedup"))]
+        changes += [(other["change"], other["predicted_speedup"]) for other in result.evidence.get("also", ())]
+        found += [(dict(change), speedup) for change, speedup in changes if change and set(change) <= set(_APPLICABLE)]
     network = recording.network()
     if network is not None and network["convolutions"]:
         for more in ({"memory_format": "channels_last"}, {"precision": "bf16"}):

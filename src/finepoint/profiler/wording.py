@@ -17,6 +17,8 @@ _DOING = {
     "hook": "recording",
     "other": "the script's own code",
 }
+# Of which a part of a phase is, and what that does.
+_WITHIN = {"data_wait": ("decode", "decoding images"), "forward": ("frozen_forward", "frozen layers")}
 _WORK = {
     "startup": "starting processes",
     "check": "checking the images",
@@ -39,12 +41,8 @@ def words_of(summary: dict[str, Any], own: list[RuleResult]) -> dict[str, Any]:
     findings = [result for result in own if result.fired]
     bad_end = ending is not None and ending["kind"] not in ("completed", "unknown")
     sentences = []
-    if summary["parts"]:
-        sentences.append(_parts(summary["parts"]))
-    elif phases:
-        most = sorted(phases.items(), key=lambda item: -float(item[1]))[:3]
-        parts = [f"{100 * share:.0f} % {_DOING[name]}" for name, share in most if share >= 0.01]
-        sentences.append(f"{summary['steps']:,} steps took {_time(summary['loop_seconds'])}: {', '.join(parts)}.")
+    if summary["phases"] or summary["parts"]:
+        sentences.append(time_in_words(summary))
     else:
         sentences.append("No step was seen, so that only the machine's part of the profile is here.")
     startup = sum(summary["startup_seconds"].values())
@@ -68,6 +66,24 @@ def words_of(summary: dict[str, Any], own: list[RuleResult]) -> dict[str, Any]:
     return {"headline": headline, "level": level, "label": label, "sentences": sentences}
 
 
+def time_in_words(summary: dict[str, Any]) -> str:
+    """Return what the time of a loop, or of a run of ours, went into, in a sentence.
+
+    >>> phases, within = {"data_wait": 0.6, "forward": 0.4}, {"decode": 0.5, "frozen_forward": 0.0}
+    >>> time_in_words({"parts": [], "steps": 20, "loop_seconds": 42.0, "phases": phases, "within": within})
+    '20 steps took 42 s: 60 % waiting for data (decoding images: 50 %), 40 % the forward pass.'
+    """
+    if summary["parts"]:
+        return _parts(summary["parts"])
+    most = sorted(summary["phases"].items(), key=lambda item: -float(item[1]))
+    named = [
+        f"{100 * share:.0f} % {_DOING[name]}{_mainly(name, summary['within'])}"
+        for name, share in most
+        if share >= 0.005
+    ]
+    return f"{summary['steps']:,} steps took {_time(summary['loop_seconds'])}: {', '.join(named)}."
+
+
 def _parts(parts: list[dict[str, Any]]) -> str:
     """Return what a run was made of in a sentence, the longest part first."""
     whole = sum(part["seconds"] for part in parts)
@@ -82,6 +98,13 @@ def _parts(parts: list[dict[str, Any]]) -> str:
 def _mostly(phases: dict[str, float]) -> str:
     name = max(phases, key=lambda name: phases[name], default="other")
     return "" if name == "other" else f" ({100 * phases[name]:.0f} % of it {_DOING[name]})"
+
+
+def _mainly(phase: str, within: dict[str, float]) -> str:
+    """Return what is known of what a phase is made of."""
+    part, words = _WITHIN.get(phase, ("", ""))
+    share = within.get(part, 0.0)
+    return f" ({words}: {100 * share:.0f} %)" if share >= 0.01 else ""
 
 
 def _time(seconds: float) -> str:

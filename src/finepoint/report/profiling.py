@@ -102,7 +102,7 @@ def _content(job: Path) -> dict[str, Any]:
 
 def _finding(result: Mapping[str, Any]) -> dict[str, Any]:
     evidence = result["evidence"]
-    plain = ("share_of_time", "amdahl_bound", "predicted_speedup", "change", "urgent")
+    plain = ("share_of_time", "amdahl_bound", "predicted_speedup", "change", "also", "urgent")
     rest = {name: value for name, value in evidence.items() if name not in plain}
     return {**result, "share": evidence["share_of_time"], "bound": evidence["amdahl_bound"], "rest": rest}
 

@@ -27,8 +27,7 @@ class RecomputedFeatures(OwnRule):
             return self.not_applicable(_NO_NETWORK)
         loop = recording.loop
         training = loop.where(loop["mode"] == Mode.TRAIN)
-        within = float(network["frozen_share"]) * total(training, "phase/forward")
-        frozen = max(within, total(training, "frozen_forward"))
+        frozen = recording.frozen_seconds()
         share = frozen / max(recording.loop_seconds, 1e-9)
         if share < self.share:
             return self.clean(frozen_share_of_time=share)
