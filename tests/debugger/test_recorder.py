@@ -11,7 +11,7 @@ from tests.debugger.models import Net, attached, batches, evaluate, recorded, tr
 from torch import nn
 from torch.nn import functional
 from torch.nn.functional import nll_loss
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from finepoint.debugger import modes
 from finepoint.debugger.observers.lines import named_numbers
@@ -161,6 +161,18 @@ def test_accumulated_gradients_are_saved_whole(tmp_path: Path) -> None:
     series = recording.series("gradient/Linear_weight", "l2")
     assert series.steps.tolist() == [3] and series.values[0] == pytest.approx(whole)
     assert recording.series("backward_calls").values.tolist() == [4]
+
+
+def test_parts_of_a_data_set_are_told_apart_by_their_samples(tmp_path: Path) -> None:
+    model, data = nn.Linear(3, 2), TensorDataset(torch.randn(10, 3), torch.tensor([0, 1] * 5))
+    data.root = tmp_path  # type: ignore[attr-defined]
+    parts = [Subset(data, range(5)), Subset(data, range(5, 10)), Subset(data, range(5))]
+    with attached(tmp_path / "job"):
+        for part in parts:
+            for images, labels in DataLoader(part, 5):
+                functional.cross_entropy(model(images), labels)
+    first, second, third = (fact["source"] for fact in recorded(tmp_path / "job").facts("loader"))
+    assert first == third != second and first.startswith(f"{tmp_path} TensorDataset")
 
 
 def test_loaders_and_passes(tmp_path: Path) -> None:

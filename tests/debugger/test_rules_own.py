@@ -107,6 +107,17 @@ def test_samples_that_differ_between_passes_are_named_at_the_second() -> None:
     assert verdict(evaluated(["a", "b"]), "RandomEvaluation").status == "NotApplicable"
 
 
+@pytest.mark.parametrize(("sources", "fires"), [(("a", "a"), True), (("a", "b"), False), ((None, None), False)])
+def test_two_loaders_are_one_where_they_say_that_they_have_the_same_samples(
+    sources: tuple[str | None, str | None], fires: bool
+) -> None:
+    made = Made()
+    for number, (source, samples) in enumerate(zip(sources, (["a", "b"], ["c", "d"]), strict=True)):
+        made.fact("loader", number=number, source=source, length=2, batch_size=2, transform="Resize()")
+        made.fact("evaluation_batch", number, EVAL, **{"pass": 0, "loader": number, "batch": 0, "samples": samples})
+    assert verdict(made, "RandomEvaluation").fired is fires
+
+
 def test_a_sample_read_twice_tells_in_the_first_pass() -> None:
     made = evaluated(["a", "b"]).fact("read_twice", 0, EVAL, loader=1, equal=False)
     assert verdict(made, "RandomEvaluation").first_step == 0

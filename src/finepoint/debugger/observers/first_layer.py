@@ -13,6 +13,7 @@ from finepoint.debugger.reductions import measurable, reduce, sampled
 from finepoint.debugger.selection import DEFAULT_REDUCTIONS
 
 # What nearly all pretrained networks for photographs were trained with.
+# Others, of Inception's and EfficientNet's kind, take 0.5 off and divide by it.
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Saved steps that are looked at: later ones tell nothing new.
 _STEPS = 2
@@ -98,6 +99,8 @@ def _fits(layer: nn.Conv2d, images: Tensor, mean: Tensor, var: Tensor) -> dict[s
         "scaled": images / 255,
         "normalised": (images - centre) / spread,
         "scaled_normalised": (images / 255 - centre) / spread,
+        "centred": 2 * images - 1,
+        "scaled_centred": images / 127.5 - 1,
         "undone": images * spread + centre,
         "reversed": images.flip(1),
         # Read in the wrong order and then normalised in the right one.

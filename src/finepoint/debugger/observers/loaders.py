@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
+import zlib
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from torch.utils.data import DataLoader, SequentialSampler
 
 from finepoint.debugger.modes import ModeKeys
@@ -120,6 +123,7 @@ class Loaders:
             "loader",
             number=number,
             dataset=type(inner).__name__,
+            source=_source(dataset),
             length=_length(dataset),
             batch_size=loader.batch_size,
             workers=loader.num_workers,
@@ -131,12 +135,28 @@ class Loaders:
 
 
 def _innermost(dataset: Any) -> Any:
-    for _ in range(10):
-        inner = getattr(dataset, "dataset", None)
-        if inner is None:
-            return dataset
-        dataset = inner
-    return dataset
+    return _layers(dataset)[-1]
+
+
+def _layers(dataset: Any) -> list[Any]:
+    """Return a data set and what it is a part or a view of, the innermost last."""
+    layers = [dataset]
+    while (inner := getattr(layers[-1], "dataset", None)) is not None and len(layers) < 10:
+        layers.append(inner)
+    return layers
+
+
+def _source(dataset: Any) -> str | None:
+    """Return where a data set has its samples from, and which of them it takes; None where it does not say."""
+    layers = _layers(dataset)
+    root = getattr(layers[-1], "root", None)
+    if not isinstance(root, str | os.PathLike):
+        return None
+    parts = [getattr(layer, "indices", None) for layer in layers]
+    # As torchvision's sets name their parts.
+    named = [str(value) for name in ("split", "train") if (value := getattr(layers[-1], name, None)) is not None]
+    taken = [zlib.crc32(np.asarray(part, np.int64).tobytes()) for part in parts if part is not None]
+    return " ".join([str(root), type(layers[-1]).__name__, *named, *(f"{crc:08x}" for crc in taken)])
 
 
 def _length(dataset: Any) -> int | None:

@@ -13,11 +13,14 @@ from finepoint.debugger.rules.reading import TRAIN, first_rank, modules, plot, s
 from finepoint.debugger.rules.result import RuleResult
 
 _NORMALIZE = "transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])"
+_CENTRE = "transforms.Normalize([0.5] * 3, [0.5] * 3)"
 # What is wrong where the images fit the weights only after this has been done to them.
 _EXPLAINED = {
     "scaled": ("are raw, 0 to 255", f"put transforms.ToTensor() and {_NORMALIZE} into the transform"),
     "normalised": ("have not had mean and standard deviation taken off", f"put {_NORMALIZE} after ToTensor()"),
     "scaled_normalised": ("are raw, 0 to 255", f"put transforms.ToTensor() and {_NORMALIZE} into the transform"),
+    "centred": ("have not had 0.5 taken off and been divided by 0.5", f"put {_CENTRE} after ToTensor()"),
+    "scaled_centred": ("are raw, 0 to 255", f"put transforms.ToTensor() and {_CENTRE} into the transform"),
     "undone": ("have been normalised twice", "take one of the two Normalize out"),
     **dict.fromkeys(
         ("reversed", "reversed_before"),
@@ -41,8 +44,8 @@ class InputNotNormalised(Rule):
 
     - The first batch norm of pretrained weights remembers what it saw. At the first steps the recorder compares that
       with what it sees now, and with what it would see if the images were divided by 255, had ImageNet's mean and
-      standard deviation taken off, had that undone, or had their channels reversed. Fires when the images do not fit
-      and one of these corrections fits.
+      standard deviation (or 0.5) taken off, had that undone, or had their channels reversed. Fires when the images do
+      not fit and one of these corrections fits.
     - Without batch norm: frozen weights are pretrained, and images that they see in 0..1 have had no mean taken off.
     - Whatever the weights: images beyond ±30 are raw; a mean below -1 with a spread above 3 is normalising twice.
 

@@ -174,10 +174,14 @@ def _comparable(before: dict[int, list[str]], now: dict[int, list[str]]) -> tupl
 
 
 def _fingerprints(recording: Recording) -> dict[Any, dict[int, dict[str, Any]]]:
-    """Return, by data (loaders over the same data are one) and pass, the samples' fingerprints."""
+    """Return, by data and pass, the samples' fingerprints.
+
+    Loaders over the same samples are one: a script may make data set and loader anew for each pass.
+    """
     kinds = {
-        fact["number"]: (fact["dataset"], fact["length"], fact["batch_size"], fact["transform"])
+        fact["number"]: (fact["source"], fact["length"], fact["batch_size"], fact["transform"])
         for fact in recording.facts("loader", rank=first_rank(recording))
+        if fact.get("source")
     }
     passes: dict[Any, dict[int, dict[str, Any]]] = defaultdict(dict)
     order: dict[Any, int] = {}
