@@ -123,7 +123,8 @@ def _seed_loading() -> None:
         before = torch.get_rng_state(), random.getstate(), np.random.get_state()
         first = index[0] if isinstance(index, list) else index
         number = first if isinstance(first, int) else 0
-        torch.default_generator.manual_seed(number)  # a GPU's is none of loading's
+        # Not torch.manual_seed: a GPU's generator is none of loading's.
+        torch.default_generator.manual_seed(number)  # type: ignore[no-untyped-call]
         random.seed(number)
         np.random.seed(number)
         try:
@@ -146,7 +147,7 @@ def _draft(side: int) -> None:
 
     def opened(*args: Any, **kwargs: Any) -> Any:
         image = original(*args, **kwargs)
-        image.draft(None, (side, side))  # type: ignore[arg-type]  # keeps the mode; other formats ignore it
+        image.draft(None, (side, side))  # keeps the mode; other formats ignore it
         return image
 
     Image.open = opened
