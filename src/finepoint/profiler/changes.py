@@ -124,11 +124,11 @@ def _seed_loading() -> None:
         first = index[0] if isinstance(index, list) else index
         number = first if isinstance(first, int) else 0
         # Not torch.manual_seed: a GPU's generator is none of loading's.
-        torch.default_generator.manual_seed(number)  # type: ignore[no-untyped-call]
+        torch.default_generator.manual_seed(number)
         random.seed(number)
         np.random.seed(number)
         try:
-            return original(fetcher, index)
+            return original(fetcher, index)  # type: ignore[no-untyped-call]
         finally:
             torch.set_rng_state(before[0])
             random.setstate(before[1])
