@@ -136,9 +136,11 @@ def measure(workload: Workload, folder: Path) -> dict[str, Any]:
 
 
 def switch(recorder: Recorder, on: bool) -> None:
-    """Have the recorder see what happens, or nothing."""
+    """Have the recorder see what happens, or nothing; what it has put to sleep itself stays asleep."""
+    asleep = () if recorder._awake else tuple(map(id, recorder._sleeping))
     for subscription in (*recorder._subscriptions, *recorder._modules, *recorder._calls):
-        subscription.resume() if on else subscription.pause()
+        if id(subscription) not in asleep:
+            subscription.resume() if on else subscription.pause()
 
 
 def start(folder: Path, model: nn.Module, budget: Budget | None = None) -> Recorder:

@@ -88,6 +88,7 @@ class Recorder(Gatherer):
         self._pid = os.getpid()
         self._told = 0.0
         self._credited = 0.0
+        self._waking = 0.0
         if discover:
             self.watch(COMPILE, self._compile)
             self._watch_modules()
@@ -173,7 +174,8 @@ class Recorder(Gatherer):
         self._watch_modules(False)
         self.step = None
         self._credited = time.perf_counter() - began
-        step.spent += self._credited
+        step.spent += self._credited + self._waking
+        self._waking = 0.0
         if not self.selection.fixed and self.budget.step_ended(step.mode, step.heavy, step.spent):
             self.writer.note(
                 f"steps are so short that loss, learning rate and the like are recorded at every "
@@ -253,10 +255,17 @@ class Recorder(Gatherer):
         return True
 
     def _wake(self, wanted: bool) -> None:
-        if wanted is not self._awake:
-            self._awake = wanted
-            for subscription in self._sleeping:
-                subscription.resume() if wanted else subscription.pause()
+        if wanted is self._awake:
+            return
+        began = time.perf_counter()
+        self._awake = wanted
+        for subscription in self._sleeping:
+            subscription.resume() if wanted else subscription.pause()
+        spent = time.perf_counter() - began
+        # Of the next step that is recorded: where few are passed over it is most of what that costs.
+        self._waking += spent
+        self.budget.spent += spent
+        hook_time.seconds += spent
 
     def _root_called(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.begin_step(self._mode_of(module), args, kwargs)
