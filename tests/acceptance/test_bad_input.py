@@ -59,7 +59,7 @@ def test_help_is_fast(finepoint: Finepoint) -> None:
         (["undeploy", "nix"], "no endpoint"),
         (["report", "nix"], "no run"),
         (["data", "check", "nix"], "no such folder"),
-        (["cache", "--clear", "nix"], "the cache has features"),
+        (["cache", "--clear", "nix"], "the cache has compiled, features"),
         (["nix"], "No such command"),
     ],
 )
