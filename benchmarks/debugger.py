@@ -106,7 +106,7 @@ def measure(workload: Workload, folder: Path) -> dict[str, Any]:
     for number in range(workload.rounds):
         plain = watched = 0.0
         began = time.perf_counter()
-        recorder = start(folder / f"{number}", model, Budget(BUDGET / 2))
+        recorder = start(folder / f"{number}", Budget(BUDGET / 2))
         watched += time.perf_counter() - began
         for turn, first in enumerate(range(0, workload.steps, block)):
             steps = min(block, workload.steps - first)
@@ -143,9 +143,9 @@ def switch(recorder: Recorder, on: bool) -> None:
             subscription.resume() if on else subscription.pause()
 
 
-def start(folder: Path, model: nn.Module, budget: Budget | None = None) -> Recorder:
+def start(folder: Path, budget: Budget) -> Recorder:
     """Return a recorder as the attached debugger makes it, which finds the model by itself."""
-    selection = Selection(CollectionManager(), budget=budget or Budget())
+    selection = Selection(CollectionManager(), budget=budget)
     recorder = Recorder(RecordingWriter(folder), selection, discover=True)
     observe(recorder)
     return recorder
@@ -159,7 +159,7 @@ def recording_megabytes(folder: Path, steps: int) -> float:
     measured = steps // 10
     model = torchvision.models.resnet50(num_classes=10)
     optimizer = torch.optim.SGD(model.parameters(), 1e-3)
-    recorder = start(folder, model, Budget(share=1e9))
+    recorder = start(folder, Budget(share=1e9))
     train(model, optimizer, torch.randn(2, 3, 32, 32), torch.randint(0, 10, (2,)), measured)
     recorder.close()
     saved = len(Recording.open(folder).series("input").steps)

@@ -6,6 +6,7 @@ were set on one half of the catalogue (by a hash of the run's name); the figures
 `--quick` takes one run of each fault and one healthy run of each script, about a tenth.
 
     python benchmarks/diagnosis.py [--quick] [--json] [--half report|set|both] [--first-seed N] [--only NAME ...]
+        [--verbose]
 """
 
 from __future__ import annotations

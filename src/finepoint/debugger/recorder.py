@@ -261,11 +261,14 @@ class Recorder(Gatherer):
         self._awake = wanted
         for subscription in self._sleeping:
             subscription.resume() if wanted else subscription.pause()
-        spent = time.perf_counter() - began
         # Of the next step that is recorded: where few are passed over it is most of what that costs.
-        self._waking += spent
-        self.budget.spent += spent
-        hook_time.seconds += spent
+        self._waking += self._spend(time.perf_counter() - began)
+
+    def _spend(self, seconds: float) -> float:
+        """Count time as the recorder's, and return it."""
+        self.budget.spent += seconds
+        hook_time.seconds += seconds
+        return seconds
 
     def _root_called(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.begin_step(self._mode_of(module), args, kwargs)
@@ -374,9 +377,7 @@ class Recorder(Gatherer):
                 callback(*args, **kwargs)
             finally:
                 self._busy = False
-                spent = time.perf_counter() - began + CALL_SECONDS
-                self.budget.spent += spent
-                hook_time.seconds += spent
+                spent = self._spend(time.perf_counter() - began + CALL_SECONDS)
                 if self.step is not None:
                     # What ending the step before took has been counted as that one's.
                     self.step.spent += spent - self._credited

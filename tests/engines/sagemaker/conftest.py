@@ -12,6 +12,7 @@ import pytest
 from finepoint.engines.rehearsal.server import Rehearsal
 from finepoint.engines.sagemaker.cloud import Cloud
 from finepoint.engines.sagemaker.settings import SageMakerSettings
+from finepoint.engines.sagemaker.training import SageMakerEngine
 
 # Kept between runs of the tests: making it takes a download.
 ENVIRONMENTS = Path(tempfile.gettempdir()) / "finepoint-oracles"
@@ -56,3 +57,8 @@ def cloud(rehearsal: Rehearsal, account: Cloud) -> Cloud:
 def settings() -> SageMakerSettings:
     role = "arn:aws:iam::123456789012:role/finepoint"
     return SageMakerSettings(role=role, bucket=BUCKET, poll_seconds=0.1, max_run_seconds=600)
+
+
+@pytest.fixture
+def engine(settings: SageMakerSettings, cloud: Cloud) -> SageMakerEngine:
+    return SageMakerEngine(settings, cloud)

@@ -74,11 +74,6 @@ def spec(tmp_path: Path) -> JobSpec:
     )
 
 
-@pytest.fixture
-def engine(settings: SageMakerSettings, cloud: Cloud) -> SageMakerEngine:
-    return SageMakerEngine(settings, cloud)
-
-
 def jobs(status: str = "") -> list[str]:
     found = boto3.client("sagemaker").list_training_jobs()["TrainingJobSummaries"]
     return [job["TrainingJobName"] for job in found if status in ("", job["TrainingJobStatus"])]

@@ -44,6 +44,7 @@ SPACE = {
     "batch_size": CategoricalParameter([64, 128]),
     "epochs": IntegerParameter(2, 4),
 }
+ONE_TRIAL = AmtStudy(SPACE, minimize="loss", max_jobs=1)
 
 
 @pytest.fixture
@@ -88,7 +89,7 @@ def test_the_request_is_what_the_service_takes(spec: JobSpec, settings: SageMake
 
 
 def test_a_study_runs_its_trials_and_reads_the_best_back(
-    settings: SageMakerSettings,
+    engine: SageMakerEngine,
     cloud: Cloud,
     rehearsal: Rehearsal,
     spec: JobSpec,
@@ -97,7 +98,6 @@ def test_a_study_runs_its_trials_and_reads_the_best_back(
 ) -> None:
     monkeypatch.setattr(container, "_TRAIN", SCRIPT)
     rehearsal.faults.add(Fault("CreateHyperParameterTuningJob", "timeout"))
-    engine = SageMakerEngine(settings, cloud)
     study = AmtStudy(SPACE, minimize="loss", max_jobs=4, max_parallel_jobs=2)
     record = tune(engine, tmp_path / "study", spec, study)
     objectives = [trial["objective"] for trial in record["trials"]]
@@ -121,9 +121,7 @@ shutil.copytree(os.environ["RECORDING"], recording)
 
 
 def test_trials_are_recorded_each_for_itself_and_judged(
-    settings: SageMakerSettings,
-    cloud: Cloud,
-    rehearsal: Rehearsal,
+    engine: SageMakerEngine,
     spec: JobSpec,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -138,7 +136,7 @@ def test_trials_are_recorded_each_for_itself_and_judged(
         environment={"RECORDING": str(tmp_path / "recording")},
     )
     study, said = AmtStudy(SPACE, minimize="loss", max_jobs=2, max_parallel_jobs=2), list[str]()
-    record = tune(SageMakerEngine(settings, cloud), tmp_path / "study", debugged, study, Watcher(say=said.append))
+    record = tune(engine, tmp_path / "study", debugged, study, Watcher(say=said.append))
     assert [trial["rules"]["NotANumber"] for trial in record["trials"]] == ["IssuesFound"] * 2
     for name in (trial["training_job"] for trial in record["trials"]):
         assert (trial_folder(tmp_path / "study", name) / "debug-output" / "whose.txt").read_text() == name
@@ -170,18 +168,14 @@ threading.Event().wait()
 
 
 def test_a_study_is_met_again_by_a_later_process_stopped_and_its_trials_read_back(
-    settings: SageMakerSettings,
-    cloud: Cloud,
-    rehearsal: Rehearsal,
+    engine: SageMakerEngine,
     spec: JobSpec,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(container, "_TRAIN", WAITING)
     folder = tmp_path / "study"
-    name = begin(
-        SageMakerEngine(settings, cloud), folder, spec, AmtStudy(SPACE, minimize="loss", max_jobs=1), Watcher()
-    )
+    name = begin(engine, folder, spec, ONE_TRIAL, Watcher())
     assert state_of(JobFolder(folder))["status"] == "InProgress"
     submitted.bring_log(folder)
     assert JobFolder(folder).logs.read_text().startswith(f"{name}: InProgress")
@@ -194,7 +188,7 @@ def test_a_study_is_met_again_by_a_later_process_stopped_and_its_trials_read_bac
 
 
 def test_a_kill_at_any_call_of_a_study_leaves_nothing_after_cleanup(
-    settings: SageMakerSettings,
+    engine: SageMakerEngine,
     cloud: Cloud,
     rehearsal: Rehearsal,
     spec: JobSpec,
@@ -202,11 +196,11 @@ def test_a_kill_at_any_call_of_a_study_leaves_nothing_after_cleanup(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(container, "_TRAIN", WAITING)
-    study, seen = AmtStudy(SPACE, minimize="loss", max_jobs=1), set[str]()
+    seen = set[str]()
     for number in range(1, 40):
         with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
             done = killing(cloud, number, patch)
-            tune(SageMakerEngine(settings, cloud), tmp_path / str(number), replace(spec, name=f"s{number}"), study)
+            tune(engine, tmp_path / str(number), replace(spec, name=f"s{number}"), ONE_TRIAL)
         seen.add(done[-1])
         if done[-1] == "DescribeHyperParameterTuningJob":
             break
@@ -226,21 +220,18 @@ raise SystemExit(1)
 
 
 def test_a_study_without_a_result_tells_why_its_trials_failed(
-    settings: SageMakerSettings,
-    cloud: Cloud,
-    rehearsal: Rehearsal,
+    engine: SageMakerEngine,
     spec: JobSpec,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(container, "_TRAIN", FAILS)
     with pytest.raises(JobError, match="no such flag: --lr"):
-        tune(SageMakerEngine(settings, cloud), tmp_path / "s", spec, AmtStudy(SPACE, minimize="loss", max_jobs=1))
+        tune(engine, tmp_path / "s", spec, ONE_TRIAL)
 
 
 def test_an_interrupt_stops_a_study_in_aws(
-    settings: SageMakerSettings,
-    cloud: Cloud,
+    engine: SageMakerEngine,
     rehearsal: Rehearsal,
     spec: JobSpec,
     tmp_path: Path,
@@ -250,9 +241,8 @@ def test_an_interrupt_stops_a_study_in_aws(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(container, "_TRAIN", WAITING)
-    engine, study = SageMakerEngine(settings, cloud), AmtStudy(SPACE, minimize="loss", max_jobs=1)
     with pytest.raises(KeyboardInterrupt):
-        tune(engine, tmp_path / "study", spec, study, sleep=interrupted)
+        tune(engine, tmp_path / "study", spec, ONE_TRIAL, sleep=interrupted)
     (asked,) = rehearsal.platform.tuning_jobs.values()
     assert asked.status in ("Stopping", "Stopped")
 
@@ -266,9 +256,7 @@ def test_a_study_that_may_cost_too_much_is_not_begun(
     assert rehearsal.platform.tuning_jobs == {}
 
 
-def test_every_mistake_is_listed_at_once(
-    settings: SageMakerSettings, cloud: Cloud, spec: JobSpec, tmp_path: Path
-) -> None:
+def test_every_mistake_is_listed_at_once(engine: SageMakerEngine, spec: JobSpec, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        tune(SageMakerEngine(settings, cloud), tmp_path / "s", spec, AmtStudy({"momentum": SPACE["lr"]}, minimize="f1"))
+        tune(engine, tmp_path / "s", spec, AmtStudy({"momentum": SPACE["lr"]}, minimize="f1"))
     assert len(caught.value.mistakes) == 2

@@ -116,14 +116,15 @@ class Loaders:
 
     def _describe(self, number: int, loader: DataLoader[Any]) -> None:
         dataset = loader.dataset
-        inner = _innermost(dataset)
+        layers = _layers(dataset)
+        inner = layers[-1]
         transform = getattr(dataset, "transform", None) or getattr(inner, "transform", None)
         sampler = type(loader.sampler).__name__ if loader.sampler is not None else None
         self._recorder.writer.fact(
             "loader",
             number=number,
             dataset=type(inner).__name__,
-            source=_source(dataset),
+            source=_source(layers),
             length=_length(dataset),
             batch_size=loader.batch_size,
             workers=loader.num_workers,
@@ -134,10 +135,6 @@ class Loaders:
         )
 
 
-def _innermost(dataset: Any) -> Any:
-    return _layers(dataset)[-1]
-
-
 def _layers(dataset: Any) -> list[Any]:
     """Return a data set and what it is a part or a view of, the innermost last."""
     layers = [dataset]
@@ -146,9 +143,8 @@ def _layers(dataset: Any) -> list[Any]:
     return layers
 
 
-def _source(dataset: Any) -> str | None:
+def _source(layers: list[Any]) -> str | None:
     """Return where a data set has its samples from, and which of them it takes; None where it does not say."""
-    layers = _layers(dataset)
     root = getattr(layers[-1], "root", None)
     if not isinstance(root, str | os.PathLike):
         return None

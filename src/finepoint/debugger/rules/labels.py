@@ -59,13 +59,12 @@ class ClassImbalance(Rule):
     predictions_regex: str = ".*predictions"
 
     def judge(self, recording: Recording) -> RuleResult:
-        passes = [fact for fact in _facts(recording, "pass_labels") if fact["mode"] == "TRAIN"]
-        batches = [fact for fact in _facts(recording, "labels") if fact["mode"] == "TRAIN"]
-        first = _first_pass(recording, batches)
+        passes = _of_training(recording, "pass_labels")
+        batches = _of_training(recording, "labels")
         if passes:
             counts, step = _histogram(passes[0]), int(passes[0]["step"] or 0)
             ratio = _ratio(counts, slack=0.0)
-        elif first:
+        elif first := _first_pass(recording, batches):
             counts, step = _total(first), int(first[-1]["step"])
             ratio = _ratio(counts, slack=0.0)
         else:
@@ -190,7 +189,7 @@ class LabelsShuffledOrConstant(Rule):
     margin: float = 0.005
 
     def judge(self, recording: Recording) -> RuleResult:
-        batches = [fact for fact in _facts(recording, "labels") if fact["mode"] == "TRAIN"]
+        batches = _of_training(recording, "labels")
         if not batches:
             return self.not_applicable("no labels were seen")
         return (
@@ -202,7 +201,7 @@ class LabelsShuffledOrConstant(Rule):
 
     def _constant(self, recording: Recording, batches: list[dict[str, Any]]) -> RuleResult | None:
         counts, step = _sum_until(batches, self.samples)
-        passes = [fact for fact in _facts(recording, "pass_labels") if fact["mode"] == "TRAIN"]
+        passes = _of_training(recording, "pass_labels")
         if passes and (sum(counts.values()) < self.samples or int(passes[0]["step"]) < step):
             counts, step = _histogram(passes[0]), int(passes[0]["step"])
         if len(counts) != 1 or sum(counts.values()) < self.samples:
@@ -221,7 +220,7 @@ class LabelsShuffledOrConstant(Rule):
         spans = epochs(recording)
         end = spans[0].last if spans else int(batches[-1]["step"])
         first = [fact for fact in batches if fact["step"] <= end]
-        known = [_histogram(fact) for fact in _facts(recording, "pass_labels") if fact["mode"] == "TRAIN"]
+        known = [_histogram(fact) for fact in _of_training(recording, "pass_labels")]
         total = known[0] if known else _total(batches)
         if len(first) < 4 or len(total) < 3:
             return None
@@ -300,7 +299,7 @@ class LogitsForWrongClassCount(Rule):
         batches = labels + _facts(recording, "pass_labels")
         seen = {label for fact in batches for label in _histogram(fact) if label >= 0}
         beyond = sorted(label for label in seen if label >= classes)
-        whole = [fact for fact in _facts(recording, "pass_labels") if fact["mode"] == "TRAIN"]
+        whole = _of_training(recording, "pass_labels")
         ended = [span.last for span in epochs(recording)]
         if not beyond and not whole and not ended:
             return self.not_applicable("no pass over the training data has ended")
@@ -323,6 +322,10 @@ class LogitsForWrongClassCount(Rule):
 
 def _facts(recording: Recording, kind: str) -> list[dict[str, Any]]:
     return recording.facts(kind, rank=first_rank(recording))
+
+
+def _of_training(recording: Recording, kind: str) -> list[dict[str, Any]]:
+    return [fact for fact in _facts(recording, kind) if fact["mode"] == "TRAIN"]
 
 
 def _histogram(fact: Mapping[str, Any]) -> Histogram:
