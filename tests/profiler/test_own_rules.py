@@ -152,9 +152,14 @@ def test_formats_are_advised_only_where_measured_faster_here(rule: Any, name: st
     facts = {"networks": [NETWORK | {"convolutions": 5, "channels_last": False}]}
     assert rule.judge(recording(HEALTHY, facts=facts)).status == "NotApplicable"
     assert not rule.judge(recording(HEALTHY, facts=facts, speeds={name: 0.9})).fired
-    result = rule.judge(recording(HEALTHY, facts=facts, speeds={name: 2.0}))
-    share = 0.15 / 0.162
-    assert result.evidence["predicted_speedup"] == pytest.approx(1 / (1 - share / 2))
+    # The layers take 0.12 s of the 0.15 s of forward and backward in each step of 0.162 s.
+    result = rule.judge(recording(HEALTHY, facts=facts, speeds={name: 2.0, "seconds": 0.12}))
+    assert result.evidence["predicted_speedup"] == pytest.approx(0.162 / (0.162 - 0.12 / 2))
+    # They cannot take more than the job did.
+    result = rule.judge(recording(HEALTHY, facts=facts, speeds={name: 2.0, "seconds": 0.5}))
+    assert result.evidence["predicted_speedup"] == pytest.approx(0.162 / (0.162 - 0.15 / 2))
+    # A network of small operations gains nothing, however fast its layers.
+    assert not rule.judge(recording(HEALTHY, facts=facts, speeds={name: 4.0, "seconds": 0.002})).fired
 
 
 def test_threads_beyond_the_cores_that_a_group_allows() -> None:

@@ -44,8 +44,8 @@ def finish(job: Path, *, price_per_hour: float | None = None, measure_speeds: bo
     Args:
         job: its folder.
         price_per_hour: of the machine it ran on, for its cost.
-        measure_speeds: measure, where a convolution network was trained, what other formats would give on this machine
-            (about two seconds, once).
+        measure_speeds: measure the network's heaviest layers on this machine, as the job computed them and in other
+            formats (a few seconds, once for a network).
 
     Raises:
         NotFoundError: it holds no recording.
@@ -53,9 +53,10 @@ def finish(job: Path, *, price_per_hour: float | None = None, measure_speeds: bo
     recording = open_recording(job, price_per_hour=price_per_hour)
     network = recording.network()
     if measure_speeds and network is not None and network["flops"] and not recording.speeds:
-        from finepoint.profiler.speeds import machine_speeds
+        from finepoint.profiler.speeds import speeds_of
 
-        write_json(job / OUTPUT / "speeds.json", machine_speeds(device=network["device"]))
+        threads = min(int(recording.facts.get("threads") or 1), max(int(recording.cores), 1))
+        write_json(job / OUTPUT / "speeds.json", speeds_of(network, threads=threads))
         recording = open_recording(job, price_per_hour=price_per_hour)
     aws, own = judge_aws(recording), judge_own(recording)
     summary = finite(summary_of(recording, aws, own))

@@ -12,6 +12,8 @@ from finepoint import instrumentation as moments
 
 # More rows than this say nothing that the first ones do not.
 _MODULES = 40
+# The kinds of layers with the most operations that are kept, to be measured by themselves afterwards.
+_KINDS = 8
 
 
 class NetworkProbe:
@@ -27,6 +29,7 @@ class NetworkProbe:
         self._seconds: dict[nn.Module, float] = {}
         self._roots: dict[nn.Module, _Root] = {}
         self._flops: dict[nn.Module, float] = {}
+        self._shapes: dict[nn.Module, list[int]] = {}
         self._subscriptions = [
             moments.FORWARD_BEGIN.subscribe(self._begins),
             moments.FORWARD_END.subscribe(self._ends),
@@ -41,13 +44,14 @@ class NetworkProbe:
             for subscription in self._subscriptions:
                 subscription.close()
             self._found = [
-                root.describe(module, self._seconds, self._flops)
+                root.describe(module, self._seconds, self._flops, self._shapes)
                 for module, root in self._roots.items()
                 if root.parameters
             ]
             self._seconds.clear()
             self._roots.clear()
             self._flops.clear()
+            self._shapes.clear()
             self._stack.clear()
             return True
         return False
@@ -67,7 +71,10 @@ class NetworkProbe:
         while self._stack:
             begun, at = self._stack.pop()
             if begun is module:
-                self._flops[module] = self._flops.get(module, 0.0) + _operations(module, output)
+                operations = _operations(module, output)
+                if operations and args and isinstance(args[0], torch.Tensor):
+                    self._flops[module] = self._flops.get(module, 0.0) + operations
+                    self._shapes[module] = list(args[0].shape)
                 self._seconds[module] = self._seconds.get(module, 0.0) + time.perf_counter() - at
                 break
 
@@ -87,7 +94,11 @@ class _Root:
         self.calls = 0
 
     def describe(
-        self, module: nn.Module, seconds: dict[nn.Module, float], flops: dict[nn.Module, float]
+        self,
+        module: nn.Module,
+        seconds: dict[nn.Module, float],
+        flops: dict[nn.Module, float],
+        shapes: dict[nn.Module, list[int]],
     ) -> dict[str, Any]:
         whole = seconds.get(module, 0.0)
         names = dict(module.named_modules())
@@ -116,6 +127,7 @@ class _Root:
             "frozen_share": min(frozen_seconds / whole, 1.0) if whole else 0.0,
             "seconds": whole,
             "flops": sum(flops.get(child, 0.0) for child in names.values()) / max(self.calls, 1),
+            "layers": _layers(list(names.values()), flops, shapes, max(self.calls, 1)),
             "modules": sorted(rows, key=lambda row: -float(row["share"]))[:_MODULES],
         }
 
@@ -128,6 +140,27 @@ def _operations(module: nn.Module, output: Any) -> float:
         window = module.kernel_size[0] * module.kernel_size[1]
         return 2.0 * output.numel() * module.in_channels // module.groups * window
     return 2.0 * output.numel() * module.in_features if isinstance(module, nn.Linear) else 0.0
+
+
+def _layers(
+    modules: list[nn.Module], flops: dict[nn.Module, float], shapes: dict[nn.Module, list[int]], calls: int
+) -> list[dict[str, Any]]:
+    """Return what it takes to build the heaviest convolutions and linear layers again; alike ones once, counted."""
+    norms = any(isinstance(module, nn.BatchNorm2d) for module in modules)
+    kinds: dict[str, dict[str, Any]] = {}
+    for module in modules:
+        if module not in shapes:
+            continue
+        kind = {"input": shapes[module], "frozen": _is_frozen(module), "bias": module.bias is not None}
+        if isinstance(module, nn.Conv2d):
+            places = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
+            kind |= {"class": "Conv2d", "norm": norms, "sizes": [getattr(module, place) for place in places]}
+        else:
+            kind |= {"class": "Linear", "norm": False, "sizes": [module.in_features, module.out_features]}
+        found = kinds.setdefault(repr(kind), kind | {"flops": 0.0, "count": 0})
+        found["flops"] += flops[module] / calls
+        found["count"] += 1
+    return sorted(kinds.values(), key=lambda kind: -float(kind["flops"]))[:_KINDS]
 
 
 def _is_frozen(module: nn.Module) -> bool:

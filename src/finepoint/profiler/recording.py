@@ -31,8 +31,7 @@ class ProfilerRecording:
         ending: how the job ended; None while it runs, or where nobody saw.
         facts: of the main process: threads, loaders, networks.
         operators: of the torch.profiler window; None without one.
-        speeds: of this machine, where measured: how many times faster it computes a convolution in `channels_last` or
-            `bf16`, and its `gflops` in float32.
+        speeds: of this machine with the network's layers, where measured; see `finepoint.profiler.speeds.speeds_of`.
         price_per_hour: of the machine; None where it is not given.
     """
 

@@ -1,71 +1,114 @@
-"""How much faster this machine computes a convolution in channels_last or bfloat16, measured once and kept."""
+"""How fast this machine computes a network's layers in one format and another, measured and kept."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from finepoint.files import cache_dir, digest_of, read_json, write_json
 
 _ROUNDS = 5
+# Measuring a network's layers takes about so long at most; kinds that are left then are taken to be as those before.
+_SECONDS = 6.0
 
 
-def machine_speeds(*, device: str = "cpu") -> dict[str, float]:
-    """Return `channels_last` and `bf16`, ratios to float32 with channels first, and that one's `gflops`.
+def speeds_of(network: Mapping[str, Any], *, threads: int | None = None) -> dict[str, float]:
+    """Return how fast this machine computes a network's heaviest layers, and convolutions by themselves.
 
-    Measuring takes about two seconds.
+    Measuring takes a few seconds; it is kept for this machine, torch, and these layers.
 
-    The ratio is of forward and backward of a small residual stage, the usual thing of a convolution network, on all
-    cores; it is kept for this machine and torch.
+    Args:
+        network: a network's facts, as a recording has them.
+        threads: that the job computed with; by default as many as torch takes.
+
+    Returns:
+        `gflops` of float32; `seconds` that the layers measured need for a call of the network (and its backward, where
+        they are trained) as the job computed them; `channels_last` and `bf16`, how many times faster they are so.
     """
     import torch
 
-    path = _kept(torch.__version__, torch.get_num_threads(), device)
+    key = {"torch": torch.__version__, "threads": threads, "machine": _model(), "device": network["device"]}
+    key |= {name: network[name] for name in ("autocast", "channels_last", "dtype")} | {"layers": network.get("layers")}
+    path = cache_dir() / "machine" / f"speeds-{digest_of(key)[:16]}.json"
     if path.is_file():
         kept: dict[str, float] = read_json(path)
         return kept
-    speeds = _measure(device)
+    with _threads(threads):
+        speeds = {"gflops": _gflops(network["device"])} | _formats(network)
     write_json(path, speeds)
     return speeds
 
 
-def _kept(version: str, threads: int, device: str) -> Path:
-    import platform
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    import torch
 
-    key = {"torch": version, "threads": threads, "device": device, "machine": platform.processor(), "cpu": _model()}
-    return cache_dir() / "machine" / f"speeds-{digest_of(key)[:16]}.json"
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
-def _measure(device: str) -> dict[str, float]:
+def _gflops(device: str) -> float:
+    """Return the speed of a residual stage, the usual thing of a convolution network, forward and backward."""
+    stage = {"class": "Conv2d", "sizes": [64, 64, 3, 1, 1, 1, 1], "input": [8, 64, 56, 56]}
+    stage |= {"norm": True, "bias": False, "frozen": False, "count": 1}
+    # Two operations a weight and output; backward is twice a forward.
+    operations = 2 * 3 * 8 * 64 * 64 * 9 * 56 * 56
+    return round(operations / _seconds(_step(stage, device, channels_last=False, autocast=False)) / 1e9, 2)
+
+
+def _formats(network: Mapping[str, Any]) -> dict[str, float]:
+    used = {"channels_last": bool(network["channels_last"]), "autocast": bool(network["autocast"])}
+    others = {"channels_last": {**used, "channels_last": True}, "bf16": {**used, "autocast": True}}
+    others = {name: given for name, given in others.items() if given != used}
+    seconds = dict.fromkeys(("used", *others), 0.0)
+    began = time.perf_counter()
+    for layer in network.get("layers") or ():
+        if time.perf_counter() - began > _SECONDS:
+            break
+        for name, given in {"used": used, **others}.items():
+            seconds[name] += layer["count"] * _seconds(_step(layer, network["device"], **given))
+    if not seconds["used"] or network["dtype"] != "float32":
+        return {}
+    found = {name: round(seconds["used"] / seconds[name], 3) for name in others}
+    return found | {"seconds": seconds["used"]}
+
+
+def _step(layer: Mapping[str, Any], device: str, *, channels_last: bool, autocast: bool) -> Callable[[], None]:
+    """Return the work of a layer, with the norm and the activation that follow it."""
     import torch
     from torch import nn
 
-    network = nn.Sequential(
-        *(layer for _ in range(2) for layer in (nn.Conv2d(64, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU()))
-    ).to(device)
-    images = torch.rand(8, 64, 56, 56, device=device)
+    kind = getattr(nn, layer["class"])
+    made: list[nn.Module] = [kind(*_sizes(layer["sizes"]), bias=layer["bias"])]
+    if layer["norm"]:
+        made.append(nn.BatchNorm2d(layer["sizes"][1]))
+    block = nn.Sequential(*made, nn.ReLU()).to(device).requires_grad_(not layer["frozen"])
+    images = torch.rand(*layer["input"], device=device)
+    if channels_last and images.ndim == 4:
+        block, images = block.to(memory_format=torch.channels_last), images.to(memory_format=torch.channels_last)
+    # Images themselves get no gradient.
+    images.requires_grad_(not layer["frozen"] and layer["sizes"][0] > 4)
 
-    def step(inputs: torch.Tensor, autocast: bool) -> Callable[[], None]:
-        def once() -> None:
-            with torch.autocast(device, dtype=torch.bfloat16, enabled=autocast):
-                torch.autograd.backward(network(inputs).float().mean())
-            if device == "cuda":
-                torch.cuda.synchronize()
+    def once() -> None:
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=autocast):
+            output = block(images)
+        if output.requires_grad:
+            output.backward(output.detach())
+        if device == "cuda":
+            torch.cuda.synchronize()
 
-        return once
+    return once
 
-    plain = _seconds(step(images, False))
-    half = _seconds(step(images, True))
-    network.to(memory_format=torch.channels_last)
-    last = _seconds(step(images.to(memory_format=torch.channels_last), False))
-    # Two convolutions of 64 x 64 x 9 on 8 images of 56 x 56, two operations each; backward is twice a forward.
-    operations = 2 * 2 * 3 * 8 * 64 * 64 * 9 * 56 * 56
-    return {
-        "channels_last": round(plain / last, 3),
-        "bf16": round(plain / half, 3),
-        "gflops": round(operations / plain / 1e9, 2),
-    }
+
+def _sizes(sizes: list[Any]) -> list[Any]:
+    return [tuple(size) if isinstance(size, list) else size for size in sizes]
 
 
 def _seconds(work: Callable[[], None]) -> float:
