@@ -21,6 +21,8 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision import transforms
 
 CLASSES = 10
+# Whether networks compute in bfloat16, as they should where that is faster.
+_bf16 = False
 
 
 class Files(Dataset[tuple[torch.Tensor, int]]):
@@ -96,7 +98,8 @@ def train(
         for images, labels in loader:
             if images.ndim == 4:
                 images = images.to(memory_format=torch.channels_last)
-            loss = criterion(model(images), labels)
+            with autocast():
+                loss = criterion(model(images), labels)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -105,10 +108,14 @@ def train(
                 after_step(step, model, loss)
 
 
+def autocast() -> torch.autocast:
+    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=_bf16)
+
+
 def python_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Cross entropy, and beside it a confidence penalty written as a loop over numbers."""
     penalty = 0.0
-    for row in logits.detach().tolist() * 400:
+    for row in logits.detach().float().tolist() * 400:
         penalty += sum(math.exp(min(value, 5.0)) * math.sin(value) for value in row)
     return nn.functional.cross_entropy(logits, labels) + 0.0 * penalty
 
@@ -120,14 +127,17 @@ def main() -> None:
     parser.add_argument("--value", type=int, default=0)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--scale", type=float, default=1.0)
+    parser.add_argument("--bf16", action="store_true", help="compute in bfloat16 whatever gains by it")
     given = parser.parse_args()
     torch.manual_seed(0)
+    global _bf16
+    _bf16 = given.bf16 and given.plant not in SMALL
     PLANTS[given.plant](given.advised, given.value, given.folder, given.scale)
 
 
 def no_workers(advised: bool, value: int, folder: Path, scale: float) -> None:
-    data = Files(sorted((folder / "photos").iterdir()), photo_transform(224), int(480 * scale))
-    train(convolutions(), DataLoader(data, 16, num_workers=value if advised else 0), 2)
+    data = Files(sorted((folder / "photos").iterdir()), photo_transform(176), int(960 * scale))
+    train(convolutions(8, 1), DataLoader(data, 16, num_workers=value if advised else 0), 2)
 
 
 def sleep(advised: bool, value: int, folder: Path, scale: float) -> None:
@@ -151,7 +161,7 @@ def huge_images(advised: bool, value: int, folder: Path, scale: float) -> None:
     paths = sorted((folder / "huge").iterdir())
     if side:
         paths = shrunken(paths, folder / f"huge-{side}", side)
-    train(pooled(), DataLoader(Files(paths, photo_transform(224), int(160 * scale)), 16, num_workers=2), 2)
+    train(pooled(), DataLoader(Files(paths, photo_transform(224), int(480 * scale)), 16, num_workers=2), 2)
 
 
 def png(advised: bool, value: int, folder: Path, scale: float) -> None:
@@ -172,23 +182,21 @@ def slow_python(advised: bool, value: int, folder: Path, scale: float) -> None:
 
 def leak(advised: bool, value: int, folder: Path, scale: float) -> None:
     """Add up validation losses with their graphs, as when `no_grad` is forgotten."""
-    images, labels = torch.rand(16, 3, 48, 48), torch.arange(16) % CLASSES
+    images, labels = torch.rand(2, 3, 32, 32), torch.arange(2) % CLASSES
     total = torch.zeros(())
 
     def add(step: int, model: nn.Module, loss: torch.Tensor) -> None:
         nonlocal total
-        validation = nn.functional.cross_entropy(model(images.to(memory_format=torch.channels_last)), labels)
+        with autocast():
+            validation = nn.functional.cross_entropy(model(images.to(memory_format=torch.channels_last)), labels)
         total = total + (validation.detach() if advised else validation)
 
-    train(convolutions(16, 1), DataLoader(in_memory(int(3200 * scale), 32), 16), 1, after_step=add)
+    train(convolutions(32, 3), DataLoader(in_memory(int(8000 * scale), 32), 16), 1, after_step=add)
 
 
 def tiny_batch(advised: bool, value: int, folder: Path, scale: float) -> None:
-    data = TensorDataset(torch.rand(int(3000 * scale), 64), torch.arange(int(3000 * scale)) % CLASSES)
-    model = nn.Sequential(
-        *(layer for _ in range(6) for layer in (nn.Linear(64, 64), nn.ReLU())), nn.Linear(64, CLASSES)
-    )
-    train(model, DataLoader(data, value if advised else 2), 2)
+    data = in_memory(int(4000 * scale))
+    train(convolutions(16), DataLoader(data, value if advised else 2), 2)
 
 
 def checkpoints(advised: bool, value: int, folder: Path, scale: float) -> None:
@@ -218,12 +226,13 @@ def frozen(advised: bool, value: int, folder: Path, scale: float) -> None:
     backbone, head = convolutions(32, 3), nn.Linear(CLASSES, CLASSES)
     for parameter in backbone.parameters():
         parameter.requires_grad = False
-    data: Dataset[tuple[torch.Tensor, ...]] = in_memory(int(640 * scale))
+    data: Dataset[tuple[torch.Tensor, ...]] = in_memory(int(1920 * scale))
     if not advised:
         train(nn.Sequential(backbone, head), DataLoader(data, 16), 4)
         return
-    with torch.no_grad():  # one pass, counted with the rest, as a job that caches must
-        features = [backbone(images) for images, _ in DataLoader(data, 16)]
+    with torch.no_grad(), autocast():  # one pass, counted with the rest, as a job that caches must
+        batches = (images.to(memory_format=torch.channels_last) for images, _ in DataLoader(data, 16))
+        features = [backbone(images) for images in batches]
     train(head, DataLoader(TensorDataset(torch.cat(features), torch.arange(len(data)) % CLASSES), 16), 4)  # type: ignore[arg-type]
 
 
@@ -237,10 +246,17 @@ def evaluation(advised: bool, value: int, folder: Path, scale: float) -> None:
         model.eval()
         with torch.no_grad():
             for images, _ in valid:
-                model(images.to(memory_format=torch.channels_last))
+                with autocast():
+                    model(images.to(memory_format=torch.channels_last))
         model.train()
 
     train(convolutions(16), DataLoader(in_memory(int(1600 * scale)), 16), 1, after_step=evaluate)
+
+
+def float32(advised: bool, value: int, folder: Path, scale: float) -> None:
+    global _bf16
+    _bf16 = _bf16 and advised
+    train(convolutions(24), DataLoader(in_memory(int(1280 * scale)), 32, num_workers=1), 3)
 
 
 def healthy_convolutions(advised: bool, value: int, folder: Path, scale: float) -> None:
@@ -253,7 +269,8 @@ def healthy_tensors(advised: bool, value: int, folder: Path, scale: float) -> No
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for _ in range(int(6 * scale) or 1):
         for rows in torch.randperm(len(images)).split(128):
-            loss = nn.functional.cross_entropy(model(images[rows]), labels[rows])
+            with autocast():
+                loss = nn.functional.cross_entropy(model(images[rows]), labels[rows])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -308,11 +325,14 @@ def neighbour(advised: bool, value: int, folder: Path, scale: float) -> None:
     train(convolutions(24), DataLoader(in_memory(int(1600 * scale)), 16), 2)
 
 
+# Networks that are too small to gain by bfloat16.
+SMALL = ("checkpoints", "huge_images", "leak", "png", "slow_decode", "slow_python", "tiny_batch")
 PLANTS = {
     plant.__name__: plant
     for plant in (
         checkpoints,
         evaluation,
+        float32,
         frozen,
         healthy_convolutions,
         healthy_tensors,

@@ -58,7 +58,9 @@ def step(
 ) -> dict[str, float]:
     """Return a row; phases by name are seconds, the rest counts."""
     phases = {
-        name: value for name, value in given.items() if name not in ("loader", "saves", "syncs", "frozen_forward")
+        name: value
+        for name, value in given.items()
+        if name not in ("loader", "saves", "syncs", "frozen_forward", "main_cpu")
     }
     seconds = sum(phases.values())
     trained = float(mode is Mode.TRAIN)
@@ -68,6 +70,7 @@ def step(
         "seconds": seconds,
         "longest": seconds,
         "cpu": seconds if cpu is None else cpu,
+        "main_cpu": given.get("main_cpu", seconds - wait),
         "data_wait_cpu": wait if wait_cpu is None else wait_cpu,
         "window": 0.0,
         "steps": trained,

@@ -34,6 +34,7 @@ class PhaseClock:
         started_at: when the process started, in seconds since the epoch.
         clock: seconds that never go back.
         cpu_clock: processor seconds of this process.
+        main_clock: processor seconds of the thread that computes.
         hook_clock: seconds that observers have worked so far; they are `hook`, whatever phase they worked in.
         first: the phase that the time since the start belongs to, until it is left.
 
@@ -48,17 +49,19 @@ class PhaseClock:
         *,
         clock: Callable[[], float] = time.perf_counter,
         cpu_clock: Callable[[], float] = time.process_time,
+        main_clock: Callable[[], float] = time.thread_time,
         hook_clock: Callable[[], float] = lambda: 0.0,
         first: str = "other",
     ) -> None:
-        self._write, self._clock, self._cpu_clock, self._hook_clock = write, clock, cpu_clock, hook_clock
+        self._write, self._clock, self._hook_clock = write, clock, hook_clock
+        self._cpu_clock, self._main_clock = cpu_clock, main_clock
         self._hooked = hook_clock()
         self._epoch = time.time() - clock()
         self._stack = ["other", first]
         self._seconds: dict[str, float] = {}
         self._last = self._row_began = started_at - self._epoch
-        self._cpu = 0.0
-        self._waiting_cpu: float | None = None
+        self._cpu = self._main = 0.0
+        self._waiting: tuple[float, float] | None = None
         self._pending: dict[str, float] | None = None
         self.transitions = 0
         self.in_loop = False
@@ -87,14 +90,16 @@ class PhaseClock:
     def wait(self) -> None:
         """Begin to wait for a batch."""
         self.enter("data_wait")
-        self._waiting_cpu = self._cpu_clock()
+        self._waiting = self._cpu_clock(), self._main_clock()
 
     def got_batch(self, size: int) -> None:
         """End the waiting for a batch of `size`."""
         self.leave("data_wait")
-        if self._waiting_cpu is not None:
-            self._counts["data_wait_cpu"] += self._cpu_clock() - self._waiting_cpu
-            self._waiting_cpu = None
+        if self._waiting is not None:
+            cpu, main = self._waiting
+            self._counts["data_wait_cpu"] += self._cpu_clock() - cpu
+            self._main += self._main_clock() - main
+            self._waiting = None
         self._counts["batches"] += 1
         self._counts["samples"] += size
 
@@ -119,7 +124,7 @@ class PhaseClock:
     def skip(self) -> None:
         """Begin the row anew: the time since it began is in another process's rows."""
         self._last = self._row_began = self._clock()
-        self._cpu, self._hooked = self._cpu_clock(), self._hook_clock()
+        self._cpu, self._main, self._hooked = self._cpu_clock(), self._main_clock(), self._hook_clock()
         self._seconds, self._counts = {}, _no_counts()
 
     def close(self) -> None:
@@ -144,7 +149,7 @@ class PhaseClock:
         self.transitions += 1
 
     def _finish(self, mode: Mode) -> None:
-        cpu = self._cpu_clock()
+        cpu, main = self._cpu_clock(), self._main_clock()
         seconds = self._last - self._row_began
         row = {
             "time": self._epoch + self._row_began,
@@ -152,13 +157,14 @@ class PhaseClock:
             "seconds": seconds,
             "longest": seconds,
             "cpu": cpu - self._cpu,
+            "main_cpu": max(main - self._main, 0.0),
             "loader": float(self.loader),
             "window": float(self.window),
             "part": float(self.part),
             **{f"phase/{name}": spent for name, spent in self._seconds.items()},
             **self._counts,
         }
-        self._row_began, self._cpu = self._last, cpu
+        self._row_began, self._cpu, self._main = self._last, cpu, main
         self._seconds, self._counts = {}, _no_counts()
         if self._pending is not None and self._joins(self._pending, row):
             for name, value in row.items():

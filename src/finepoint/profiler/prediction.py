@@ -1,8 +1,9 @@
 """What a change would give, from what was recorded: times of a step, and who waits for whom.
 
 A step waits for data and then computes. Loader workers do the first beside the second, so that a step then lasts as
-long as the slowest of three: the computing, the loading divided among the workers, and the processor time of both
-divided among the cores.
+long as the slower of two: the loading divided among the workers, and the computing with what workers hold it up. They
+hold it up where they find no free core: threads that compute together wait for the slowest of them, so that one worker
+that takes a core for a second holds up all for that second.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from finepoint.profiler.segments import Table
 
 # Starting a worker (a fork, and the queues) takes about so long, once an epoch unless workers are kept.
 _WORKER_START_SECONDS = 0.03
+# Threads that compute together take more than so many times the main thread's processor time.
+_TOGETHER = 1.3
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Costs:
     Args:
         seconds: in all.
         wait: for data, and `wait_cpu` the processor time in it.
-        compute: the rest, and `compute_cpu`, over all threads.
+        compute: the rest, and `compute_cpu`, over all threads (those that wait for each other at work included).
         rows: how many steps or batches.
         passes: iterations over the loader; 1 where there is none.
     """
@@ -46,9 +49,10 @@ class Costs:
         >>> round(costs.with_workers(2, cores=4), 2)
         4.06
         """
-        busy = (self.wait_cpu + self.compute_cpu) / cores
+        free = max(cores * self.compute - self.compute_cpu, 0.0)
+        held_up = max(self.wait_cpu - free, 0.0) / min(workers, cores)
         start = _WORKER_START_SECONDS * workers * (1 if persistent else self.passes)
-        return max(self.compute, self.wait / workers, busy) + start
+        return max(self.compute + held_up, self.wait / workers) + start
 
 
 def costs_of(recording: ProfilerRecording, mode: Mode) -> Costs:
@@ -104,6 +108,21 @@ def first_waits(recording: ProfilerRecording) -> np.ndarray:
     begins = (batches > 0) & (np.ceil((before + batches) / loader["batches"]) > np.ceil(before / loader["batches"]))
     firsts: np.ndarray = np.nan_to_num(rows["phase/data_wait"])[begins]
     return firsts
+
+
+def computing_beside(recording: ProfilerRecording, loading_cores: float) -> float:
+    """Return the seconds that the loop's computing would take if loader workers kept so many cores busy meanwhile.
+
+    Threads that compute together and find too few cores hold each other up. That they did shows in a main thread that
+    got less processor time than the computing lasted, or in others beside it.
+    """
+    rows = recording.loop
+    computing = total(rows, "seconds") - total(rows, "phase/data_wait")
+    cpu, main = total(rows, "cpu") - total(rows, "data_wait_cpu"), total(rows, "main_cpu")
+    if not 0 < _TOGETHER * main < cpu:
+        return computing
+    threads = min(float(recording.facts.get("threads") or 1), recording.cores)
+    return min(cpu / max(min(threads, recording.cores - loading_cores), 1.0), computing)
 
 
 def best_workers(recording: ProfilerRecording) -> tuple[int, float]:

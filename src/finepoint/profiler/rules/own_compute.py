@@ -185,7 +185,7 @@ class SlowPython(StepRule):
 class TinyBatch(StepRule):
     """Fires where so few images go into a step that what each step costs by itself weighs more than they do.
 
-    What a step costs by itself is its time less the waiting for data and less what this machine needs for the
+    What a step costs by itself is its time less the fetching of its items and less what this machine needs for the
     network's multiplications (backward is twice a forward); where the machine was not measured, the time of the
     optimizer and of the code between. Waiting for a core that others have looks the same: while they keep more than
     `others` cores busy, only a share of `certain` is believed.
@@ -206,7 +206,7 @@ class TinyBatch(StepRule):
         training = recording.training
         steps = total(training, "steps")
         step, wait = total(training, "seconds") / steps, total(training, "phase/data_wait") / steps
-        fixed = self._fixed(recording, step - wait, steps)
+        fixed = self._fixed(recording, step - wait, steps) + self._loader(recording, wait)
         share = fixed / step * total(training, "seconds") / max(recording.loop_seconds, 1e-9)
         if size > self.batch or share < self.share:
             return self.clean(batch_size=size, fixed_share=share)
@@ -226,6 +226,14 @@ class TinyBatch(StepRule):
             batch_size=size,
             seconds_per_step=step,
         )
+
+    def _loader(self, recording: ProfilerRecording, wait: float) -> float:
+        """Return the seconds of a batch's wait in which no item was fetched, without workers."""
+        fetches = total(recording.loading, "fetches")
+        loader = recording.loader()
+        if not fetches or not loader or loader["workers"]:
+            return 0.0
+        return max(wait - total(recording.loading, "seconds") / fetches, 0.0)
 
     def _fixed(self, recording: ProfilerRecording, computing: float, steps: float) -> float:
         network, speed = recording.network(), recording.speeds.get("gflops")
