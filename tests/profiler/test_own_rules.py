@@ -226,6 +226,9 @@ def test_a_leak_is_steady_and_says_when_memory_runs_out() -> None:
     result = MemoryLeak().judge(recording([step(forward=1.0)] * 30, leaking))
     assert result.evidence["bytes_per_second"] == pytest.approx(40e6)
     assert result.evidence["seconds_left"] == pytest.approx((16 * 2**30 - 1e9 - 20e6 * 58) / 40e6, rel=0.02)
+    small = {"memory_total_bytes": 2.15e9}
+    full = MemoryLeak().judge(recording([step(forward=1.0)] * 30, leaking, sampler=small))
+    assert full.meaning.endswith("a minute; all of it is taken.")
     filling = samples(60, job_main_rss_bytes=1e9 + 5e8 * (1 - np.exp(-times / 8)))  # an allocator's cache fills up
     assert not MemoryLeak().judge(recording([step(forward=1.0)] * 30, filling)).fired
     sawtooth = samples(60, job_main_rss_bytes=1e9 + 3e8 * (times % 6))

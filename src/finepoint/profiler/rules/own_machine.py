@@ -46,8 +46,8 @@ class MemoryLeak(OwnRule):
             return self.clean(bytes_per_second=slope, grown_bytes=grown, steadiness=steady)
         left = max(recording.memory_bytes - memory[-1], 0.0) / slope
         return self.issue(
-            meaning=f"Memory grows by {slope * 60 / 2**20:,.0f} MiB a minute; at that rate it runs out in "
-            f"{_duration(left)}.",
+            meaning=f"Memory grows by {slope * 60 / 2**20:,.0f} MiB a minute; "
+            + (f"at that rate it runs out in {_duration(left)}." if left >= 1 else "all of it is taken."),
             remedy="add up loss.item() or loss.detach() instead of loss, and keep no outputs in a list",
             share=0.0,
             speedup=None,
