@@ -1,6 +1,8 @@
 """Scripts with one planted bottleneck each: is it named first, and does the advice give what was predicted?
 
-    python benchmarks/bottlenecks.py [--only PLANT...] [--attempts N] [--quick] [--json]
+    python benchmarks/bottlenecks.py [--only PLANT...] [--rounds N] [--attempts N] [--quick] [--json]
+
+A gain is that of the medians of several runs with the bottleneck and without it, in turns.
 
 On a machine that others use, their load is a bottleneck too, and BusyNeighbour says so, rightly. So a case that saw
 others at work is run again, up to three times. Where they stay, `others` says how many cores they kept busy,
@@ -28,9 +30,10 @@ import torch
 from PIL import Image
 
 from bottleneck_script import convolutions
-from finepoint.profiler.finishing import Judged, finish
+from finepoint.profiler.finishing import finish
 from finepoint.profiler.prediction import neighbour_cores
 from finepoint.profiler.running import profile_script
+from finepoint.results import RuleResult
 from reporting import Goal, parser, report
 
 SCRIPT = Path(__file__).parent / "bottleneck_script.py"
@@ -84,6 +87,7 @@ CASES = (
 def main() -> None:
     arguments = parser(__doc__.splitlines()[0])
     arguments.add_argument("--only", nargs="*", help="plants to run")
+    arguments.add_argument("--rounds", type=int, default=3, help="runs of a case before and after the advice")
     arguments.add_argument("--attempts", type=int, default=3, help="runs of a case to find one without others")
     given = arguments.parse_args()
     cases = [case for case in CASES if not given.only or case.plant in given.only]
@@ -92,7 +96,7 @@ def main() -> None:
         folder = Path(name)
         make_images(folder)
         for case in cases:
-            row = run_case(case, folder, 0.5 if given.quick else 1.0, given.attempts)
+            row = run_case(case, folder, 0.5 if given.quick else 1.0, given.rounds, given.attempts)
             if row is not None:
                 rows.append(row)
                 print(row, file=sys.stderr)
@@ -111,8 +115,8 @@ def main() -> None:
 
 
 NOTES = (
-    "gain: seconds of the loop before, by seconds after the advice. ratio: measured by predicted gain. Synchronising "
-    "at every step is not planted: without a GPU it costs nothing."
+    "measured: seconds of the loop before, by seconds after the advice, medians of the rounds. ratio: measured by "
+    "predicted gain. Synchronising at every step is not planted: without a GPU it costs nothing."
 )
 
 
@@ -130,69 +134,99 @@ def bf16_gains() -> bool:
     return min(seconds[False]) > 1.25 * min(seconds[True])
 
 
-def run_case(case: Case, folder: Path, scale: float, attempts: int) -> dict[str, Any] | None:
+def run_case(case: Case, folder: Path, scale: float, rounds: int, attempts: int) -> dict[str, Any] | None:
     if case.plant == "float32" and not bf16_gains():
         print("float32: this processor is no faster in bfloat16; left out", file=sys.stderr)
         return None
-    with cpu_limit(case.plant == "throttled") as environment, neighbours(2 if case.plant == "neighbour" else 0):
-        if environment is None:
-            print("throttled: no writable control group for the processor here; left out", file=sys.stderr)
-            return None
-        planted, others = _run_alone(
-            case.plant, [], folder, scale, environment, 1 if case.plant == "neighbour" else attempts
-        )
-    findings = [result for result in planted.findings if result.rule != "BusyNeighbour" or case.plant == "neighbour"]
-    fired = [result.rule for result in findings]
+    attempts = 1 if case.plant == "neighbour" else attempts
+    planted = _run_planted(case, folder, scale, attempts)
+    if planted is None:
+        print(f"{case.plant}: no writable control group for the processor here; left out", file=sys.stderr)
+        return None
     row: dict[str, Any] = {
         "plant": case.plant,
         "rule": case.rules[0] if case.rules else "",
-        "found": ", ".join(fired),
-        "right": bool(fired) and fired[0] in case.rules,
+        "found": ", ".join(result.rule for result in planted.findings),
+        "right": bool(planted.findings) and planted.findings[0].rule in case.rules,
         "predicted": None,
         "measured": None,
         "ratio": None,
-        "others": round(others, 1),
+        "others": round(planted.others, 1),
     }
-    if not row["right"] or not case.rules or (others > OTHERS and case.plant != "neighbour"):
+    if not row["right"] or (planted.others > OTHERS and case.plant != "neighbour"):
         return row
-    evidence = findings[0].evidence
-    value = (evidence["change"] or {}).get(case.change, 0)
-    more = ["--advised", "--value", str(value)]
-    advised, meanwhile = _run_alone(case.plant, more, folder, scale, dict(os.environ), attempts)
-    row["others"] = round(max(others, meanwhile), 1)
-    measured = planted.recording.loop_seconds / advised.recording.loop_seconds
-    row["measured"] = round(measured, 2)
-    if case.predicted and evidence["predicted_speedup"]:
-        row["predicted"] = round(float(evidence["predicted_speedup"]), 2)
-        row["ratio"] = round(measured / float(evidence["predicted_speedup"]), 2)
+    value = (planted.findings[0].evidence["change"] or {}).get(case.change, 0)
+    before, after = [planted], [_run_advised(case, value, folder, scale, attempts)]
+    for _ in range(rounds - 1):
+        again = _run_planted(case, folder, scale, attempts)
+        before += [again] if again is not None else []
+        after.append(_run_advised(case, value, folder, scale, attempts))
+    row["others"] = round(float(np.median([run.others for run in before + after])), 1)
+    measured = np.median([run.seconds for run in before]) / np.median([run.seconds for run in after])
+    row["measured"] = round(float(measured), 2)
+    promised = [run.promise(case.rules) for run in before]
+    if case.predicted and all(promised):
+        row["predicted"] = round(float(np.median([value for value in promised if value])), 2)
+        row["ratio"] = round(float(measured) / row["predicted"], 2)
     return row
 
 
+@dataclass(frozen=True)
+class Run:
+    """A case's run.
+
+    Args:
+        findings: the most promising first; BusyNeighbour is left out where it is not planted.
+        seconds: of its loop.
+        others: cores that others kept busy meanwhile.
+    """
+
+    findings: list[RuleResult]
+    seconds: float
+    others: float
+
+    def promise(self, rules: tuple[str, ...]) -> float | None:
+        """Return the gain that one of the rules predicts; None where none does."""
+        found = [result.evidence["predicted_speedup"] for result in self.findings if result.rule in rules]
+        return float(found[0]) if found and found[0] else None
+
+
+def _run_planted(case: Case, folder: Path, scale: float, attempts: int) -> Run | None:
+    with cpu_limit(case.plant == "throttled") as environment, neighbours(2 if case.plant == "neighbour" else 0):
+        return None if environment is None else _run_alone(case, [], folder, scale, environment, attempts)
+
+
+def _run_advised(case: Case, value: int, folder: Path, scale: float, attempts: int) -> Run:
+    return _run_alone(case, ["--advised", "--value", str(value)], folder, scale, dict(os.environ), attempts)
+
+
 def _run_alone(
-    plant: str, more: list[str], folder: Path, scale: float, environment: dict[str, str], attempts: int
-) -> tuple[Judged, float]:
-    """Return a run of a case, if may be one without others, and how many cores others kept busy in it."""
-    best: tuple[Judged, float] | None = None
+    case: Case, more: list[str], folder: Path, scale: float, environment: dict[str, str], attempts: int
+) -> Run:
+    """Return a run of a case, if may be one without others."""
+    best: Run | None = None
     for _ in range(attempts):
-        judged = _run(plant, more, folder, scale, environment)
-        system = judged.recording.system
-        others = neighbour_cores(judged.recording.during_loop(), len(system.named("core/")))
-        if best is None or others < best[1]:
-            best = judged, others
-        if others <= OTHERS:
+        run = _run(case.plant, more, folder, scale, environment)
+        if best is None or run.others < best.others:
+            best = run
+        if run.others <= OTHERS:
             break
     assert best is not None
     return best
 
 
-def _run(plant: str, more: list[str], folder: Path, scale: float, environment: dict[str, str]) -> Judged:
+def _run(plant: str, more: list[str], folder: Path, scale: float, environment: dict[str, str]) -> Run:
     with tempfile.TemporaryDirectory(dir=folder) as job:
         command = [str(SCRIPT), plant, *more, "--folder", str(folder), "--scale", str(scale)]
         command += ["--bf16"] if bf16_gains() else []
         done = profile_script(command, Path(job), interval_ms=100, environment=environment, quiet=True)
         if done.exit_code:
             raise SystemExit((Path(job) / "logs.txt").read_text())
-        return finish(Path(job))
+        judged = finish(Path(job))
+        recording = judged.recording
+        others = neighbour_cores(recording.during_loop(), len(recording.system.named("core/")))
+    findings = [result for result in judged.findings if result.rule != "BusyNeighbour" or plant == "neighbour"]
+    return Run(findings, recording.loop_seconds, others)
 
 
 def _share(values: Iterator[bool]) -> float:

@@ -56,7 +56,7 @@ def _threads(count: int | None) -> Iterator[None]:
 
 def _gflops(device: str) -> float:
     """Return the speed of a residual stage, the usual thing of a convolution network, forward and backward."""
-    stage = {"class": "Conv2d", "sizes": [64, 64, 3, 1, 1, 1, 1], "input": [8, 64, 56, 56]}
+    stage: dict[str, Any] = {"class": "Conv2d", "sizes": [64, 64, 3, 1, 1, 1, 1], "input": [8, 64, 56, 56]}
     stage |= {"norm": True, "bias": False, "frozen": False, "count": 1}
     # Two operations a weight and output; backward is twice a forward.
     operations = 2 * 3 * 8 * 64 * 64 * 9 * 56 * 56

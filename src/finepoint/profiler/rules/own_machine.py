@@ -24,8 +24,8 @@ class MemoryLeak(OwnRule):
 
     growth_bytes: float = 64 * 2**20
     growth: float = 0.05
-    steadiness: float = 0.9
-    seconds: float = 5.0
+    steadiness: float = 0.97
+    seconds: float = 10.0
 
     def look(self, recording: ProfilerRecording) -> RuleResult:
         """Fit a slope (median of all pairs) to the memory after the first quarter of the loop."""
