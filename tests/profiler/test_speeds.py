@@ -47,3 +47,15 @@ def test_each_format_that_the_job_does_not_use_is_timed(
     assert all(value > 0 for value in speeds.values())
     # Kept, and so not measured again.
     assert speeds_of(facts, threads=1) == speeds
+
+
+def test_a_layer_that_cannot_be_built_again_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FINEPOINT_CACHE", str(tmp_path))
+
+    class Padding(nn.Conv2d):
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            return super().forward(nn.functional.pad(input, (2, 2, 2, 2)))
+
+    facts = probed(nn.Sequential(Padding(3, 8, 5), nn.Flatten(), nn.Linear(8 * 3 * 3, 4)), torch.rand(2, 3, 3, 3))
+    assert "seconds" in speeds_of(facts)
+    assert set(speeds_of(facts | {"layers": [facts["layers"][0]]})) == {"gflops"}
