@@ -15,10 +15,12 @@ from finepoint.debugger.selection import DEFAULT_REDUCTIONS
 # What nearly all pretrained networks for photographs were trained with.
 # Others, of Inception's and EfficientNet's kind, take 0.5 off and divide by it.
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# Saved steps that are looked at: later ones tell nothing new.
-_STEPS = 2
-# Images that are enough to compare statistics of channels: so many, of so many pixels together.
-_IMAGES, _PIXELS = 32, 4 * 224 * 224
+# Saved steps that are looked at, at most: later ones tell nothing new.
+_STEPS = 4
+# Images whose statistics of channels tell enough, from several steps together; of one step so many pixels.
+_IMAGES, _PIXELS = 32, 16 * 224 * 224
+# Images that fit were below this many nats (docs/decisions/015): there is nothing to correct.
+_FITS = 0.1
 _WEIGHTED = (nn.Linear, nn.modules.conv._ConvNd)
 # Of what the layer makes of them.
 _OUTPUTS = 1 << 20
@@ -30,8 +32,9 @@ class FirstLayer:
     """Tells, at the first saved training steps, what the first weighted layer is given.
 
     Where a batch norm follows it that remembers another training, what that sees is compared with what it remembers;
-    so is what it would see if the images were corrected in one of several ways. The layer is computed again for that,
-    on at most 32 small or 4 large images, without gradients; nothing random is drawn.
+    so is what it would see, where that does not fit, if the images were corrected in one of several ways. The layer is
+    computed again for that, on at most 32 images, from several steps while the layer is frozen, without gradients;
+    nothing random is drawn.
     """
 
     def __init__(self, recorder: Recorder) -> None:
@@ -39,6 +42,8 @@ class FirstLayer:
         self._told = 0
         self._remembered: dict[str, tuple[Tensor, Tensor]] | None = None
         self._first: tuple[str, nn.Module, Tensor] | None = None
+        self._moments: dict[str, Tensor] = {}
+        self._images = 0
         self._fit: dict[str, float] | None = None
         recorder.on_step_begin.append(self._step_begins)
         recorder.on_module_end.append(self._module_ends)
@@ -65,14 +70,28 @@ class FirstLayer:
         if self._first is None:
             if isinstance(module, _WEIGHTED) and args and measurable(args[0]) is not None:
                 self._first = (name, module, args[0].detach())
-        elif self._fit is None and self._told == 0 and name in (self._remembered or {}):
+        elif name in (self._remembered or {}) and self._images < _IMAGES:
             layer, images = self._first[1], self._first[2]
             if isinstance(layer, nn.Conv2d) and images.dim() == 4 and images.shape[1] == 3:
                 assert self._remembered is not None
                 mean, var = self._remembered[name]
-                if len(mean) == layer.out_channels:
-                    enough = min(_IMAGES, max(2, _PIXELS // (images.shape[2] * images.shape[3])))
-                    self._fit = _fits(layer, images[:enough], mean, var)
+                # A layer that has been trained since is not the one that the batch norm remembers.
+                if len(mean) == layer.out_channels and (self._images == 0 or not layer.weight.requires_grad):
+                    self._compare(layer, images, mean, var)
+
+    @torch.no_grad()
+    def _compare(self, layer: nn.Conv2d, images: Tensor, mean: Tensor, var: Tensor) -> None:
+        """Add images to those whose statistics are compared."""
+        enough = min(_IMAGES - self._images, max(2, _PIXELS // (images.shape[2] * images.shape[3])))
+        images = images[:enough]
+        self._images += len(images)
+        alive = var > _DEAD * var.median()
+        self._fit = {}
+        for name, corrected in _corrected(images).items():
+            self._moments[name] = self._moments.get(name, 0) + _moments(layer.forward(corrected))
+            self._fit[name] = _divergence(self._moments[name], mean, var, alive)
+            if name == "given" and self._fit[name] < _FITS:
+                break
 
     def _step_ends(self, step: Step) -> None:
         if self._first is None or self._told >= _STEPS:
@@ -83,18 +102,21 @@ class FirstLayer:
         assert tensor is not None
         found = {reduction: float(value) for reduction, value in reduce(tensor, DEFAULT_REDUCTIONS["input"])}
         self._recorder.writer.fact(
-            "first_layer_input", step.number, step.mode, module=name, shape=list(given.shape), fit=self._fit, **found
+            "first_layer_input",
+            step.number,
+            step.mode,
+            module=name,
+            shape=list(given.shape),
+            images=self._images,
+            fit=self._fit,
+            **found,
         )
 
 
-@torch.no_grad()
-def _fits(layer: nn.Conv2d, images: Tensor, mean: Tensor, var: Tensor) -> dict[str, float]:
-    """Return how far what the layer makes of the images is from what was remembered, as given and corrected.
-
-    That is the Kullback-Leibler divergence of Gaussians, in nats, averaged over channels.
-    """
+def _corrected(images: Tensor) -> dict[str, Tensor]:
+    """Return the images as given, and corrected in each way."""
     centre, spread = (images.new_tensor(values)[:, None, None] for values in (_MEAN, _STD))
-    corrected = {
+    return {
         "given": images,
         "scaled": images / 255,
         "normalised": (images - centre) / spread,
@@ -106,12 +128,18 @@ def _fits(layer: nn.Conv2d, images: Tensor, mean: Tensor, var: Tensor) -> dict[s
         # Read in the wrong order and then normalised in the right one.
         "reversed_before": ((images * spread + centre).flip(1) - centre) / spread,
     }
-    alive = var > _DEAD * var.median()
-    return {name: _divergence(layer.forward(given), mean, var, alive) for name, given in corrected.items()}
 
 
-def _divergence(output: Tensor, mean: Tensor, var: Tensor, alive: Tensor) -> float:
+def _moments(output: Tensor) -> Tensor:
+    """Return each channel's number of values, their sum, and that of their squares [3, channels]."""
     channels = sampled(output.float(), _OUTPUTS).transpose(0, 1).flatten(1)
-    seen_mean, seen_var = channels.mean(1), channels.var(1).clamp(min=1e-12)
+    return torch.stack([torch.full_like(channels[:, 0], channels.shape[1]), channels.sum(1), channels.square().sum(1)])
+
+
+def _divergence(moments: Tensor, mean: Tensor, var: Tensor, alive: Tensor) -> float:
+    """Return the Kullback-Leibler divergence of Gaussians, in nats, averaged over channels."""
+    count, total, squares = moments
+    seen_mean = total / count
+    seen_var = (squares / count - seen_mean**2).clamp(min=1e-12)
     nats = 0.5 * (torch.log(var / seen_var) + (seen_var + (seen_mean - mean) ** 2) / var - 1)
     return float(nats[alive].mean())

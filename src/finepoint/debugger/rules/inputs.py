@@ -29,7 +29,7 @@ _EXPLAINED = {
 }
 # Mean divergence per channel, in nats, between what the first batch norm sees and what it saw in pretraining: above
 # this the input does not fit, if a correction brings it down to a third (docs/decisions/015 has the measurement).
-_MISFIT, _EXPLAINS = 0.5, 1 / 3
+_MISFIT, _EXPLAINS = 0.35, 1 / 3
 # A reversed order of the channels changes little: photographs that fit were below 0.1, and reversing made the fit of
 # none of them better.
 _MISFIT_REVERSED, _EXPLAINS_REVERSED = 0.1, 0.6
@@ -43,9 +43,9 @@ class InputNotNormalised(Rule):
     Evidence, best first:
 
     - The first batch norm of pretrained weights remembers what it saw. At the first steps the recorder compares that
-      with what it sees now, and with what it would see if the images were divided by 255, had ImageNet's mean and
-      standard deviation (or 0.5) taken off, had that undone, or had their channels reversed. Fires when the images do
-      not fit and one of these corrections fits.
+      with what it sees now, and, where that does not fit, with what it would see if the images were divided by 255,
+      had ImageNet's mean and standard deviation (or 0.5) taken off, had that undone, or had their channels reversed.
+      Fires when the images do not fit and one of these corrections fits.
     - Without batch norm: frozen weights are pretrained, and images that they see in 0..1 have had no mean taken off.
     - Whatever the weights: images beyond ±30 are raw; a mean below -1 with a spread above 3 is normalising twice.
 
