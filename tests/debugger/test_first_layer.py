@@ -20,9 +20,10 @@ def photographs(count: int) -> Tensor:
 
 
 def pretrained(frozen: bool) -> nn.Module:
-    """A network whose batch norm remembers images with 0.5 taken off and divided by it."""
+    """A network whose batch norms remember images with 0.5 taken off and divided by it."""
     torch.manual_seed(0)
-    stem = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8, momentum=None))
+    first = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8, momentum=None))
+    stem = nn.Sequential(*first, nn.ReLU(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8, momentum=None))
     stem(2 * photographs(256) - 1)
     stem.requires_grad_(not frozen)
     return nn.Sequential(stem, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))

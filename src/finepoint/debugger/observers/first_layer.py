@@ -44,13 +44,14 @@ class FirstLayer:
         self._first: tuple[str, nn.Module, Tensor] | None = None
         self._moments: dict[str, Tensor] = {}
         self._images = 0
+        self._compared = False
         self._fit: dict[str, float] | None = None
         recorder.on_step_begin.append(self._step_begins)
         recorder.on_module_end.append(self._module_ends)
         recorder.on_step_end.append(self._step_ends)
 
     def _step_begins(self, step: Step) -> None:
-        self._first = None
+        self._first, self._compared = None, False
         if self._remembered is not None or step.mode is not ModeKeys.TRAIN or not step.heavy:
             return
         # Before the first training step, so that it is what the weights came with.
@@ -70,13 +71,16 @@ class FirstLayer:
         if self._first is None:
             if isinstance(module, _WEIGHTED) and args and measurable(args[0]) is not None:
                 self._first = (name, module, args[0].detach())
-        elif name in (self._remembered or {}) and self._images < _IMAGES:
+        elif not self._compared and name in (self._remembered or {}):
+            # The first batch norm after it; those that follow see other things.
+            self._compared = True
             layer, images = self._first[1], self._first[2]
             if isinstance(layer, nn.Conv2d) and images.dim() == 4 and images.shape[1] == 3:
                 assert self._remembered is not None
                 mean, var = self._remembered[name]
                 # A layer that has been trained since is not the one that the batch norm remembers.
-                if len(mean) == layer.out_channels and (self._images == 0 or not layer.weight.requires_grad):
+                fresh = self._images == 0 or not layer.weight.requires_grad
+                if len(mean) == layer.out_channels and fresh and self._images < _IMAGES:
                     self._compare(layer, images, mean, var)
 
     @torch.no_grad()
