@@ -20,8 +20,9 @@ INTERFACE = "lo"
 _GROUP = "homogeneousCluster"
 _LOG_LEVEL = 20
 # The container's; the port of a job of one host, which nobody connects to.
-_PORT = 7777
-_SHARED = ("checkpoints", "debug-output", "profiler-output", "rule-output")
+PORT = 7777
+_RECORDED = ("debug-output", "profiler-output", "rule-output")
+_SHARED = ("checkpoints", *_RECORDED)
 _LEFT_OUT = shutil.ignore_patterns("__pycache__", ".git", ".venv", "*.pyc", ".ipynb_checkpoints")
 
 
@@ -49,7 +50,7 @@ class Host:
         return self.folder / "code"
 
 
-def hosts_of(folder: Path, spec: JobSpec, *, named: bool, port: int = _PORT) -> list[Host]:
+def hosts_of(folder: Path, spec: JobSpec, *, named: bool, port: int) -> list[Host]:
     """Return the hosts of a job: the first has the job's own folder.
 
     Args:
@@ -67,9 +68,10 @@ def hosts_of(folder: Path, spec: JobSpec, *, named: bool, port: int = _PORT) -> 
 def lay_out(host: Host, spec: JobSpec) -> None:
     """Make a host's folders and its `input/config` files; channels are linked, and checkpoints are kept.
 
-    A script begins with empty `model` and `output`, as in a new container; finepoint's own modules go on from theirs.
+    A script begins with empty `model` and `output` and unrecorded, as in a new container: it counts its steps from 0
+    again. finepoint's own modules go on from what is there.
     """
-    for name in ("model", "output") if spec.is_script else ():
+    for name in ("model", "output", *_RECORDED) if spec.is_script else ():
         shutil.rmtree(host.folder / name, ignore_errors=True)
     for name in ("input/config", "input/data", "model", "output/data"):
         (host.folder / name).mkdir(parents=True, exist_ok=True)

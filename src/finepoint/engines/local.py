@@ -18,8 +18,9 @@ from filelock import FileLock, Timeout
 
 from finepoint.engines.binding import check_literals, launch, why_not_bindable
 from finepoint.engines.channels import on_this_machine
-from finepoint.engines.container import Host, gather, hosts_of, lay_out, script_command, variables
+from finepoint.engines.container import PORT, Host, gather, hosts_of, lay_out, script_command, variables
 from finepoint.engines.debugging import debug_environment, judge_job, judged_live
+from finepoint.engines.encoding import OBJECTIVE
 from finepoint.engines.environments import python_for
 from finepoint.engines.metrics import explain_missing
 from finepoint.engines.profiling import Sampling, judge_profile, profiled_environment
@@ -36,6 +37,7 @@ from finepoint.stores import store_of
 _TAIL_LINES = 40
 _LOG_LINES = 2000
 _INTERRUPTED = "interrupted"
+STOPPED = "stopped on request"
 
 
 @dataclass
@@ -151,11 +153,13 @@ class _Run:
         spec, folder, begin = self.spec, self.folder, time.perf_counter()
         binds = spec.is_script and not why_not_bindable()
         several = spec.resources.instance_count > 1
-        port = {"port": _free_port()} if several else {}
-        hosts = hosts_of(folder.path, spec, named=binds or not several, **port)
+        hosts = hosts_of(folder.path, spec, named=binds or not several, port=_free_port() if several else PORT)
         folder.begin(spec)
         try:
             processes = self._prepare(hosts, binds)
+        except (KeyboardInterrupt, SystemExit) as error:
+            folder.finish("Stopped", failure=STOPPED if isinstance(error, SystemExit) else _INTERRUPTED)
+            raise
         except BaseException as error:
             folder.finish("Failed", failure=str(error))
             raise
@@ -238,7 +242,9 @@ class _Run:
             if any((self.folder.path / "model").iterdir()):
                 digest = pack(self.folder.path / "model", self.folder.model)
                 remember(digest, f"job {self.folder.path.name}")
-        missing = [metric for metric in self.spec.metric_definitions if metric.name not in self.latest]
+        # What its study asks for is explained by the study.
+        known = {*self.latest, self.spec.hyperparameters.get(OBJECTIVE)}
+        missing = [metric for metric in self.spec.metric_definitions if metric.name not in known]
         for metric in missing if status == "Completed" else ():
             self.watcher.say(f"warning: {explain_missing(metric, self.lines)}")
         judged = judge_job(self.folder.path, self.spec.debugger, self.watcher.say)
