@@ -192,7 +192,7 @@ def show_job(result: JobResult, json: bool) -> None:
         print_json(row)
     else:
         values = ", ".join(f"{plain(name)} {value:g}" for name, value in result.metrics.items())
-        show(f"Job [bold]{plain(folder.name)}[/]: {result.status} after {result.seconds:.1f} s. {values}")
+        show(f"Job [bold]{plain(folder.name)}[/]: {result.status} after {result.seconds:.1f} s. {values}".rstrip(". "))
         if result.failure:
             show(plain(result.failure))
         show(f"Model: {plain(row['model'])}" if row["model"] else "It left nothing in SM_MODEL_DIR.")
