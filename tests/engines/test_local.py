@@ -286,6 +286,14 @@ def test_data_and_earlier_jobs_in_the_source_folder_are_not_copied(tmp_path: Pat
     assert log_of(tmp_path / "runs" / "job") == "['train.py']\n"
 
 
+def test_a_shell_script_finds_the_python_that_has_what_it_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    run_job(tmp_path / "job", script(tmp_path, "python -c 'import sys, torch; print(sys.prefix)'", "train.sh"))
+    assert log_of(tmp_path / "job") == f"{sys.prefix}\n"
+
+
 def test_variables_of_an_outer_job_do_not_leak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SM_CHANNEL_OUTER", "/nix")
     run_job(tmp_path / "job", script(tmp_path, "import os; print('SM_CHANNEL_OUTER' in os.environ)"))

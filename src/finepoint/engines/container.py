@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,8 +91,17 @@ def lay_out(host: Host, spec: JobSpec) -> None:
         copy_code(spec, host.code)
 
 
-def variables(host: Host, spec: JobSpec, inherited: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return the environment of a host's process: the inherited one, and the container's variables."""
+def variables(
+    host: Host, spec: JobSpec, python: str = sys.executable, inherited: Mapping[str, str] = os.environ
+) -> dict[str, str]:
+    """Return the environment of a host's process: the inherited one, and the container's variables.
+
+    Args:
+        host: on which it runs.
+        spec: of the job.
+        python: that runs scripts; a shell script that calls `python` or `pip` finds its.
+        inherited: the environment to start from.
+    """
     values = _toolkit_variables(host, spec) if spec.is_script else _module_variables(host, spec)
     values |= {
         "SAGEMAKER_BASE_DIR": host.folder,
@@ -107,6 +117,7 @@ def variables(host: Host, spec: JobSpec, inherited: Mapping[str, str] = os.envir
             "MASTER_PORT": str(host.master_port),
             "NCCL_SOCKET_IFNAME": INTERFACE,
             "GLOO_SOCKET_IFNAME": INTERFACE,
+            "PATH": os.pathsep.join([str(Path(python).parent), inherited.get("PATH", os.defpath)]),
             "PYTHONPATH": os.pathsep.join(filter(None, (str(host.code), inherited.get("PYTHONPATH", "")))),
         }
     if spec.resources.cpus is not None:

@@ -36,7 +36,7 @@ from finepoint.stores import store_of
 
 _TAIL_LINES = 40
 _LOG_LINES = 2000
-_INTERRUPTED = "interrupted"
+INTERRUPTED = "interrupted"
 STOPPED = "stopped on request"
 
 
@@ -70,7 +70,7 @@ def run_job(folder: Path, spec: JobSpec, watcher: Watcher | None = None) -> JobR
         KeyboardInterrupt: it was stopped by an interrupt (Ctrl-C).
     """
     result = execute(folder, spec, watcher)
-    if result.status == "Stopped" and result.failure == _INTERRUPTED:
+    if result.status == "Stopped" and result.failure == INTERRUPTED:
         raise KeyboardInterrupt
     if result.exit_code == 2 and not spec.is_script:
         raise InputError(result.failure)
@@ -158,7 +158,7 @@ class _Run:
         try:
             processes = self._prepare(hosts, binds)
         except (KeyboardInterrupt, SystemExit) as error:
-            folder.finish("Stopped", failure=STOPPED if isinstance(error, SystemExit) else _INTERRUPTED)
+            folder.finish("Stopped", failure=STOPPED if isinstance(error, SystemExit) else INTERRUPTED)
             raise
         except BaseException as error:
             folder.finish("Failed", failure=str(error))
@@ -198,7 +198,7 @@ class _Run:
         for host in hosts:
             bound = {"folder": str(host.folder), "hosts": str(names)} if binds else {}
             command = launch(script_command(host, spec, python), supervisor=str(os.getpid()), **bound)
-            environment = debug_environment(variables(host, spec), host.folder, spec.debugger)
+            environment = debug_environment(variables(host, spec, python), host.folder, spec.debugger)
             environment = profiled_environment(environment, host.folder, spec.profiler)
             processes.append(HostProcess(host.name, command, host.code, environment))
         return processes
