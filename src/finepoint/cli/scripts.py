@@ -146,16 +146,18 @@ def script_spec(
     return spec
 
 
-def live_watcher(*, quiet: bool) -> Watcher:
-    """Return a watcher that prints what a script prints, to standard error so that results stay apart."""
+def live_watcher(*, quiet: bool, hosts: int = 1) -> Watcher:
+    """Return a watcher that prints what a script prints, to standard error so that results stay apart.
+
+    Args:
+        quiet: leave out what it prints.
+        hosts: of the job; of several, each line begins with its host's name.
+    """
     from finepoint.cli.output import say
     from finepoint.engines.local import Watcher
 
-    several: set[str] = set()
-
     def on_line(host: str, line: str) -> None:
-        several.add(host)
-        prefix = f"[{host}] " if len(several) > 1 or host != "algo-1" else ""
+        prefix = f"[{host}] " if hosts > 1 else ""
         sys.stderr.write(prefix + line.rstrip("\n") + "\n")  # the last line may lack its end
         sys.stderr.flush()
 
@@ -180,7 +182,7 @@ def best_hyperparameters(study: Path) -> dict[str, Any]:
 def show_job(result: JobResult, json: bool) -> None:
     """Print what became of a script's job, whichever engine ran it: its model, what the rules say, its profile."""
     from finepoint.cli.debug_output import print_results
-    from finepoint.cli.output import plain, print_json, say, show
+    from finepoint.cli.output import plain, plain_lines, print_json, say, show
     from finepoint.engines.debugging import read_results
     from finepoint.engines.records import JobFolder
     from finepoint.report.profiling import write_profiler_report
@@ -193,9 +195,10 @@ def show_job(result: JobResult, json: bool) -> None:
     else:
         values = ", ".join(f"{plain(name)} {value:g}" for name, value in result.metrics.items())
         show(f"Job [bold]{plain(folder.name)}[/]: {result.status} after {result.seconds:.1f} s. {values}".rstrip(". "))
-        if result.failure:
-            show(plain(result.failure))
-        show(f"Model: {plain(row['model'])}" if row["model"] else "It left nothing in SM_MODEL_DIR.")
+        if result.status == "Stopped":  # of one that failed, the last words were just printed
+            show(plain_lines(result.failure))
+        if result.status != "Failed":  # of which nothing is packed
+            show(f"Model: {plain(row['model'])}" if row["model"] else "It left nothing in SM_MODEL_DIR.")
         if row["rules"]:
             print_results([RuleResult(**value) for value in read_results(folder)])
     if row["profiler_rules"]:
