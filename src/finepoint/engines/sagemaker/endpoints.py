@@ -271,7 +271,7 @@ def _endpoint(cloud: Cloud, entry: Mapping[str, Any], run: str) -> CloudEndpoint
     described = _describe(cloud, entry["EndpointName"]) or entry
     config = described.get("EndpointConfigName", "")
     configuration = _configuration(cloud, config)
-    variant = next(iter(configuration["ProductionVariants"]), {})
+    variant: dict[str, Any] = next(iter(configuration["ProductionVariants"]), {})
     kind = str(variant.get("InstanceType", ""))
     created: datetime = entry["CreationTime"]
     hours = (datetime.now(UTC) - created).total_seconds() / 3600
