@@ -63,7 +63,9 @@ def test_a_script_that_fails_is_told_without_a_traceback_of_ours(finepoint: Fine
     done = finepoint("train", "--entry-point", tmp_path / "train.py", "--hp", "lr=1", "--run", "fails", code=1)
     assert done.stderr.count("unrecognized arguments: --lr 1") == 1
     assert "exit code 2" in done.stderr
-    assert "unrecognized arguments: --lr 1\n" in finepoint("wait", "fails", code=1).stdout
+    waited = finepoint("wait", "fails", code=1).stdout
+    assert waited.startswith("Job fails: Failed (exit code 2). ")
+    assert "unrecognized arguments: --lr 1\n" in waited
 
 
 @pytest.mark.parametrize(

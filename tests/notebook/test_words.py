@@ -86,7 +86,7 @@ def test_fit_runs_the_script_and_leaves_a_model(script: Path, capsys: pytest.Cap
     again = sagemaker.PyTorch.attach(estimator.latest_training_job.job_name)
     assert again.model_data == estimator.model_data
     estimator.set_hyperparameters(fails=3)
-    with pytest.raises(JobError, match="failed"):
+    with pytest.raises(JobError, match=r"failed \(exit code 3\)"):
         estimator.fit(address, logs=False)
 
 

@@ -165,24 +165,32 @@ def live_watcher(*, quiet: bool, hosts: int = 1) -> Watcher:
 
 
 def best_hyperparameters(study: Path) -> dict[str, Any]:
-    """Return the hyperparameters of a study's best trial.
+    """Return the hyperparameters of the best trial of a study, which ran here or in AWS.
 
     Raises:
-        NotFoundError: the study has not ended, or the folder has none.
+        NotFoundError: the study has not ended, or the folder has none, or no trial was completed.
     """
+    from finepoint.engines.records import tuning_name
     from finepoint.engines.trials import OUTPUT
     from finepoint.errors import NotFoundError
     from finepoint.files import read_json
 
-    if not (study / OUTPUT).is_file():
-        raise NotFoundError(f"{study.name} is no study that has ended; `finepoint tune --entry-point ...` makes one")
-    return dict(read_json(study / OUTPUT)["best_hyperparameters"])
+    found: dict[str, Any] | None
+    if tuning_name(study):
+        from finepoint.engines.sagemaker.tuning import best_of
+
+        found = best_of(study)
+    else:
+        found = read_json(study / OUTPUT)["best_hyperparameters"] if (study / OUTPUT).is_file() else None
+    if not found:
+        raise NotFoundError(f"{study.name} is no study with a best trial; `finepoint tune --entry-point ...` makes one")
+    return dict(found)
 
 
 def show_job(result: JobResult, json: bool) -> None:
     """Print what became of a script's job, whichever engine ran it: its model, what the rules say, its profile."""
     from finepoint.cli.debug_output import print_results
-    from finepoint.cli.output import plain, plain_lines, print_json, say, show
+    from finepoint.cli.output import plain, print_json, say, show
     from finepoint.engines.debugging import read_results
     from finepoint.engines.records import JobFolder
     from finepoint.report.profiling import write_profiler_report
@@ -194,9 +202,10 @@ def show_job(result: JobResult, json: bool) -> None:
         print_json(row)
     else:
         values = ", ".join(f"{plain(name)} {value:g}" for name, value in result.metrics.items())
-        show(f"Job [bold]{plain(folder.name)}[/]: {result.status} after {result.seconds:.1f} s. {values}".rstrip(". "))
-        if result.status == "Stopped":  # of one that failed, the last words were just printed
-            show(plain_lines(result.failure))
+        # Of one that failed, the last words were just printed.
+        why = f": {plain(result.failure)}" if result.status == "Stopped" else ""
+        words = f"{result.status} after {result.seconds:.1f} s{why}. {values}".rstrip(". ")
+        show(f"Job [bold]{plain(folder.name)}[/]: {words}")
         if result.status != "Failed":  # of which nothing is packed
             show(f"Model: {plain(row['model'])}" if row["model"] else "It left nothing in SM_MODEL_DIR.")
         if row["rules"]:

@@ -20,6 +20,7 @@ _CLONE_NEWUSER = 0x10000000
 _MS_BIND = 0x1000
 _MS_REC = 0x4000
 _MS_PRIVATE = 0x40000
+_PR_SET_PDEATHSIG = 1
 # As `env` and shells do: the command was found but could not be started, or was not found.
 _CANNOT_START, _NOT_FOUND = 126, 127
 _CANNOT_BIND = 125
@@ -38,6 +39,8 @@ def main(arguments: list[str]) -> int:
         return _CANNOT_BIND
     if supervisor:
         end_with(int(supervisor))
+        if os.getppid() != int(supervisor):
+            return _CANNOT_START  # it went away meanwhile
     try:
         os.execvp(command[0], command)  # noqa: S606 - becoming the command is what this file is for
     except OSError as error:
@@ -90,6 +93,11 @@ def end_with(supervisor: int) -> None:
     process is nobody's child: a script that waits for its children is not to find one that it never started.
     """
     job = os.getpid()
+    try:
+        watched = [os.pidfd_open(supervisor), os.pidfd_open(job)]
+    except OSError:  # the system is too old for it, or the supervisor is gone
+        _check(_libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL)), "prctl")
+        return
     first = os.fork()
     if first:
         os.waitpid(first, 0)
@@ -100,23 +108,14 @@ def end_with(supervisor: int) -> None:
     nowhere = os.open(os.devnull, os.O_RDWR)
     for number in (0, 1, 2):
         os.dup2(nowhere, number)
-    with contextlib.suppress(ProcessLookupError):  # the job ended at once
-        handle = os.pidfd_open(job)
-        if _outlives(supervisor, handle):
-            for process in (job, *_below(job)):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process, signal.SIGKILL)
+    ended = select.select(watched, [], [])[0]
+    if watched[1] not in ended:
+        for process in (job, *_below(job)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(job, signal.SIGKILL)
     os._exit(0)
-
-
-def _outlives(supervisor: int, job: int) -> bool:
-    """Wait until one of the two has ended; return whether it was the supervisor."""
-    try:
-        watched = os.pidfd_open(supervisor)
-    except ProcessLookupError:
-        return True
-    return job not in select.select([watched, job], [], [])[0]
 
 
 def _below(process: int) -> list[int]:

@@ -166,7 +166,7 @@ class _Run:
         with (
             folder.logs.open("a", encoding="utf-8") as self.log,
             folder.metrics.open("w", encoding="utf-8") as self.readings,
-            Sampling(folder.path, spec.profiler) as sampling,
+            Sampling(folder.path, spec.profiler, self.watcher.say) as sampling,
         ):
             self.supervisor = Supervisor(
                 processes,

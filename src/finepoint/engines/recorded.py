@@ -81,7 +81,7 @@ def run(configuration: Mapping[str, Any], arguments: list[str], folder: Path) ->
     environment = profiled_environment(environment, folder, configuration["profiler"])
     command = [sys.executable, "--", configuration["entry_point"], *arguments]
     stopped: list[str] = []
-    with Sampling(folder, configuration["profiler"]) as sampling:
+    with Sampling(folder, configuration["profiler"], _say) as sampling:
         process = subprocess.Popen(command, env=environment)
         signal.signal(signal.SIGTERM, lambda number, frame: process.terminate())
         sampling.begin(process.pid)
