@@ -269,6 +269,19 @@ def test_a_job_that_is_stopped_while_it_is_prepared_is_on_record_as_stopped(
     assert (record["status"], record["failure"]) == ("Stopped", reason)
 
 
+def test_an_interrupt_while_a_job_is_judged_leaves_its_end_on_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*given: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("finepoint.engines.local.judge_job", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        execute(tmp_path / "job", script(tmp_path, ""))
+    record = json.loads((tmp_path / "job" / "job.json").read_text())
+    assert (record["status"], record["exit_code"], record["rules"]) == ("Completed", 0, {})
+
+
 def test_without_source_dir_only_the_script_comes(tmp_path: Path) -> None:
     for name in ("train.py", "other.py"):
         (tmp_path / name).write_text("import os; print(os.listdir())")

@@ -262,18 +262,19 @@ def _module_variables(host: Host, spec: JobSpec) -> dict[str, Any]:
 
 def _lay_out_checkpoints(host: Host, spec: JobSpec) -> None:
     """Make the folders that all hosts share; the first one's checkpoints may lie elsewhere."""
-    first = host.name == host.names[0]
-    kept = Path(spec.checkpoint_location.removeprefix("file://")).resolve() if spec.checkpoint_location else None
-    for name in _SHARED:
-        path = host.folder / name
-        target = kept if first else host.folder.parents[1] / name
-        if first and (name != "checkpoints" or kept is None):
-            if name == "checkpoints":
-                path.mkdir(exist_ok=True)
-            continue
-        assert target is not None
-        target.mkdir(parents=True, exist_ok=True)
-        _link(path, target)
+    checkpoints = host.folder / "checkpoints"
+    if host.name != host.names[0]:
+        for name in _SHARED:
+            _link_made(host.folder / name, host.folder.parents[1] / name)
+    elif spec.checkpoint_location:
+        _link_made(checkpoints, Path(spec.checkpoint_location.removeprefix("file://")).resolve())
+    else:
+        checkpoints.mkdir(exist_ok=True)
+
+
+def _link_made(link: Path, target: Path) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    _link(link, target)
 
 
 def _link_channel(link: Path, target: Path) -> None:

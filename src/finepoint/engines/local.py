@@ -247,17 +247,21 @@ class _Run:
         missing = [metric for metric in self.spec.metric_definitions if metric.name not in known]
         for metric in missing if status == "Completed" else ():
             self.watcher.say(f"warning: {explain_missing(metric, self.lines)}")
-        judged = judge_job(self.folder.path, self.spec.debugger, self.watcher.say)
-        self.folder.finish(
-            status,
-            rules={result.rule: result.status for result in judged},
-            profiler_rules=judge_profile(self.folder.path, self.spec.profiler, self.watcher.say),
-            exit_code=code,
-            exit_codes=dict(outcome.exit_codes),
-            failure=failure,
-            metrics=self.latest,
-            seconds=round(seconds, 3),
-        )
+        rules: dict[str, dict[str, str]] = {"rules": {}, "profiler_rules": {}}
+        try:
+            judged = judge_job(self.folder.path, self.spec.debugger, self.watcher.say)
+            rules["rules"] = {result.rule: result.status for result in judged}
+            rules["profiler_rules"] = judge_profile(self.folder.path, self.spec.profiler, self.watcher.say)
+        finally:  # an impatient Ctrl-C changes nothing of what became of the job
+            self.folder.finish(
+                status,
+                **rules,
+                exit_code=code,
+                exit_codes=dict(outcome.exit_codes),
+                failure=failure,
+                metrics=self.latest,
+                seconds=round(seconds, 3),
+            )
         return JobResult(status, code, self.folder.path, failure, seconds, dict(self.latest))
 
     def _failure_text(self, code: int, words: str) -> str:
