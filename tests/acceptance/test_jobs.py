@@ -44,6 +44,7 @@ def test_a_detached_job_is_followed_stopped_and_waited_for(finepoint: Finepoint,
     )
     assert follower.stdout is not None
     assert follower.stdout.readline() == "begun\n"
+    assert {run["run"]: run["status"] for run in value_of(finepoint("runs", "--json"))}["back"] == "running"
     assert "is running" in finepoint("rm", "back", code=2).stderr
     assert (
         "is running"
@@ -60,8 +61,11 @@ def test_a_detached_job_is_followed_stopped_and_waited_for(finepoint: Finepoint,
 def test_a_script_that_fails_is_told_without_a_traceback_of_ours(finepoint: Finepoint, tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text("import argparse; argparse.ArgumentParser().parse_args()")
     done = finepoint("train", "--entry-point", tmp_path / "train.py", "--hp", "lr=1", "--run", "fails", code=1)
-    assert "unrecognized arguments: --lr 1" in done.stderr
+    assert done.stderr.count("unrecognized arguments: --lr 1") == 1
     assert "exit code 2" in done.stderr
+    waited = finepoint("wait", "fails", code=1).stdout
+    assert waited.startswith("Job fails: Failed (exit code 2). ")
+    assert "unrecognized arguments: --lr 1\n" in waited
 
 
 @pytest.mark.parametrize(

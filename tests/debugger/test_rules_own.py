@@ -190,6 +190,8 @@ def test_a_rate_that_is_too_low_is_named_with_a_higher_one() -> None:
     assert found.fired and found.evidence["suggested_learning_rate"] == 100.0
     assert verdict(trained([2.3] * 20, [1e-3] * 20), "LearningRateTooLow").passed
     assert verdict(trained([2.3 * 0.9**step for step in range(20)], [1e-6] * 20), "LearningRateTooLow").passed
+    short = verdict(trained([2.3] * 8, [1e-6] * 8), "LearningRateTooLow")
+    assert short.reason == "8 losses were recorded; it takes 10"
 
 
 def labelled(*histograms: dict[int, int]) -> Made:

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
 from finepoint.debugger import create_trial, modes
@@ -84,3 +86,27 @@ def test_rules_that_there_are_not_are_refused_with_the_other_mistakes(tmp_path: 
     with pytest.raises(ConfigurationError, match="no rule 'Nix'") as caught:
         JobSpec("no name!", entry_point="train.py", source_dir=str(tmp_path), debugger=configuration)
     assert len(caught.value.mistakes) == 3
+
+
+def test_a_sampler_that_was_killed_is_told_of(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text("print('ready', flush=True)\nimport threading\nthreading.Event().wait()")
+    spec = JobSpec(
+        "job",
+        entry_point="train.py",
+        source_dir=str(tmp_path / "train.py"),
+        profiler=profiler_configuration(interval_ms=100),
+    )
+    said: list[str] = []
+    watcher = Watcher(say=said.append)
+
+    def kill(host: str, line: str) -> None:
+        mine = psutil.Process().children(recursive=True)
+        samplers = [child for child in mine if "finepoint.profiler.sampler" in child.cmdline()]
+        for process in samplers:
+            process.kill()
+        supervisors[0].stop(f"{len(samplers)} killed")
+
+    supervisors: list[Any] = []
+    watcher.on_start, watcher.on_line = supervisors.append, kill
+    assert execute(tmp_path / "job", spec, watcher).failure == "1 killed"
+    assert sum("sampler was killed" in text for text in said) == 1

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,18 +48,17 @@ def test_a_requirement_is_installed_into_an_environment_that_the_next_job_finds(
     (package / "backend.py").write_text(_BACKEND)
     folder = source(tmp_path, "./rare\n", "import rare, numpy, sys; print(rare.WORD, sys.prefix)")
     said: list[str] = []
-    for name in ("first", "second"):
-        spec = JobSpec("job", entry_point="train.py", source_dir=str(folder))
-        run_job(tmp_path / name, spec, Watcher(say=said.append))
-    logs = [(tmp_path / name / "logs.txt").read_text() for name in ("first", "second")]
-    assert logs[0] == logs[1]
+    spec = JobSpec("job", entry_point="train.py", source_dir=str(folder))
+    offline = replace(spec, requirements="offline")
+    for name, one in (("first", spec), ("second", spec), ("third", offline)):
+        run_job(tmp_path / name, one, Watcher(say=said.append))
+    logs = [(tmp_path / name / "logs.txt").read_text() for name in ("first", "second", "third")]
+    assert len(set(logs)) == 1
     assert logs[0].startswith("found ")
     assert len(said) == 1
+    (folder / "requirements.txt").write_text("./rare\n# another environment\n")
     with pytest.raises(ConfigurationError, match="offline"):
-        run_job(
-            tmp_path / "third",
-            JobSpec("job", entry_point="train.py", source_dir=str(folder), requirements="offline"),
-        )
+        run_job(tmp_path / "fourth", offline)
 
 
 @pytest.mark.slow

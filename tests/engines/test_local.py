@@ -138,11 +138,15 @@ def test_each_host_is_a_process_and_they_find_each_other_by_name(tmp_path: Path,
     assert (tmp_path / "job" / "output" / "data" / "algo-2.txt").read_text() == "seen"
 
 
-def test_a_job_that_is_run_again_begins_with_an_empty_model(tmp_path: Path) -> None:
+def test_a_job_that_is_run_again_begins_with_an_empty_model_and_unrecorded(tmp_path: Path) -> None:
     text = "import os, pathlib\nfolder = pathlib.Path(os.environ['SM_MODEL_DIR'])\nprint(os.listdir(folder))\n"
     spec = script(tmp_path, f"{text}(folder / 'weights').touch()")
     for _ in range(2):
         run_job(tmp_path / "job", spec)
+        recorded = [tmp_path / "job" / name for name in ("debug-output", "profiler-output", "rule-output")]
+        assert not any(path.exists() for path in recorded)
+        for path in recorded:
+            path.mkdir()
     assert log_of(tmp_path / "job") == "[]\n[]\n"
 
 
@@ -218,9 +222,18 @@ run_job(Path(sys.argv[1]), JobSpec("job", entry_point="train.py", source_dir=sys
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent is gone")
-def test_a_script_ends_when_its_supervisor_is_killed(tmp_path: Path) -> None:
-    script(tmp_path, "import os, threading\nprint(os.getpid(), flush=True)\nthreading.Event().wait()")
+_WAITS = "import os, threading\nprint(os.getpid(), flush=True)\nthreading.Event().wait()"
+_STARTS = "import subprocess, sys\nsubprocess.run([sys.executable, '-c', {waits!r}], start_new_session={own})"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only on Linux a job is ended with its supervisor")
+@pytest.mark.parametrize(
+    "text",
+    [_WAITS, _STARTS.format(waits=_WAITS, own=False), _STARTS.format(waits=_WAITS, own=True)],
+    ids=["script", "child", "child in a session of its own, as torchrun's"],
+)
+def test_a_script_ends_with_all_that_it_started_when_its_supervisor_is_killed(tmp_path: Path, text: str) -> None:
+    script(tmp_path, text)
     command = [sys.executable, "-c", _SUPERVISOR, str(tmp_path / "job"), str(tmp_path / "source")]
     supervisor = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert supervisor.stdout is not None
@@ -233,6 +246,40 @@ def test_a_script_ends_when_its_supervisor_is_killed(tmp_path: Path) -> None:
 
     assert select.select([handle], [], [], 30)[0]  # readable once the process has ended
     os.close(handle)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only on Linux a job is ended with its supervisor")
+def test_a_script_finds_no_child_that_it_did_not_start(tmp_path: Path) -> None:
+    text = "import os\ntry: print(os.waitpid(-1, os.WNOHANG))\nexcept ChildProcessError: print('none')"
+    run_job(tmp_path / "job", script(tmp_path, text))
+    assert log_of(tmp_path / "job") == "none\n"
+
+
+@pytest.mark.parametrize(("error", "reason"), [(KeyboardInterrupt, "interrupted"), (SystemExit, "stopped on request")])
+def test_a_job_that_is_stopped_while_it_is_prepared_is_on_record_as_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException], reason: str
+) -> None:
+    def asked(*given: Any, **named: Any) -> str:
+        raise error
+
+    monkeypatch.setattr("finepoint.engines.local.python_for", asked)
+    with pytest.raises(error):
+        execute(tmp_path / "job", script(tmp_path, ""))
+    record = json.loads((tmp_path / "job" / "job.json").read_text())
+    assert (record["status"], record["failure"]) == ("Stopped", reason)
+
+
+def test_an_interrupt_while_a_job_is_judged_leaves_its_end_on_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*given: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("finepoint.engines.local.judge_job", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        execute(tmp_path / "job", script(tmp_path, ""))
+    record = json.loads((tmp_path / "job" / "job.json").read_text())
+    assert (record["status"], record["exit_code"], record["rules"]) == ("Completed", 0, {})
 
 
 def test_without_source_dir_only_the_script_comes(tmp_path: Path) -> None:
@@ -250,6 +297,14 @@ def test_data_and_earlier_jobs_in_the_source_folder_are_not_copied(tmp_path: Pat
     )
     run_job(tmp_path / "runs" / "job", spec)
     assert log_of(tmp_path / "runs" / "job") == "['train.py']\n"
+
+
+def test_a_shell_script_finds_the_python_that_has_what_it_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    run_job(tmp_path / "job", script(tmp_path, "python -c 'import sys, torch; print(sys.prefix)'", "train.sh"))
+    assert log_of(tmp_path / "job") == f"{sys.prefix}\n"
 
 
 def test_variables_of_an_outer_job_do_not_leak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,7 +82,9 @@ for _ in range(3):
 if not first: threading.Event().wait()
 """
     run_job(tmp_path / "s", job(tmp_path, script, early_stopping="auto", max_jobs=2))
-    assert [trial["status"] for trial in trials_of(tmp_path / "s")] == ["completed", "stopped"]
+    trials = trials_of(tmp_path / "s")
+    assert [trial["status"] for trial in trials] == ["completed", "stopped"]
+    assert trials[1]["reason"] == "worse than the median of the earlier trials at the same point"
     assert JobFolder(tmp_path / "s" / "trials" / "s-001").read()["failure"].startswith("early stopping")
 
 
@@ -105,8 +107,10 @@ def test_a_metric_printed_once_cannot_be_stopped_early_and_the_test_set_is_warne
 
 def test_a_regex_that_matches_nothing_ends_the_study_after_the_first_trial(tmp_path: Path) -> None:
     wrong = MetricDefinition("valid_loss", r"valid lost: ([0-9.]+)")
+    events: list[dict[str, Any]] = []
     with pytest.raises(JobError, match=r"these come nearest:\n *valid loss: "):
-        run_job(tmp_path / "s", job(tmp_path, metric=wrong))
+        run_job(tmp_path / "s", job(tmp_path, metric=wrong), Watcher(on_event=events.append))
+    assert notes_of(events) == []  # the error has it all
     assert [path.name for path in (tmp_path / "s" / "trials").iterdir()] == ["s-000"]
 
 

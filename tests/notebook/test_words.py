@@ -86,7 +86,7 @@ def test_fit_runs_the_script_and_leaves_a_model(script: Path, capsys: pytest.Cap
     again = sagemaker.PyTorch.attach(estimator.latest_training_job.job_name)
     assert again.model_data == estimator.model_data
     estimator.set_hyperparameters(fails=3)
-    with pytest.raises(JobError, match="failed"):
+    with pytest.raises(JobError, match=r"failed \(exit code 3\)"):
         estimator.fit(address, logs=False)
 
 
@@ -116,6 +116,30 @@ def test_rules_have_the_sdks_names() -> None:
     }
     with pytest.raises(ConfigurationError, match="there is no rule"):
         sagemaker.rule_configs.no_such_rule()
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        (lambda: sagemaker.rule_configs.ProfilerReport(CPUBottleneck_threshold=90), "CPUBottleneck_threshold is not"),
+        (lambda: sagemaker.rule_configs.Email("me@here"), "no rule or action 'Email' here"),
+        (lambda: sagemaker.ProfilerRule.sagemaker(sagemaker.rule_configs.overfit()), "use Rule.sagemaker"),
+    ],
+)
+def test_a_profilers_rule_that_would_be_judged_otherwise_is_refused(written: Any, words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        written()
+
+
+def test_cells_that_write_the_sdks_modules_with_dots_find_them() -> None:
+    assert sagemaker.serializers.IdentitySerializer is sagemaker.IdentitySerializer
+    assert sagemaker.deserializers.JSONDeserializer is sagemaker.JSONDeserializer
+    assert sagemaker.debugger.ProfilerRule is sagemaker.ProfilerRule
+    assert sagemaker.inputs.TrainingInput is sagemaker.TrainingInput
+    assert sagemaker.predictor.Predictor is sagemaker.Predictor
+    assert sagemaker.pytorch.PyTorchModel is sagemaker.PyTorchModel
+    assert sagemaker.session.Session is sagemaker.Session
+    assert sagemaker.tuner.ContinuousParameter is sagemaker.ContinuousParameter
 
 
 def test_a_rule_of_ones_own_and_the_action_to_stop_are_taken(tmp_path: Path) -> None:

@@ -161,6 +161,8 @@ def test_hyperband_stops_some_trials(tmp_path: Path) -> None:
     spec = StudySpec({**DEFAULT_SPACE}, strategy="hyperband", max_jobs=16, seed=1)
     state = run_study(tmp_path, spec, quadratic)
     assert {trial.status for trial in state.trials} == {"completed", "stopped"}
+    stopped = next(trial for trial in state.trials if trial.status == "stopped")
+    assert trial_line(state, stopped).endswith("stopped: worse than other trials at the same point")
 
 
 def test_a_study_may_go_on_longer_but_not_become_another(tmp_path: Path) -> None:

@@ -106,11 +106,11 @@ def run_script_in_cloud(
 
 
 def wait_in_cloud(folder: Path) -> dict[str, Any]:
-    """Wait for a job in AWS, bring its results home, and return its record."""
+    """Wait for a job in AWS, bring its results home, and return its record; `finepoint logs` shows what it prints."""
     from finepoint.cli.scripts import live_watcher
     from finepoint.engines.sagemaker.submitted import wait
 
-    return wait(folder, live_watcher(quiet=False))
+    return wait(folder, live_watcher(quiet=True))
 
 
 def stop_in_cloud(folder: Path) -> dict[str, Any]:

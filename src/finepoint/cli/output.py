@@ -55,9 +55,14 @@ def show(*parts: RenderableType) -> None:
 
 def plain(text: object) -> str:
     """Return text from outside (names of classes, files) with rich's markup taken out of effect."""
+    return plain_lines(str(text).replace("\n", "\ufffd"))
+
+
+def plain_lines(text: str) -> str:
+    """Return text of several lines from outside with rich's markup taken out of effect."""
     from rich.markup import escape
 
-    return escape(harmless(str(text)).replace("\n", "\ufffd"))
+    return escape(harmless(text))
 
 
 def harmless(text: str) -> str:

@@ -80,7 +80,7 @@ def _job_row(job: Any) -> dict[str, Any]:
         "run": job.path.name,
         "path": str(job.path),
         "kind": "study" if spec.get("module") or tuning_name(job.path) else "script",
-        "status": record["status"].lower(),
+        "status": "running" if record["status"] == "InProgress" else record["status"].lower(),  # as of runs
         "started_at": record["started_at"],
         "backbone": script or spec.get("hyperparameters", {}).get("trial", {}).get("entry_point", ""),
         **none,

@@ -146,16 +146,18 @@ def script_spec(
     return spec
 
 
-def live_watcher(*, quiet: bool) -> Watcher:
-    """Return a watcher that prints what a script prints, to standard error so that results stay apart."""
+def live_watcher(*, quiet: bool, hosts: int = 1) -> Watcher:
+    """Return a watcher that prints what a script prints, to standard error so that results stay apart.
+
+    Args:
+        quiet: leave out what it prints.
+        hosts: of the job; of several, each line begins with its host's name.
+    """
     from finepoint.cli.output import say
     from finepoint.engines.local import Watcher
 
-    several: set[str] = set()
-
     def on_line(host: str, line: str) -> None:
-        several.add(host)
-        prefix = f"[{host}] " if len(several) > 1 or host != "algo-1" else ""
+        prefix = f"[{host}] " if hosts > 1 else ""
         sys.stderr.write(prefix + line.rstrip("\n") + "\n")  # the last line may lack its end
         sys.stderr.flush()
 
@@ -163,18 +165,26 @@ def live_watcher(*, quiet: bool) -> Watcher:
 
 
 def best_hyperparameters(study: Path) -> dict[str, Any]:
-    """Return the hyperparameters of a study's best trial.
+    """Return the hyperparameters of the best trial of a study, which ran here or in AWS.
 
     Raises:
-        NotFoundError: the study has not ended, or the folder has none.
+        NotFoundError: the study has not ended, or the folder has none, or no trial was completed.
     """
+    from finepoint.engines.records import tuning_name
     from finepoint.engines.trials import OUTPUT
     from finepoint.errors import NotFoundError
     from finepoint.files import read_json
 
-    if not (study / OUTPUT).is_file():
-        raise NotFoundError(f"{study.name} is no study that has ended; `finepoint tune --entry-point ...` makes one")
-    return dict(read_json(study / OUTPUT)["best_hyperparameters"])
+    found: dict[str, Any] | None
+    if tuning_name(study):
+        from finepoint.engines.sagemaker.tuning import best_of
+
+        found = best_of(study)
+    else:
+        found = read_json(study / OUTPUT)["best_hyperparameters"] if (study / OUTPUT).is_file() else None
+    if not found:
+        raise NotFoundError(f"{study.name} is no study with a best trial; `finepoint tune --entry-point ...` makes one")
+    return dict(found)
 
 
 def show_job(result: JobResult, json: bool) -> None:
@@ -192,10 +202,12 @@ def show_job(result: JobResult, json: bool) -> None:
         print_json(row)
     else:
         values = ", ".join(f"{plain(name)} {value:g}" for name, value in result.metrics.items())
-        show(f"Job [bold]{plain(folder.name)}[/]: {result.status} after {result.seconds:.1f} s. {values}")
-        if result.failure:
-            show(plain(result.failure))
-        show(f"Model: {plain(row['model'])}" if row["model"] else "It left nothing in SM_MODEL_DIR.")
+        # Of one that failed, the last words were just printed.
+        why = f": {plain(result.failure)}" if result.status == "Stopped" else ""
+        words = f"{result.status} after {result.seconds:.1f} s{why}. {values}".rstrip(". ")
+        show(f"Job [bold]{plain(folder.name)}[/]: {words}")
+        if result.status != "Failed":  # of which nothing is packed
+            show(f"Model: {plain(row['model'])}" if row["model"] else "It left nothing in SM_MODEL_DIR.")
         if row["rules"]:
             print_results([RuleResult(**value) for value in read_results(folder)])
     if row["profiler_rules"]:

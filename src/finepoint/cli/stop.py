@@ -13,7 +13,7 @@ def command(job: JobArgument, runs_dir: RunsDir = None, json: Json = False) -> N
         finepoint stop train-2026-11-24-11-24-05-458
     """
     from finepoint.cli.cloud import stop_in_cloud
-    from finepoint.cli.output import plain, print_json, show
+    from finepoint.cli.output import plain, plain_lines, print_json, show
     from finepoint.cli.scripts import job_row
     from finepoint.engines.jobs import find_job, stop
     from finepoint.engines.records import in_cloud
@@ -24,4 +24,4 @@ def command(job: JobArgument, runs_dir: RunsDir = None, json: Json = False) -> N
     if json:
         print_json(row)
     else:
-        show(f"Job [bold]{plain(row['job'])}[/]: {row['status']}. {plain(row['failure'])}")
+        show(f"Job [bold]{plain(row['job'])}[/]: {row['status']}. {plain_lines(row['failure'])}".rstrip(". "))

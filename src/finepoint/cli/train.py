@@ -30,6 +30,9 @@ from finepoint.cli.scripts import (
     Variable,
 )
 
+# As shells and other commands end at Ctrl-C.
+_INTERRUPTED = 130
+
 
 @with_flags(DATA, FEATURES, HYPERPARAMETERS)
 def command(
@@ -162,8 +165,8 @@ def _run_script(spec: Any, runs_dir: Path | None, detach: bool, json: bool) -> N
     from finepoint.cli.output import plain, print_json, say, show
     from finepoint.cli.scripts import job_row, live_watcher, show_job
     from finepoint.engines.jobs import start, state_of, stopping_on_request
-    from finepoint.engines.local import run_job
-    from finepoint.errors import ConfigurationError
+    from finepoint.engines.local import INTERRUPTED, execute, how_it_ended
+    from finepoint.errors import ConfigurationError, JobError
     from finepoint.runs.folder import RECORD
     from finepoint.runs.folder import runs_dir as default_dir
 
@@ -178,8 +181,10 @@ def _run_script(spec: Any, runs_dir: Path | None, detach: bool, json: bool) -> N
             show(f"Job [bold]{plain(spec.name)}[/] is running; `finepoint logs -f {plain(spec.name)}` shows its log")
         return
     say(f"Job {spec.name} in {folder}")
-    with stopping_on_request(live_watcher(quiet=False)) as watcher:
-        result = run_job(folder, spec, watcher)
+    with stopping_on_request(live_watcher(quiet=False, hosts=spec.resources.instance_count)) as watcher:
+        result = execute(folder, spec, watcher)
     show_job(result, json)
+    if result.status == "Failed":
+        raise JobError(f"job {spec.name} failed ({how_it_ended(result.exit_code)}); its log is {folder / 'logs.txt'}")
     if result.status != "Completed":
-        raise typer.Exit(1)
+        raise typer.Exit(_INTERRUPTED if result.failure == INTERRUPTED else 1)

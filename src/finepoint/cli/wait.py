@@ -15,9 +15,10 @@ def command(job: JobArgument, runs_dir: RunsDir = None, json: Json = False) -> N
         finepoint wait train-2026-11-24-11-24-05-458 && echo done
     """
     from finepoint.cli.cloud import wait_in_cloud
-    from finepoint.cli.output import plain, print_json, show
+    from finepoint.cli.output import plain, plain_lines, print_json, show
     from finepoint.cli.scripts import job_row
     from finepoint.engines.jobs import find_job, wait
+    from finepoint.engines.local import how_it_ended
     from finepoint.engines.records import in_cloud
     from finepoint.runs.folder import runs_dir as default_dir
 
@@ -26,6 +27,8 @@ def command(job: JobArgument, runs_dir: RunsDir = None, json: Json = False) -> N
     if json:
         print_json(row)
     else:
-        show(f"Job [bold]{plain(row['job'])}[/]: {row['status']}. {plain(row['failure'])}")
+        failed = row["status"] == "Failed" and row["exit_code"] is not None
+        how = f" ({how_it_ended(row['exit_code'])})" if failed else ""
+        show(f"Job [bold]{plain(row['job'])}[/]: {row['status']}{how}. {plain_lines(row['failure'])}".rstrip(". "))
     if row["status"] != "Completed":
         raise typer.Exit(1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +21,9 @@ INTERFACE = "lo"
 _GROUP = "homogeneousCluster"
 _LOG_LEVEL = 20
 # The container's; the port of a job of one host, which nobody connects to.
-_PORT = 7777
-_SHARED = ("checkpoints", "debug-output", "profiler-output", "rule-output")
+PORT = 7777
+_RECORDED = ("debug-output", "profiler-output", "rule-output")
+_SHARED = ("checkpoints", *_RECORDED)
 _LEFT_OUT = shutil.ignore_patterns("__pycache__", ".git", ".venv", "*.pyc", ".ipynb_checkpoints")
 
 
@@ -49,7 +51,7 @@ class Host:
         return self.folder / "code"
 
 
-def hosts_of(folder: Path, spec: JobSpec, *, named: bool, port: int = _PORT) -> list[Host]:
+def hosts_of(folder: Path, spec: JobSpec, *, named: bool, port: int) -> list[Host]:
     """Return the hosts of a job: the first has the job's own folder.
 
     Args:
@@ -67,9 +69,10 @@ def hosts_of(folder: Path, spec: JobSpec, *, named: bool, port: int = _PORT) -> 
 def lay_out(host: Host, spec: JobSpec) -> None:
     """Make a host's folders and its `input/config` files; channels are linked, and checkpoints are kept.
 
-    A script begins with empty `model` and `output`, as in a new container; finepoint's own modules go on from theirs.
+    A script begins with empty `model` and `output` and unrecorded, as in a new container: it counts its steps from 0
+    again. finepoint's own modules go on from what is there.
     """
-    for name in ("model", "output") if spec.is_script else ():
+    for name in ("model", "output", *_RECORDED) if spec.is_script else ():
         shutil.rmtree(host.folder / name, ignore_errors=True)
     for name in ("input/config", "input/data", "model", "output/data"):
         (host.folder / name).mkdir(parents=True, exist_ok=True)
@@ -88,8 +91,17 @@ def lay_out(host: Host, spec: JobSpec) -> None:
         copy_code(spec, host.code)
 
 
-def variables(host: Host, spec: JobSpec, inherited: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return the environment of a host's process: the inherited one, and the container's variables."""
+def variables(
+    host: Host, spec: JobSpec, python: str = sys.executable, inherited: Mapping[str, str] = os.environ
+) -> dict[str, str]:
+    """Return the environment of a host's process: the inherited one, and the container's variables.
+
+    Args:
+        host: on which it runs.
+        spec: of the job.
+        python: that runs scripts; a shell script that calls `python` or `pip` finds its.
+        inherited: the environment to start from.
+    """
     values = _toolkit_variables(host, spec) if spec.is_script else _module_variables(host, spec)
     values |= {
         "SAGEMAKER_BASE_DIR": host.folder,
@@ -105,6 +117,7 @@ def variables(host: Host, spec: JobSpec, inherited: Mapping[str, str] = os.envir
             "MASTER_PORT": str(host.master_port),
             "NCCL_SOCKET_IFNAME": INTERFACE,
             "GLOO_SOCKET_IFNAME": INTERFACE,
+            "PATH": os.pathsep.join([str(Path(python).parent), inherited.get("PATH", os.defpath)]),
             "PYTHONPATH": os.pathsep.join(filter(None, (str(host.code), inherited.get("PYTHONPATH", "")))),
         }
     if spec.resources.cpus is not None:
@@ -249,18 +262,19 @@ def _module_variables(host: Host, spec: JobSpec) -> dict[str, Any]:
 
 def _lay_out_checkpoints(host: Host, spec: JobSpec) -> None:
     """Make the folders that all hosts share; the first one's checkpoints may lie elsewhere."""
-    first = host.name == host.names[0]
-    kept = Path(spec.checkpoint_location.removeprefix("file://")).resolve() if spec.checkpoint_location else None
-    for name in _SHARED:
-        path = host.folder / name
-        target = kept if first else host.folder.parents[1] / name
-        if first and (name != "checkpoints" or kept is None):
-            if name == "checkpoints":
-                path.mkdir(exist_ok=True)
-            continue
-        assert target is not None
-        target.mkdir(parents=True, exist_ok=True)
-        _link(path, target)
+    checkpoints = host.folder / "checkpoints"
+    if host.name != host.names[0]:
+        for name in _SHARED:
+            _link_made(host.folder / name, host.folder.parents[1] / name)
+    elif spec.checkpoint_location:
+        _link_made(checkpoints, Path(spec.checkpoint_location.removeprefix("file://")).resolve())
+    else:
+        checkpoints.mkdir(exist_ok=True)
+
+
+def _link_made(link: Path, target: Path) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    _link(link, target)
 
 
 def _link_channel(link: Path, target: Path) -> None:

@@ -9,7 +9,9 @@ from typing import Any
 
 # Hyperparameters that are the platform's own; a script does not see them.
 _OWN_PREFIX = "sagemaker_"
-_OWN = ("_tuning_objective_metric", "default_user_module_name")
+# What a tuner gives each of its trials.
+OBJECTIVE = "_tuning_objective_metric"
+_OWN = (OBJECTIVE, "default_user_module_name")
 
 
 def user_hyperparameters(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def python_for(code: Path, entry_point: str, *, offline: bool, say: Callable[[st
     Args:
         code: the script's folder.
         entry_point: the script; a `.sh` is not helped by a setup.py.
-        offline: download nothing.
+        offline: download nothing; an environment that is there already is taken.
         say: is told in a line what is being done.
 
     Raises:
@@ -47,14 +47,15 @@ def python_for(code: Path, entry_point: str, *, offline: bool, say: Callable[[st
     missing = unmet(listed)
     if not package and not missing:
         return sys.executable
-    if offline and missing:
-        raise ConfigurationError(
-            f"{listed.name} asks for what is not installed here, and nothing may be downloaded (offline): "
-            f"{', '.join(missing)}. Install it beside finepoint, or run once with a network and without --offline"
-        )
     folder = cache_dir() / "environments" / _key(code, listed, package)
     with FileLock(f"{folder}.lock"):
         if not (folder / _READY).is_file():
+            if offline and missing:
+                raise ConfigurationError(
+                    f"{listed.name} asks for what is not installed here, and nothing may be downloaded (offline): "
+                    f"{', '.join(missing)}. Install it beside finepoint, or run once with a network and without "
+                    "--offline"
+                )
             what = "the package" if package else f"what {listed.name} asks for ({', '.join(missing)})"
             say(f"Installing {what} into an environment of its own; the next job will find it there")
             _make(folder, code, listed if listed.is_file() else None, package, offline)

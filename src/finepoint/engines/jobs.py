@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import signal
@@ -18,7 +19,7 @@ from typing import Any
 
 import psutil
 
-from finepoint.engines.local import Watcher
+from finepoint.engines.local import STOPPED, Watcher
 from finepoint.engines.records import RECORD, JobFolder, in_cloud, supervisor_of
 from finepoint.engines.spec import JobSpec
 from finepoint.engines.supervisor import Supervisor
@@ -26,7 +27,6 @@ from finepoint.errors import ConfigurationError, JobError, NotFoundError
 
 _POLL_SECONDS = 0.1
 _START_SECONDS = 120.0
-_STOPPED = "stopped on request"
 LOST = "the process that watched it was killed; the same command goes on from its checkpoints"
 
 
@@ -89,7 +89,7 @@ def start(folder: Path, spec: JobSpec) -> JobFolder:
     if job.record.is_file() and state_of(job)["status"] == "InProgress":
         raise ConfigurationError(f"job {folder.name} is running; wait for it, or stop it (`finepoint stop`)")
     folder.mkdir(parents=True, exist_ok=True)
-    job.begin(spec)
+    job.begin(spec, starting=True)
     log = folder / "supervisor.txt"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -103,7 +103,7 @@ def start(folder: Path, spec: JobSpec) -> JobFolder:
     while time.monotonic() < deadline:
         ended = process.poll() is not None
         record = job.read()
-        if record["pid"] == process.pid or record["status"] != "InProgress":
+        if not record["starting"] or record["status"] != "InProgress":
             threading.Thread(target=process.wait, daemon=True).start()  # so that it is no zombie after its end
             return job
         if ended:
@@ -129,15 +129,17 @@ def stop(job: JobFolder) -> dict[str, Any]:
     Raises:
         ConfigurationError: it is not running.
     """
-    record = state_of(job)
+    while (record := state_of(job))["status"] == "InProgress" and record.get("starting"):
+        time.sleep(_POLL_SECONDS)  # whoever starts it is not to be ended, but its supervisor
     process = supervisor_of(record) if record["status"] == "InProgress" else None
     if process is None:
         raise ConfigurationError(f"job {job.path.name} is not running; it is {record['status']}")
-    try:
+    with contextlib.suppress(psutil.NoSuchProcess):
         process.send_signal(signal.SIGTERM)
-    except psutil.NoSuchProcess:
-        return state_of(job)
-    return wait(job)
+    wait(job)
+    if job.read()["status"] == "InProgress":  # the signal came before anything was there to take note of it
+        job.finish("Stopped", failure=STOPPED)
+    return job.read()
 
 
 def remove(folder: Path) -> None:
@@ -188,7 +190,7 @@ def stopping_on_request(watcher: Watcher) -> Iterator[Watcher]:
     def asked(number: int, frame: FrameType | None) -> None:
         if not supervisors:
             raise SystemExit(128 + number)
-        supervisors[-1].stop(_STOPPED)
+        supervisors[-1].stop(STOPPED)
 
     watcher.on_start = started
     before = signal.signal(signal.SIGTERM, asked)

@@ -1,4 +1,4 @@
-"""Starts a job's process: binds `/opt/ml` for it alone, ends it with its supervisor, and becomes it.
+"""Starts a job's process: binds `/opt/ml` for it alone, sees to it that it ends with its supervisor, and becomes it.
 
 Run as a file, isolated (`python -I launcher.py ...`), so that nothing in a script's folder can get in its way; hence it
 imports only the standard library. Arguments: the folder to bind at `/opt/ml` or "", a file to bind at `/etc/hosts` or
@@ -7,8 +7,10 @@ imports only the standard library. Arguments: the folder to bind at `/opt/ml` or
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+import select
 import signal
 import sys
 from pathlib import Path
@@ -35,9 +37,10 @@ def main(arguments: list[str]) -> int:
     except OSError as error:
         sys.stderr.write(f"error: /opt/ml cannot be bound: {error.strerror}\n")
         return _CANNOT_BIND
-    _check(_libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL)), "prctl")
-    if supervisor and os.getppid() != int(supervisor):
-        return _CANNOT_START  # the supervisor went away meanwhile
+    if supervisor:
+        end_with(int(supervisor))
+        if os.getppid() != int(supervisor):
+            return _CANNOT_START  # it went away meanwhile
     try:
         os.execvp(command[0], command)  # noqa: S606 - becoming the command is what this file is for
     except OSError as error:
@@ -81,6 +84,52 @@ def bind(folder: str, hosts: str) -> None:
     _mount(folder, "/opt/ml", None, _MS_BIND | _MS_REC)
     if hosts:
         _mount(hosts, "/etc/hosts", None, _MS_BIND)
+
+
+def end_with(supervisor: int) -> None:
+    """Leave a process behind that kills this one and all that it starts when the supervisor is gone.
+
+    The system tells only a child that its parent died, not what a shell or torchrun started below it. The watching
+    process is nobody's child: a script that waits for its children is not to find one that it never started.
+    """
+    job = os.getpid()
+    try:
+        watched = [os.pidfd_open(supervisor), os.pidfd_open(job)]
+    except OSError:  # the system is too old for it, or the supervisor is gone
+        _check(_libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL)), "prctl")
+        return
+    first = os.fork()
+    if first:
+        os.waitpid(first, 0)
+        return
+    if os.fork():
+        os._exit(0)
+    os.setsid()  # what stops the job is not for this process
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for number in (0, 1, 2):
+        os.dup2(nowhere, number)
+    ended = select.select(watched, [], [])[0]
+    if watched[1] not in ended:
+        for process in (job, *_below(job)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(job, signal.SIGKILL)
+    os._exit(0)
+
+
+def _below(process: int) -> list[int]:
+    """Return the descendants of a process."""
+    parents: dict[int, int] = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with contextlib.suppress(OSError):
+                # The name in parentheses may hold anything.
+                parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+    found = [process]
+    for parent in found:
+        found += [child for child in parents if parents[child] == parent]
+    return found[1:]
 
 
 def _mount(source: str | None, target: str, kind: str | None, flags: int) -> None:

@@ -18,8 +18,9 @@ from filelock import FileLock, Timeout
 
 from finepoint.engines.binding import check_literals, launch, why_not_bindable
 from finepoint.engines.channels import on_this_machine
-from finepoint.engines.container import Host, gather, hosts_of, lay_out, script_command, variables
+from finepoint.engines.container import PORT, Host, gather, hosts_of, lay_out, script_command, variables
 from finepoint.engines.debugging import debug_environment, judge_job, judged_live
+from finepoint.engines.encoding import OBJECTIVE
 from finepoint.engines.environments import python_for
 from finepoint.engines.metrics import explain_missing
 from finepoint.engines.profiling import Sampling, judge_profile, profiled_environment
@@ -35,7 +36,8 @@ from finepoint.stores import store_of
 
 _TAIL_LINES = 40
 _LOG_LINES = 2000
-_INTERRUPTED = "interrupted"
+INTERRUPTED = "interrupted"
+STOPPED = "stopped on request"
 
 
 @dataclass
@@ -68,7 +70,7 @@ def run_job(folder: Path, spec: JobSpec, watcher: Watcher | None = None) -> JobR
         KeyboardInterrupt: it was stopped by an interrupt (Ctrl-C).
     """
     result = execute(folder, spec, watcher)
-    if result.status == "Stopped" and result.failure == _INTERRUPTED:
+    if result.status == "Stopped" and result.failure == INTERRUPTED:
         raise KeyboardInterrupt
     if result.exit_code == 2 and not spec.is_script:
         raise InputError(result.failure)
@@ -151,18 +153,20 @@ class _Run:
         spec, folder, begin = self.spec, self.folder, time.perf_counter()
         binds = spec.is_script and not why_not_bindable()
         several = spec.resources.instance_count > 1
-        port = {"port": _free_port()} if several else {}
-        hosts = hosts_of(folder.path, spec, named=binds or not several, **port)
+        hosts = hosts_of(folder.path, spec, named=binds or not several, port=_free_port() if several else PORT)
         folder.begin(spec)
         try:
             processes = self._prepare(hosts, binds)
+        except (KeyboardInterrupt, SystemExit) as error:
+            folder.finish("Stopped", failure=STOPPED if isinstance(error, SystemExit) else INTERRUPTED)
+            raise
         except BaseException as error:
             folder.finish("Failed", failure=str(error))
             raise
         with (
             folder.logs.open("a", encoding="utf-8") as self.log,
             folder.metrics.open("w", encoding="utf-8") as self.readings,
-            Sampling(folder.path, spec.profiler) as sampling,
+            Sampling(folder.path, spec.profiler, self.watcher.say) as sampling,
         ):
             self.supervisor = Supervisor(
                 processes,
@@ -194,7 +198,7 @@ class _Run:
         for host in hosts:
             bound = {"folder": str(host.folder), "hosts": str(names)} if binds else {}
             command = launch(script_command(host, spec, python), supervisor=str(os.getpid()), **bound)
-            environment = debug_environment(variables(host, spec), host.folder, spec.debugger)
+            environment = debug_environment(variables(host, spec, python), host.folder, spec.debugger)
             environment = profiled_environment(environment, host.folder, spec.profiler)
             processes.append(HostProcess(host.name, command, host.code, environment))
         return processes
@@ -238,20 +242,26 @@ class _Run:
             if any((self.folder.path / "model").iterdir()):
                 digest = pack(self.folder.path / "model", self.folder.model)
                 remember(digest, f"job {self.folder.path.name}")
-        missing = [metric for metric in self.spec.metric_definitions if metric.name not in self.latest]
+        # What its study asks for is explained by the study.
+        known = {*self.latest, self.spec.hyperparameters.get(OBJECTIVE)}
+        missing = [metric for metric in self.spec.metric_definitions if metric.name not in known]
         for metric in missing if status == "Completed" else ():
             self.watcher.say(f"warning: {explain_missing(metric, self.lines)}")
-        judged = judge_job(self.folder.path, self.spec.debugger, self.watcher.say)
-        self.folder.finish(
-            status,
-            rules={result.rule: result.status for result in judged},
-            profiler_rules=judge_profile(self.folder.path, self.spec.profiler, self.watcher.say),
-            exit_code=code,
-            exit_codes=dict(outcome.exit_codes),
-            failure=failure,
-            metrics=self.latest,
-            seconds=round(seconds, 3),
-        )
+        rules: dict[str, dict[str, str]] = {"rules": {}, "profiler_rules": {}}
+        try:
+            judged = judge_job(self.folder.path, self.spec.debugger, self.watcher.say)
+            rules["rules"] = {result.rule: result.status for result in judged}
+            rules["profiler_rules"] = judge_profile(self.folder.path, self.spec.profiler, self.watcher.say)
+        finally:  # an impatient Ctrl-C changes nothing of what became of the job
+            self.folder.finish(
+                status,
+                **rules,
+                exit_code=code,
+                exit_codes=dict(outcome.exit_codes),
+                failure=failure,
+                metrics=self.latest,
+                seconds=round(seconds, 3),
+            )
         return JobResult(status, code, self.folder.path, failure, seconds, dict(self.latest))
 
     def _failure_text(self, code: int, words: str) -> str:

@@ -51,10 +51,11 @@ class Sampling:
     Args:
         folder: the job's.
         configuration: the job's; None samples nothing.
+        say: is told where the sampler did not last.
     """
 
-    def __init__(self, folder: Path, configuration: Mapping[str, Any] | None) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, configuration: Mapping[str, Any] | None, say: Callable[[str], None]) -> None:
+        self._folder, self._say = folder, say
         self._configuration = configuration
         self._stack = ExitStack()
         self._sampler: SamplerHandle | None = None
@@ -74,9 +75,9 @@ class Sampling:
             self._sampler = self._stack.enter_context(sampled(output, pid, interval_ms=interval))
 
     def end(self, exit_code: int) -> None:
-        """Note how the process ended."""
-        if self._sampler is not None:
-            self._sampler.ended(exit_code)
+        """Note how the process ended, and say so where it was not sampled to its end."""
+        if self._sampler is not None and not self._sampler.ended(exit_code):
+            self._say("note: the profiler's sampler was killed; from then on the profile lacks what the machine did")
 
 
 def judge_profile(folder: Path, configuration: Mapping[str, Any] | None, say: Callable[[str], None]) -> dict[str, str]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from finepoint.engines.debugging import debug_environment, judged_live
+from finepoint.engines.encoding import OBJECTIVE
 from finepoint.engines.profiling import Sampling, profiled_environment
 from finepoint.engines.spec import TORCH_DISTRIBUTED, JobSpec
 from finepoint.errors import ConfigurationError
@@ -29,8 +30,6 @@ PARTS = ("debug-output", "profiler-output")
 STOPPED = Path("debug-output/stopped.txt")
 # SageMaker gives a training job so long between SIGTERM and SIGKILL.
 _GRACE_SECONDS = 120.0
-# What AWS's tuner gives each of its trials.
-_TRIAL = "_tuning_objective_metric"
 
 
 def is_recorded(spec: JobSpec) -> bool:
@@ -65,7 +64,7 @@ def recordings_below(hyperparameters: Mapping[str, Any], job: str) -> str:
     >>> recordings_below({"lr": "0.1"}, "a-1"), recordings_below({"_tuning_objective_metric": '"loss"'}, "a-1")
     ('', 'a-1')
     """
-    return job if _TRIAL in hyperparameters else ""
+    return job if OBJECTIVE in hyperparameters else ""
 
 
 def run(configuration: Mapping[str, Any], arguments: list[str], folder: Path) -> int:
@@ -82,7 +81,7 @@ def run(configuration: Mapping[str, Any], arguments: list[str], folder: Path) ->
     environment = profiled_environment(environment, folder, configuration["profiler"])
     command = [sys.executable, "--", configuration["entry_point"], *arguments]
     stopped: list[str] = []
-    with Sampling(folder, configuration["profiler"]) as sampling:
+    with Sampling(folder, configuration["profiler"], _say) as sampling:
         process = subprocess.Popen(command, env=environment)
         signal.signal(signal.SIGTERM, lambda number, frame: process.terminate())
         sampling.begin(process.pid)

@@ -59,8 +59,8 @@ class JobFolder:
         """
         return dict(read_json(self.record))
 
-    def begin(self, spec: JobSpec) -> None:
-        """Write that the job is in progress, watched by this process."""
+    def begin(self, spec: JobSpec, *, starting: bool = False) -> None:
+        """Write that the job is in progress, watched by this process, which may be `starting` its supervisor only."""
         write_json(
             self.record,
             {
@@ -72,6 +72,7 @@ class JobFolder:
                 "started_at": now(),
                 "finished_at": None,
                 "metrics": {},
+                "starting": starting,
                 "pid": os.getpid(),
                 "process_started": psutil.Process().create_time(),
                 "versions": versions(),

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from finepoint.engines.encoding import OBJECTIVE
 from finepoint.engines.local import Watcher, execute, how_it_ended
 from finepoint.engines.metrics import MetricDefinition, explain_missing
 from finepoint.engines.records import RECORD, JobFolder
@@ -29,7 +30,7 @@ from finepoint.tuning.study import StopStudy, StopTrial, StudySpec, Trial, run_s
 
 MODULE = "finepoint.engines.trials"
 OUTPUT = Path("output/data/tuning.json")
-_EARLY = "early stopping: worse than the median of the earlier trials at the same point"
+_EARLY = "early stopping: "
 # Of a trial's log; enough to explain a regex that never matched.
 _LINES = 2000
 _INTERRUPTED = "the study was stopped"
@@ -114,7 +115,7 @@ class _Trials:
         """Run a trial to its end, and return the latest value of each of its metrics."""
         name = self.job_name(trial.number, trial.attempt)
         searched = trial_values(self._study.space, trial.hyperparameters)
-        own = {"_tuning_objective_metric": self._study.objective}
+        own = {OBJECTIVE: self._study.objective}
         resources = replace(self._spec.resources, cpus=self._cpus)
         spec = replace(
             self._spec,
@@ -133,9 +134,9 @@ class _Trials:
             try:
                 if _is_reported(count):
                     trial.report({"epoch": count, **values})
-            except StopTrial:
+            except StopTrial as error:
                 # Where earlier trials printed their last value this one is as good as done, and leaves its model.
-                return _EARLY if count < self._longest else ""
+                return f"{_EARLY}{error}" if count < self._longest else ""
             return ""
 
         def on_line(host: str, line: str) -> None:
@@ -180,8 +181,8 @@ class _Trials:
                 supervisor.stop(_INTERRUPTED)
 
     def _value_of(self, result: JobResult, count: int, lines: list[str]) -> Mapping[str, float]:
-        if result.failure == _EARLY and result.status == "Stopped":
-            raise StopTrial
+        if result.failure.startswith(_EARLY) and result.status == "Stopped":
+            raise StopTrial(result.failure.removeprefix(_EARLY))
         if self._interrupted:
             raise StopStudy(_INTERRUPTED)
         if result.status == "Failed":

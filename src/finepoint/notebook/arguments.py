@@ -26,7 +26,7 @@ RECORDED: frozenset[str] = frozenset(
         *("subnets", "security_group_ids", "encrypt_inter_container_traffic", "enable_network_isolation"),
         *("enable_sagemaker_metrics", "disable_profiler", "container_log_level", "enable_cloudwatch_metrics"),
         *("experiment_config", "disable_output_compression", "endpoint_config_name", "model_data_download_timeout"),
-        *("container_startup_health_check_timeout", "bucket"),
+        "container_startup_health_check_timeout",
     }
 )
 _told: set[str] = set()

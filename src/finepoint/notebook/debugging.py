@@ -9,6 +9,10 @@ from typing import Any
 
 from finepoint.debugger.rules.base import find_rule
 from finepoint.errors import ConfigurationError
+from finepoint.notebook.arguments import take
+from finepoint.profiler.checking import aws_rule_names
+
+_REPORT = "ProfilerReport"
 
 
 @dataclass(frozen=True)
@@ -69,9 +73,15 @@ class _RuleConfigs:
                 return StopTraining()
             if name == "ActionList":
                 return given
-            if name[0].isupper():
-                return RuleConfig(name, profiler=True)
-            return RuleConfig(find_rule(name).__name__)
+            if not name[0].isupper():
+                return RuleConfig(find_rule(name).__name__)
+            known = (_REPORT, *aws_rule_names())
+            if name not in known:
+                raise ConfigurationError(
+                    f"there is no rule or action {name!r} here; rules of the profiler are {', '.join(known)}"
+                )
+            take(f"rule_configs.{name}", parameters, recorded=frozenset())
+            return RuleConfig(name, profiler=True)
 
         return configuration
 
@@ -183,8 +193,20 @@ class ProfilerRule:
     name: str
 
     @classmethod
-    def sagemaker(cls, base_config: RuleConfig, name: str | None = None, **named: Any) -> ProfilerRule:
-        """Return a built-in rule of the profiler."""
+    def sagemaker(
+        cls,
+        base_config: RuleConfig,
+        name: str | None = None,
+        container_local_output_path: str | None = None,
+        s3_output_path: str | None = None,
+    ) -> ProfilerRule:
+        """Return a built-in rule of the profiler, judged at its defaults; any one has all of them judged.
+
+        Raises:
+            ConfigurationError: it is a rule of the debugger.
+        """
+        if not base_config.profiler:
+            raise ConfigurationError(f"{base_config.name} is a rule of the debugger; use Rule.sagemaker")
         return cls(name or base_config.name)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from finepoint.engines import jobs
 from finepoint.engines.debugging import read_results, saved_by_script
-from finepoint.engines.local import Watcher
+from finepoint.engines.local import Watcher, how_it_ended
 from finepoint.engines.records import JobFolder, in_cloud
 from finepoint.engines.sagemaker.training import SageMakerEngine, bring_log, recordings_of
 from finepoint.engines.sagemaker.training import stop as stop_in_cloud
@@ -92,7 +92,9 @@ class TrainingJob:
         if record.get("profiler_rules"):
             tell(f"Profile: {write_profiler_report(self.folder.path)}")
         if record["status"] == "Failed":
-            raise JobError(f"job {self.job_name} failed. {record['failure']}")
+            code = record.get("exit_code")
+            how = "" if code is None else f" ({how_it_ended(code)})"
+            raise JobError(f"job {self.job_name} failed{how}. {record['failure']}")
         tell(f"Job {self.job_name}: {record['status']}. {record['failure']}".rstrip())
 
     def logs(self) -> None:

@@ -16,6 +16,9 @@ from finepoint.notebook.estimator import PyTorch
 from finepoint.notebook.session import channels_of, session_of
 from finepoint.notebook.studies import AmtJob, LocalStudy, TunedJob
 from finepoint.runs.folder import runs_dir
+from finepoint.tuning.parameters import CategoricalParameter as CategoricalParameter
+from finepoint.tuning.parameters import ContinuousParameter as ContinuousParameter
+from finepoint.tuning.parameters import IntegerParameter as IntegerParameter
 from finepoint.tuning.parameters import Parameter
 from finepoint.tuning.study import StudySpec
 

@@ -17,6 +17,12 @@ REPORT_FOLDER = Path("rule-output") / "ProfilerReport" / "profiler-output"
 _MODULES = ("aws_framework", "aws_system", "own_compute", "own_loading", "own_loop", "own_machine")
 
 
+def aws_rule_names() -> list[str]:
+    """Return the names of the AWS-documented rules."""
+    _load()
+    return sorted(AWS_RULES)
+
+
 def judge_aws(recording: ProfilerRecording) -> list[RuleResult]:
     """Return what each AWS-documented rule says at its defaults."""
     _load()

@@ -29,8 +29,12 @@ class SamplerHandle:
         """The sampler's process."""
         return self._process.pid
 
-    def ended(self, exit_code: int) -> None:
-        """Tell the sampler how the job ended (negative for a signal), and wait until it has noted that."""
+    def ended(self, exit_code: int) -> bool:
+        """Tell the sampler how the job ended (negative for a signal), and wait until it has noted that.
+
+        Returns:
+            Whether it lasted to the end.
+        """
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps({"exit_code": exit_code}) + "\n")
@@ -38,6 +42,7 @@ class SamplerHandle:
         except BrokenPipeError:
             pass  # the job was over before the sampler could look at it, or the sampler was killed
         self.wait(_FINISH_SECONDS)
+        return self._process.returncode == 0
 
     def wait(self, seconds: float | None = None) -> None:
         """Wait until the sampler has noted the end of the job; after `seconds` it is killed."""

@@ -21,7 +21,7 @@ class TrialRecord:
         seconds: of the last attempt.
         attempts: 1, or 2 where the first was killed or failed.
         epochs: what it reported, a record each.
-        reason: why it failed, or "".
+        reason: why it failed or was stopped, or "".
     """
 
     number: int

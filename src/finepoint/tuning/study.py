@@ -305,7 +305,9 @@ class _Runner:
 
     def _reporter(self, asked: optuna.trial.Trial) -> Callable[[Mapping[str, Any]], None]:
         epochs: list[Mapping[str, Any]] = []
-        stops = self.spec.strategy == "hyperband" or self.spec.early_stopping == "auto"
+        halving = self.spec.strategy == "hyperband"
+        stops = halving or self.spec.early_stopping == "auto"
+        others = "other trials" if halving else "the median of the earlier trials"
 
         def report(record: Mapping[str, Any]) -> None:
             epochs.append(dict(record))
@@ -316,7 +318,7 @@ class _Runner:
                     return
                 asked.report(float(value), int(record["epoch"]))
                 if asked.should_prune():
-                    raise StopTrial
+                    raise StopTrial(f"worse than {others} at the same point")
 
         return report
 
@@ -330,8 +332,8 @@ class _Runner:
         ending: StopStudy | None = None
         try:
             value = self._value(self.run_trial(trial))
-        except StopTrial:
-            outcome, value, reason = states.PRUNED, None, ""
+        except StopTrial as error:
+            outcome, value, reason = states.PRUNED, None, str(error)
         except StopStudy as error:
             outcome, value, reason, ending = states.FAIL, None, str(error), error
         except Exception as error:  # noqa: BLE001 - whatever a trial raises is its failure, recorded with its reason

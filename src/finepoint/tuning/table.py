@@ -48,10 +48,11 @@ def trial_table(state: StudyState, *, rows: int | None = None) -> Table:
 def trial_line(state: StudyState, trial: TrialRecord) -> str:
     """Return a trial as a line of plain text."""
     values = " ".join(f"{name}={_cell(trial.hyperparameters.get(name))}" for name in _names(state))
-    outcome = f"{state.objective}={trial.value:.4f}" if trial.value is not None else trial.reason
+    outcome = f" {state.objective}={trial.value:.4f}" if trial.value is not None else ""
+    reason = f": {trial.reason}" if trial.reason else ""
     best = state.best
     mark = " (best so far)" if best is not None and best.number == trial.number else ""
-    return f"trial {trial.number}: {values} {trial.status} {outcome}".rstrip() + mark
+    return f"trial {trial.number}: {values} {trial.status}{outcome or reason}{mark}"
 
 
 def _names(state: StudyState) -> list[str]:

@@ -117,7 +117,7 @@ def test_a_serverless_endpoint_has_no_machines(cloud: Cloud, settings: SageMaker
 
 
 def test_an_asynchronous_endpoint_answers_in_s3(cloud: Cloud, settings: SageMakerSettings, package: Path) -> None:
-    assert deploy(cloud, settings, package, "dogs", hosting=Hosting("async")).mode == "async"
+    assert deploy(cloud, settings, package, "dogs", hosting=Hosting("async", 2)).mode == "async"
     bucket, _, key = predict_async(cloud, settings, "dogs", b"abc", "image/jpeg").removeprefix("s3://").partition("/")
     boto3.client("s3").get_waiter("object_exists").wait(Bucket=bucket, Key=key, WaiterConfig={"Delay": 1})
     assert boto3.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read() == b"ABC"

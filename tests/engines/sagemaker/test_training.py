@@ -106,11 +106,13 @@ def test_the_request_is_what_the_service_takes(spec: JobSpec, settings: SageMake
 
 
 def test_what_does_not_fit_into_a_request_is_refused_at_once(spec: JobSpec, settings: SageMakerSettings) -> None:
-    places = Places("s3://photos/c.tar.gz", "train.py", {}, "s3://photos/jobs", "s3://photos/k")
+    places = Places(
+        "s3://photos/c.tar.gz", "train.py", {"train": "s3://photos/d/"}, "s3://photos/jobs", "s3://photos/k"
+    )
     crowded = {**{f"h{number}": 1 for number in range(100)}, "long": "x" * 3000}
     with pytest.raises(ConfigurationError) as caught:
-        training_request("j", replace(spec, hyperparameters=crowded, channels={}), settings, "us-east-1", places)
-    assert len(caught.value.mistakes) == 3
+        training_request("j", replace(spec, hyperparameters=crowded), settings, "us-east-1", places)
+    assert len(caught.value.mistakes) == 2
 
 
 @pytest.mark.parametrize(
@@ -133,6 +135,14 @@ def test_what_a_job_in_aws_would_not_do_is_refused_by_name(
 def test_the_rehearsal_says_that_it_has_one_host(engine: SageMakerEngine, spec: JobSpec, tmp_path: Path) -> None:
     with pytest.raises(CloudError, match="InstanceCount must be 1"):
         engine.run_job(tmp_path / "job", replace(spec, resources=Resources(2)))
+    assert JobFolder(tmp_path / "job").read()["status"] == "Failed"  # it does not run for ever
+
+
+def test_a_script_may_read_nothing(engine: SageMakerEngine, spec: JobSpec, tmp_path: Path) -> None:
+    lines: list[str] = []
+    watcher = Watcher(on_line=lambda host, line: lines.append(line))
+    engine.run_job(tmp_path / "job", replace(spec, channels={}), watcher)
+    assert "channels []\n" in lines
 
 
 def test_a_job_runs_and_its_results_come_home(engine: SageMakerEngine, spec: JobSpec, tmp_path: Path) -> None:
@@ -209,7 +219,7 @@ def test_a_spot_job_goes_on_from_its_checkpoints(
 
 def test_a_job_is_stopped_after_its_time(engine: SageMakerEngine, spec: JobSpec, tmp_path: Path) -> None:
     result = engine.run_job(tmp_path / "job", replace(waiting(spec, 9), limits=Limits(max_run_seconds=1)))
-    assert (result.status, result.failure) == ("Stopped", "stopped: MaxRuntimeExceeded")
+    assert (result.status, result.failure) == ("Stopped", "it ran longer than max_run")
 
 
 def test_a_job_is_stopped_on_request(engine: SageMakerEngine, cloud: Cloud, spec: JobSpec, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 from tests.engines.sagemaker.test_training import Killed, killing
 
 from finepoint.cli.runs import _job_row
+from finepoint.cli.scripts import best_hyperparameters
 from finepoint.debugger.modes import ModeKeys
 from finepoint.debugger.writing import RecordingWriter
 from finepoint.engines.debugging import debugger_configuration
@@ -107,6 +108,8 @@ def test_a_study_runs_its_trials_and_reads_the_best_back(
     assert len(rehearsal.platform.tuning_jobs) == 1
     assert json.loads((tmp_path / "study" / "tuning.json").read_text()) == record
     assert tune(engine, tmp_path / "study", spec, study) == record  # found again, not begun again
+    fixed = spec.hyperparameters
+    assert best_hyperparameters(tmp_path / "study") == {**fixed, **record["best"]["hyperparameters"]}
     assert spent(tmp_path / "study").jobs == 4
     assert cleanup("study", lambda region: cloud) == []
 

@@ -125,7 +125,9 @@ class LearningRateTooLow(Rule):
                 ratio.name, TRAIN, "value", ratio.steps[full], ratio.values[full], ratio.global_steps[full],
                 ratio.times[full], ratio.ranks[full],
             )  # fmt: skip
-        if len(ratio) < self.saved or len(losses) < _WINDOW:
+        if len(losses) < _WINDOW:
+            return self.not_applicable(f"{len(losses)} losses were recorded; it takes {_WINDOW}")
+        if len(ratio) < self.saved:
             return self.not_applicable(f"updates of {len(ratio)} steps were saved; it takes {self.saved}")
         step = int(max(ratio.steps[self.saved - 1], losses.steps[_WINDOW - 1]))
         if not (np.isfinite(ratio.values).all() and np.isfinite(losses.values).all()):

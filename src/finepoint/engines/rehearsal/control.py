@@ -150,7 +150,7 @@ class Platform:
                 "TrainingJobStatus": job.status,
             }
             for job in self.jobs.values()
-            if request.get("NameContains", "") in job.name
+            if request.get("NameContains", "") in job.name and request.get("StatusEquals", job.status) == job.status
         ]
         return {"TrainingJobSummaries": found}
 

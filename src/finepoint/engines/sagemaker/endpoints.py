@@ -270,11 +270,13 @@ def list_endpoints(cloud: Cloud) -> list[CloudEndpoint]:
 def _endpoint(cloud: Cloud, entry: Mapping[str, Any], run: str) -> CloudEndpoint:
     described = _describe(cloud, entry["EndpointName"]) or entry
     config = described.get("EndpointConfigName", "")
-    variant = next(iter(_variants(cloud, config)), {})
+    configuration = _configuration(cloud, config)
+    variant: dict[str, Any] = next(iter(configuration["ProductionVariants"]), {})
     kind = str(variant.get("InstanceType", ""))
     created: datetime = entry["CreationTime"]
     hours = (datetime.now(UTC) - created).total_seconds() / 3600
-    mode = "serverless" if "ServerlessConfig" in variant else "async" if config.endswith("-async") else "realtime"
+    asynchronous = "AsyncInferenceConfig" in configuration
+    mode = "serverless" if "ServerlessConfig" in variant else "async" if asynchronous else "realtime"
     dollars = price(kind, hours, int(variant.get("InitialInstanceCount", 1))) if kind else None
     return CloudEndpoint(
         entry["EndpointName"], described["EndpointStatus"], mode, kind, created.isoformat(), dollars, run
@@ -303,16 +305,19 @@ def _describe(cloud: Cloud, name: str) -> dict[str, Any] | None:
         raise
 
 
-def _variants(cloud: Cloud, config: str) -> list[dict[str, Any]]:
-    if not config:
-        return []
+def _configuration(cloud: Cloud, config: str) -> dict[str, Any]:
+    """Return an endpoint's configuration; one without variants where there is none."""
+    nothing: dict[str, Any] = {"ProductionVariants": []}
     try:
-        described = cloud.call("sagemaker", "DescribeEndpointConfig", EndpointConfigName=config)
+        return cloud.call("sagemaker", "DescribeEndpointConfig", EndpointConfigName=config) if config else nothing
     except CloudError as error:
         if is_missing(error):
-            return []
+            return nothing
         raise
-    return list(described["ProductionVariants"])
+
+
+def _variants(cloud: Cloud, config: str) -> list[dict[str, Any]]:
+    return list(_configuration(cloud, config)["ProductionVariants"])
 
 
 def _wait(

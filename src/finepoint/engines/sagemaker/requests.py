@@ -245,8 +245,6 @@ def _check(spec: JobSpec, hyperparameters: Mapping[str, str]) -> None:
         mistakes.append(f"{len(hyperparameters)} hyperparameters are given; SageMaker takes at most {_MAX_NAMES}")
     if len(spec.metric_definitions) > _MAX_METRICS:
         mistakes.append(f"{len(spec.metric_definitions)} metrics are defined; SageMaker takes at most {_MAX_METRICS}")
-    if not spec.channels:
-        mistakes.append("a SageMaker job needs at least one channel")
     if spec.checkpoint_location and not spec.checkpoint_location.startswith("s3://"):
         mistakes.append(f"checkpoint_location {spec.checkpoint_location} must be an s3:// address for a job in AWS")
     if spec.requirements == "offline":

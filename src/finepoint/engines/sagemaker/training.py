@@ -15,6 +15,7 @@ from typing import Any
 
 from finepoint.data.extracting import Limits, extract
 from finepoint.engines.debugging import judge_job
+from finepoint.engines.local import STOPPED as STOPPED_ON_REQUEST
 from finepoint.engines.local import Watcher
 from finepoint.engines.metrics import explain_missing
 from finepoint.engines.profiling import judge_profile
@@ -37,6 +38,12 @@ from finepoint.events import parse
 from finepoint.files import read_json, write_bytes, write_json
 
 ENDED = ("Completed", "Failed", "Stopped")
+# What AWS's secondary statuses of a stopped job say.
+_STOPPED = {
+    "Stopped": STOPPED_ON_REQUEST,
+    "MaxRuntimeExceeded": "it ran longer than max_run",
+    "MaxWaitTimeExceeded": "it waited longer than max_wait",
+}
 _TAIL = 60
 # Of what a job of the user's left; it may be large, and shrink as it likes.
 _OUTPUT_LIMITS = Limits(ratio=math.inf)
@@ -133,6 +140,7 @@ class SageMakerEngine:
         except CloudError as error:
             # A try whose answer was lost; the name is ours alone, so that what is there is this job.
             if not is_taken(error):
+                JobFolder(folder).finish("Failed", failure=str(error))
                 raise
         watcher.say(f"Job {name} is submitted to {self.cloud.region}")
         return name
@@ -215,7 +223,7 @@ class SageMakerEngine:
         status: JobStatus = described["TrainingJobStatus"]
         failure = str(described.get("FailureReason", "")) if status == "Failed" else ""
         if status == "Stopped":
-            failure = f"stopped: {described['SecondaryStatus']}"
+            failure = _STOPPED.get(described["SecondaryStatus"], described["SecondaryStatus"])
         metrics = {entry["MetricName"]: float(entry["Value"]) for entry in described.get("FinalMetricDataList", ())}
         billed = described.get("BillableTimeInSeconds")
         kind = described["ResourceConfig"]["InstanceType"]

@@ -21,7 +21,7 @@ from finepoint.engines.sagemaker.requests import instance_count, instance_type, 
 from finepoint.engines.sagemaker.training import ENDED, SageMakerEngine
 from finepoint.engines.spec import JobSpec
 from finepoint.errors import CloudError, ConfigurationError, JobError
-from finepoint.files import write_json
+from finepoint.files import read_json, write_json
 from finepoint.tuning.parameters import Parameter
 
 RECORD = "tuning.json"
@@ -162,6 +162,12 @@ def look(engine: SageMakerEngine, folder: Path) -> tuple[dict[str, Any], str]:
     return described, line
 
 
+def best_of(folder: Path) -> dict[str, Any]:
+    """Return the hyperparameters of the best trial of a study that has ended; nothing where there is none."""
+    best = read_json(folder / RECORD)["best"] if (folder / RECORD).is_file() else None
+    return {**JobFolder(folder).read()["spec"]["hyperparameters"], **best["hyperparameters"]} if best else {}
+
+
 def trial_folder(folder: Path, job: str) -> Path:
     """Return where the job of a trial lies in a study's folder."""
     return folder / "trials" / job
@@ -209,6 +215,7 @@ def _submit(engine: SageMakerEngine, folder: Path, name: str, spec: JobSpec, stu
         engine.cloud.call("sagemaker", "CreateHyperParameterTuningJob", **request)
     except CloudError as error:
         if not is_taken(error):
+            JobFolder(folder).finish("Failed", failure=str(error))
             raise
 
 
