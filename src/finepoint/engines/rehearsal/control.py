@@ -47,6 +47,7 @@ class Platform:
         self.models: dict[str, Mapping[str, Any]] = {}
         self.endpoint_configs: dict[str, Mapping[str, Any]] = {}
         self.endpoints: dict[str, Endpoint] = {}
+        self._leaving: list[threading.Thread] = []
         self.tags: dict[str, dict[str, str]] = {}
         # By name, as Service Quotas lists them; what is not named here is 1.
         self.quotas: dict[str, float] = {}
@@ -98,6 +99,8 @@ class Platform:
             job.join(30)
         for endpoint in self.endpoints.values():
             endpoint.take_down()
+        for thread in self._leaving:  # endpoints that were deleted while they came up
+            thread.join()
 
     def forget(self) -> None:
         """Forget every resource."""
@@ -243,7 +246,9 @@ class Platform:
     def _DeleteEndpoint(self, request: Mapping[str, Any]) -> dict[str, Any]:  # noqa: N802
         endpoint: Endpoint = self._find(self.endpoints, request["EndpointName"])
         del self.endpoints[endpoint.name]
-        threading.Thread(target=endpoint.take_down, daemon=True).start()
+        self._leaving = [thread for thread in self._leaving if thread.is_alive()]
+        self._leaving.append(threading.Thread(target=endpoint.take_down, daemon=True))
+        self._leaving[-1].start()
         return {}
 
     def _ListEndpoints(self, request: Mapping[str, Any]) -> dict[str, Any]:  # noqa: N802
