@@ -124,15 +124,27 @@ class SharedTraffic:
             self._tell(outcome)
 
 
-def follow_orders(channel: socket.socket, traffic: SharedTraffic) -> None:
-    """Take the supervisor's orders, JSON objects, from a socket on the running event loop."""
+def follow_orders(channel: socket.socket, traffic: SharedTraffic, ended: Callable[[], None] | None = None) -> None:
+    """Take the supervisor's orders, JSON objects, from a socket on the running event loop.
+
+    Args:
+        channel: the socket.
+        traffic: to share out.
+        ended: is called when the supervisor has ended.
+    """
 
     def read() -> None:
-        order = channel.recv(4096)
+        try:
+            order = channel.recv(4096)
+        except ConnectionError:
+            order = b""
         if order:
             traffic.follow(json.loads(order))
-        else:
-            asyncio.get_running_loop().remove_reader(channel)
+            return
+        traffic.follow({})
+        asyncio.get_running_loop().remove_reader(channel)
+        if ended is not None:
+            ended()
 
     channel.setblocking(False)
     asyncio.get_running_loop().add_reader(channel, read)

@@ -256,7 +256,7 @@ def _nothing(_text: str) -> None:
 
 def _start(model: Path, name: str, host: str, port: int, options: Sequence[str]) -> psutil.Process:
     command = [sys.executable, "-m", "finepoint.serving.supervisor", "--model", str(model.resolve()), "--name", name]
-    command += ["--host", host, "--port", str(port), *options]
+    command += ["--host", host, "--port", str(port), "--registered", *options]
     command += ["--request-log", str(registry.request_log_path(name).resolve())]
     log = (os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     files = [
