@@ -17,7 +17,7 @@ from finepoint.files import read_json, sha256_of, write_bytes, write_json
 from finepoint.models.classifier import Classifier, load_classifier
 from finepoint.models.package import DESCRIPTION, GRAPH, pack
 from finepoint.models.quantising import quantise_graph
-from finepoint.runs.folder import find_run
+from finepoint.runs.folder import RunFolder, find_run
 
 # As many as NNCF's own default; ranges of activations hardly move with more.
 CALIBRATION_IMAGES = 300
@@ -73,7 +73,8 @@ class Quantisation:
 def quantise(run: str | Path, target: Path, *, max_drop: float = 0.01, directory: Path | None = None) -> Quantisation:
     """Write a run's model in int8 where it is worth it, and return what it costs and gives.
 
-    Half of the validation images, at most `CALIBRATION_IMAGES`, set the ranges; the others judge.
+    Half of the validation images, at most `CALIBRATION_IMAGES`, set the ranges; the others judge. The run's summary and
+    report say what came of it, also where nothing is kept.
 
     Args:
         run: a run, by name or path.
@@ -104,7 +105,20 @@ def quantise(run: str | Path, target: Path, *, max_drop: float = 0.01, directory
         if not found.reason_against:
             write_json(package / DESCRIPTION, {**description, "quantisation": asdict(found)})
             pack(package, target)
+    _tell(folder, found, target, classifier.description["graph"]["sha256"])
     return found
+
+
+def _tell(folder: RunFolder, found: Quantisation, target: Path, graph: str) -> None:
+    """Say in the run's summary and report what int8 costs and gives."""
+    from finepoint.report.page import write_report
+
+    reason = found.reason_against
+    told = {**asdict(found), "kept": not reason, "reason_against": reason, "path": None if reason else str(target)}
+    write_json(folder.quantisation, {**told, "graph_sha256": graph})  # of which graph, should the run train another
+    if folder.summary.is_file():
+        write_json(folder.summary, {**read_json(folder.summary), "quantisation": told})
+        write_report(folder.path)
 
 
 def _images(data: DataSet, classifier: Classifier) -> tuple[list[np.ndarray], np.ndarray]:

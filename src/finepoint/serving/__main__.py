@@ -18,6 +18,7 @@ from pathlib import Path
 from finepoint.errors import ConfigurationError, FinepointError
 from finepoint.models.made_here import maker_of
 from finepoint.models.package import has_own_handler, open_package
+from finepoint.models.runtime_names import RUNTIMES
 from finepoint.serving.admission import Service
 from finepoint.serving.application import EndpointApplication
 from finepoint.serving.builtin import BuiltinModel
@@ -25,7 +26,7 @@ from finepoint.serving.canary import SharedTraffic, follow_orders
 from finepoint.serving.capture import Capture, CaptureSettings
 from finepoint.serving.handlers import HandlerModel
 from finepoint.serving.lifetime import die_with_parent, outlive_parent
-from finepoint.serving.loading import RUNTIMES, open_model
+from finepoint.serving.loading import open_model
 from finepoint.serving.multimodel import MultiModelApplication
 from finepoint.serving.protocol import Application, Limits
 from finepoint.serving.request_log import LoggedApplication
