@@ -44,7 +44,12 @@ _ERROR = {
     },
 }
 _QUERY = [
-    {"name": "top", "in": "query", "schema": {"type": "integer", "minimum": 1}, "description": "the likeliest classes"},
+    {
+        "name": "top",
+        "in": "query",
+        "schema": {"type": "integer", "minimum": 1, "maximum": 999_999},
+        "description": "the likeliest classes",
+    },
     {"name": "embedding", "in": "query", "schema": {"type": "boolean"}, "description": "with the feature vector"},
     {
         "name": "explain",
