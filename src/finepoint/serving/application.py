@@ -141,6 +141,9 @@ class EndpointApplication:
         method = "POST" if runtime else self._routes[request.path][0]
         if request.method != method and (method, request.method) != ("GET", "HEAD"):
             return refusal(405, f"this path takes {method}; see /docs", {"allow": method})
+        if method == "POST" and request.headers.get("sec-fetch-site", "none") in ("cross-site", "same-site"):
+            # Browsers send forms anywhere, though they do not show the answer: whoever browses is not asked either.
+            return refusal(403, "a page from elsewhere may not ask this endpoint")
         if self._token is not None and request.path not in _OPEN and not self._token.shown_in(request.headers):
             message = "show the endpoint's token: `Authorization: Bearer TOKEN`"
             return refusal(401, message, {"www-authenticate": 'Bearer realm="finepoint"'})

@@ -68,6 +68,7 @@ _QUERY = [
 _REFUSALS = {
     "400": "no image, not JSON, damaged, too many pixels, or it brought its decoder down",
     "401": "the endpoint's token is not shown",
+    "403": "a browser sent it for a page from elsewhere",
     "406": "none of the forms of an answer is acceptable",
     "408": "the body took too long to arrive",
     "413": "the body is too large",
