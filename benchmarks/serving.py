@@ -1,5 +1,5 @@
 """Our endpoint against the bare runtime, a plain FastAPI + PyTorch server, the official PyTorch inference toolkit's
-Transformer, and LitServe and BentoML with our model and runtime.
+Transformer, and LitServe, BentoML and MLServer with our model and runtime.
 
 Closed loop with wrk (a client asks again when it is answered), every server in turn in each of several rounds, so that
 the machine's moods meet all alike; a ratio is the median of the rounds' ratios. Open loop at a fixed rate (see
@@ -13,7 +13,8 @@ is left out, and the table says so. Our packages are found from there.
     python -m venv rivals && rivals/bin/pip install litserve fastapi uvicorn
     rivals/bin/pip install --no-deps sagemaker-pytorch-inference sagemaker-inference retrying six
     python -m venv bento && bento/bin/pip install bentoml
-    python benchmarks/serving.py --rivals rivals/bin/python bento/bin/python
+    python -m venv mlserver && mlserver/bin/pip install mlserver
+    python benchmarks/serving.py --rivals rivals/bin/python bento/bin/python mlserver/bin/python
 
 `--only` takes any of `bare`, the rivals' names, `mixed` (images from 150 x 200 to 3000 x 4000), `overload`, to measure
 in shorter pieces.
@@ -69,6 +70,7 @@ _RIVALS = {
     "litserve": Rival("litserve", form=True, goal=1.2),
     "toolkit": Rival("sagemaker_pytorch_serving_container"),
     "bentoml": Rival("bentoml", "/readyz"),
+    "mlserver": Rival("mlserver", "/v2/health/ready"),
 }
 _PARTS = ("bare", *_RIVALS, "mixed", "overload")
 _MIXED_WIDTHS = (150, 400, 800, 1600, 3000)
