@@ -16,7 +16,6 @@ from mlserver import MLModel
 from mlserver.handlers import custom_handler
 
 from finepoint.models.classifier import load_classifier
-from serving_processes import free_port
 
 
 class Classifier(MLModel):
@@ -31,6 +30,8 @@ class Classifier(MLModel):
 
 
 if __name__ == "__main__":
+    from serving_processes import free_port  # not above: the server needs nothing of what that imports
+
     here, folder = Path(__file__), Path(tempfile.mkdtemp())
     ports = {"http_port": int(sys.argv[1]), "grpc_port": free_port(), "metrics_port": free_port()}
     settings = {"host": "127.0.0.1", **ports, "parallel_workers": 0}
