@@ -245,7 +245,8 @@ def closed(url: str, images: list[Path], folder: Path, clients: int, seconds: in
     latency = [_milliseconds(re.search(rf"^ +{share}% +(\S+) *$", text, re.MULTILINE)) for share in (50, 99)]
     rate = re.search(r"Requests/sec:\s+(\S+)", text)
     assert rate is not None, text
-    return Closed(float(rate[1]), *latency, errors=int(bad[1]) if bad else 0)
+    # Where not one was answered in time, the rate is less than this, and a ratio to it a lower bound.
+    return Closed(max(float(rate[1]), 1 / seconds), *latency, errors=int(bad[1]) if bad else 0)
 
 
 def overloaded(url: str, body: bytes, capacity: float, seconds: int) -> tuple[list[Goal], list[str]]:
