@@ -37,6 +37,10 @@ from finepoint.serving.tokens import Token, read_token
 _GRACE_SECONDS = 30.0
 # A client that has just sent a request on a connection that was idle still gets its answer.
 _HANDOVER_IDLE_SECONDS = 5.0
+# At its start a worker answers who has gathered meanwhile, and still loads what it computes with under load.
+_SETTLING_SECONDS = 5.0
+# Until another supervisor's worker has taken over.
+_SUCCESSION_SECONDS = 60.0
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -95,8 +99,13 @@ async def _serve(given: argparse.Namespace, token: Token | None, tls: ssl.SSLCon
         if supervisor:
             answering = traffic = SharedTraffic(application, supervisor.send)
 
+            def bear_more(seconds: float) -> None:
+                if isinstance(application, EndpointApplication):
+                    application.bear_more(seconds)
+
             def orphaned() -> None:
-                if not stopping.is_set():
+                if lasting and not stopping.is_set():
+                    bear_more(_SUCCESSION_SECONDS)
                     successor = start_successor(given.arguments, listener, parent)
                     loop.add_reader(successor, succeeded, successor)
 
@@ -107,7 +116,8 @@ async def _serve(given: argparse.Namespace, token: Token | None, tls: ssl.SSLCon
 
             # A canary's worker is nobody's but the supervisor's that tries it.
             lasting = given.registered and listener.family != socket.AF_UNIX
-            follow_orders(supervisor, traffic, orphaned if lasting else None)
+            follow_orders(supervisor, traffic, bear_more, orphaned)
+            bear_more(_SETTLING_SECONDS)
             if lasting:
                 outlive_parent()
         if given.request_log is not None:

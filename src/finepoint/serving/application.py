@@ -51,6 +51,10 @@ class ServedModel(Protocol):
         """Return when to come back where a request must be refused now, else None."""
         ...
 
+    def bear_more(self, seconds: float) -> None:
+        """Refuse fewer requests for so long."""
+        ...
+
     def metadata(self) -> dict[str, Any]:
         """Return what a client may want to know of it."""
         ...
@@ -106,6 +110,10 @@ class EndpointApplication:
             "/docs": ("GET", self._docs),
             **dict.fromkeys(PAGES, ("GET", self._page)),
         }
+
+    def bear_more(self, seconds: float) -> None:
+        """Let clients wait rather than refuse them for so long: another worker is being loaded beside this one."""
+        self._model.bear_more(seconds)
 
     def admit(self, request: Request) -> Response | None:
         """Return the refusal of a request that need not be read further, or None."""

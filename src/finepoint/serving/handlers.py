@@ -86,6 +86,10 @@ class HandlerModel:
         """Return when to come back where a request must be refused now, else None."""
         return self._admission.retry_after(self._seconds.quantile(0.5, "handler")) if self._admission.full else None
 
+    def bear_more(self, seconds: float) -> None:
+        """Refuse fewer requests for so long; see `Admission`."""
+        self._admission.bear_more(seconds)
+
     def metadata(self) -> dict[str, Any]:
         """Return what is known of a handler."""
         return {"handler": "custom"}

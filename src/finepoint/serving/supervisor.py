@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import json
 import signal
 import socket
 import sys
@@ -29,7 +28,7 @@ from dataclasses import dataclass
 from finepoint.errors import FinepointError
 from finepoint.files import read_json, write_json
 from finepoint.serving import registry
-from finepoint.serving.canary import ANSWERED, FAILED, CanaryPlan
+from finepoint.serving.canary import ANSWERED, FAILED, CanaryPlan, order
 from finepoint.serving.server import open_listener
 from finepoint.serving.succession import take_over
 
@@ -100,9 +99,11 @@ class Supervisor:
         """Return the worker and the model that serve after an update."""
         wanted = read_json(registry.wanted_path(self._name))
         tried: dict[str, int] = {}
+        _bear_more(old, _START_SECONDS)
         if wanted.get("canary"):
             failure, tried = await self._try(old, str(wanted["model"]), CanaryPlan(**wanted["canary"]))
             if failure:
+                _bear_more(old, 0)
                 self._report(wanted, failure, tried)
                 return old, model
         new = await self._start(str(wanted["model"]))
@@ -114,6 +115,7 @@ class Supervisor:
             self._report(wanted, "", tried)
             return new, str(wanted["model"])
         await _kill(new)
+        _bear_more(old, 0)
         self._report(wanted, "the new worker did not come up; the old one goes on", tried)
         return old, model
 
@@ -140,7 +142,7 @@ class Supervisor:
                 return "the new worker did not come up; the old one goes on", {}
             with contextlib.suppress(BlockingIOError):
                 old.channel.recv(4096)  # the last words on an earlier canary
-            old.channel.send(json.dumps({"socket": f"{folder}/canary", "share": plan.share}).encode())
+            old.channel.send(order({"socket": f"{folder}/canary", "share": plan.share}))
             loop.add_reader(old.channel, hear)
             verdict: bool | None = None
             while verdict is None and not self._stopping.is_set():
@@ -157,7 +159,7 @@ class Supervisor:
                     )
             loop.remove_reader(old.channel)
             with contextlib.suppress(OSError):
-                old.channel.send(b"{}")
+                old.channel.send(order({}))
             await _end(new)
         tried = {"requests": seen[ANSWERED] + seen[FAILED], "failed": seen[FAILED]}
         if verdict:
@@ -193,6 +195,12 @@ class _Worker:
 
     process: asyncio.subprocess.Process
     channel: socket.socket
+
+
+def _bear_more(worker: _Worker, seconds: float) -> None:
+    """Have a worker let clients wait rather than refuse them, while another one takes a part of the machine."""
+    with contextlib.suppress(OSError):
+        worker.channel.send(order(bear_more_seconds=seconds))
 
 
 def _heard(channel: socket.socket) -> bytes:
