@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import ssl
@@ -183,6 +184,21 @@ def test_each_process_that_is_killed_comes_back(deployed: Endpoint) -> None:
     assert deployed.predict(image) == before  # it waits in the socket's queue
     assert time.monotonic() - start < 15  # under 3 s on a machine with nothing else to do; see docs/endpoint.md
     assert worker_of("lasting").pid != worker.pid
+
+
+def test_an_endpoint_holds_no_file_of_who_deployed_it(package: Path, tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    with lock.open("w") as held:
+        os.set_inheritable(held.fileno(), True)
+        deploy(package, name="lasting")
+        try:
+            record = registry.find("lasting")
+            assert record is not None
+            family = [psutil.Process(record.pid), *psutil.Process(record.pid).children(recursive=True)]
+            assert not [file for each in family for file in each.open_files() if file.path == str(lock)]
+            assert os.get_inheritable(held.fileno())
+        finally:
+            undeploy("lasting")
 
 
 def test_undeploy_ends_every_process_and_frees_the_port(deployed: Endpoint, package: Path) -> None:

@@ -290,13 +290,14 @@ def test_hundreds_of_classes_do_not_push_the_rest_out_of_sight(tmp_path: Path) -
 
 
 INT8 = {
-    "accuracy_f32": 0.9,
+    "precision_before": "f32",
+    "accuracy_before": 0.9,
     "accuracy_int8": 0.895,
     "images": 100,
     "calibration_images": 50,
     "max_drop": 0.01,
     "speedup": 1.5,
-    "unknown_kept_f32": 0.95,
+    "unknown_kept_before": 0.95,
     "unknown_kept_int8": None,
 }
 

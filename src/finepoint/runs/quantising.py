@@ -33,40 +33,44 @@ class Quantisation:
     """What int8 costs and gives.
 
     Args:
-        accuracy_f32: on validation images that the ranges were not set by.
+        precision_before: in which the run evaluated its model, `f32` or `bf16`.
+        accuracy_before: in that, on validation images that the ranges were not set by.
         accuracy_int8: on the same.
         images: how many those are.
         calibration_images: by which the ranges were set, also of the validation part.
         max_drop: of accuracy that is allowed.
-        speedup: images a second, over the graph in f32, both in turn on this machine.
-        unknown_kept_f32: share of them that are not called unknown; None where the package cannot tell.
+        speedup: images a second, over the model as it was, both in turn on this machine.
+        unknown_kept_before: share of them that are not called unknown; None where the package cannot tell.
         unknown_kept_int8: likewise.
     """
 
-    accuracy_f32: float
+    precision_before: str
+    accuracy_before: float
     accuracy_int8: float
     images: int
     calibration_images: int
     max_drop: float
     speedup: float
-    unknown_kept_f32: float | None
+    unknown_kept_before: float | None
     unknown_kept_int8: float | None
 
     @property
     def reason_against(self) -> str:
         """Why it is not to be kept, or "".
 
-        >>> Quantisation(0.9, 0.88, 100, 50, 0.01, 1.5, None, None).reason_against
+        >>> Quantisation("f32", 0.9, 0.88, 100, 50, 0.01, 1.5, None, None).reason_against
         'accuracy on 100 validation images falls from 0.900 to 0.880, by more than 0.01'
         """
         # Against the rounding of a difference of two shares.
-        if self.accuracy_f32 - self.accuracy_int8 > self.max_drop + 1e-9:
+        if self.accuracy_before - self.accuracy_int8 > self.max_drop + 1e-9:
             return (
-                f"accuracy on {self.images} validation images falls from {self.accuracy_f32:.3f} to "
+                f"accuracy on {self.images} validation images falls from {self.accuracy_before:.3f} to "
                 f"{self.accuracy_int8:.3f}, by more than {self.max_drop:g}"
             )
         if self.speedup < _MIN_SPEEDUP:
-            return f"it computes {self.speedup:.2f} times as many images a second here; f32 is as good"
+            return (
+                f"it computes {self.speedup:.2f} times as many images a second here; {self.precision_before} is as good"
+            )
         return ""
 
 
@@ -84,14 +88,14 @@ def quantise(run: str | Path, target: Path, *, max_drop: float = 0.01, directory
 
     Raises:
         InputError: there is no such run, it has no package, or too few validation images can be read.
-        ConfigurationError: NNCF is not installed, or the package is in another precision than f32.
+        ConfigurationError: NNCF is not installed, or the package is in int8 already.
     """
     if not 0 <= max_drop < 1:
         raise ConfigurationError(f"max_drop is {max_drop:g}; it must be from 0 to 1")
     folder = find_run(run, directory)
     classifier = load_classifier(folder.model)
-    if (precision := classifier.description["graph"]["precision"]) != "f32":
-        raise ConfigurationError(f"{folder.model} was evaluated in {precision}; only f32 is quantised")
+    if classifier.description["graph"]["precision"] == "int8":
+        raise ConfigurationError(f"{folder.model} is in int8 already")
     crops, labels = _images(DataSet.load(folder.data), classifier)
     count = min(CALIBRATION_IMAGES, len(labels) // 2)
     with tempfile.TemporaryDirectory() as name:
@@ -138,15 +142,24 @@ def _images(data: DataSet, classifier: Classifier) -> tuple[list[np.ndarray], np
 
 
 def _compared(
-    f32: Classifier, int8: Classifier, crops: list[np.ndarray], labels: np.ndarray, count: int, max_drop: float
+    before: Classifier, int8: Classifier, crops: list[np.ndarray], labels: np.ndarray, count: int, max_drop: float
 ) -> Quantisation:
     judging = [part[count:] for part in crops]
-    (accuracy_f32, kept_f32), (accuracy_int8, kept_int8) = (
-        _judged(classifier, judging, labels[count:]) for classifier in (f32, int8)
+    (accuracy_before, kept_before), (accuracy_int8, kept_int8) = (
+        _judged(classifier, judging, labels[count:]) for classifier in (before, int8)
     )
-    before, after = _seconds([f32, int8], [part[:_BATCH] for part in crops])
-    judged = len(labels) - count
-    return Quantisation(accuracy_f32, accuracy_int8, judged, count, max_drop, before / after, kept_f32, kept_int8)
+    seconds_before, seconds_int8 = _seconds([before, int8], [part[:_BATCH] for part in crops])
+    return Quantisation(
+        precision_before=before.description["graph"]["precision"],
+        accuracy_before=accuracy_before,
+        accuracy_int8=accuracy_int8,
+        images=len(labels) - count,
+        calibration_images=count,
+        max_drop=max_drop,
+        speedup=seconds_before / seconds_int8,
+        unknown_kept_before=kept_before,
+        unknown_kept_int8=kept_int8,
+    )
 
 
 def _judged(classifier: Classifier, crops: list[np.ndarray], labels: np.ndarray) -> tuple[float, float | None]:
