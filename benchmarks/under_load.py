@@ -80,7 +80,7 @@ def _builtin(
         found = {
             "nothing": at(lambda: None),
             "update at once": at(lambda: deploy(other, name=NAME)),
-            "update after a canary of 20 %": at(lambda: deploy(model, name=NAME, canary=CanaryPlan(0.2, requests=20))),
+            "update after a canary of 50 %": at(lambda: deploy(model, name=NAME, canary=CanaryPlan(0.5, requests=20))),
             "update to a model that does not load": at(lambda: _refused(broken)),
         }
         for who, find in VICTIMS.items():
