@@ -10,7 +10,7 @@ finepoint.serving.open_loop).
 `--rivals` are Pythons of environments that have the rivals, together or each in one of its own; a rival that none has
 is left out, and the table says so. Our packages are found from there.
 
-    python -m venv rivals && rivals/bin/pip install litserve fastapi uvicorn
+    python -m venv rivals && rivals/bin/pip install litserve fastapi uvicorn python-multipart
     rivals/bin/pip install --no-deps sagemaker-pytorch-inference sagemaker-inference retrying six
     python -m venv bento && bento/bin/pip install bentoml
     python -m venv mlserver && mlserver/bin/pip install mlserver
@@ -245,8 +245,11 @@ def closed(url: str, images: list[Path], folder: Path, clients: int, seconds: in
     latency = [_milliseconds(re.search(rf"^ +{share}% +(\S+) *$", text, re.MULTILINE)) for share in (50, 99)]
     rate = re.search(r"Requests/sec:\s+(\S+)", text)
     assert rate is not None, text
+    total, errors = re.search(r"(\d+) requests in", text), int(bad[1]) if bad else 0
+    assert total is not None, text
+    good = float(rate[1]) * (1 - errors / max(1, int(total[1])))  # a refusal is no answer
     # Where not one was answered in time, the rate is less than this, and a ratio to it a lower bound.
-    return Closed(max(float(rate[1]), 1 / seconds), *latency, errors=int(bad[1]) if bad else 0)
+    return Closed(max(good, 1 / seconds), *latency, errors=errors)
 
 
 def overloaded(url: str, body: bytes, capacity: float, seconds: int) -> tuple[list[Goal], list[str]]:
