@@ -1,15 +1,22 @@
 """Our endpoint against the bare runtime, a plain FastAPI + PyTorch server, the official PyTorch inference toolkit's
-Transformer, and LitServe with our model and runtime.
+Transformer, and LitServe, BentoML and MLServer with our model and runtime.
 
 Closed loop with wrk (a client asks again when it is answered), every server in turn in each of several rounds, so that
 the machine's moods meet all alike; a ratio is the median of the rounds' ratios. Open loop at a fixed rate (see
 finepoint.serving.open_loop).
 
-    python benchmarks/serving.py [--data FOLDER] [--rivals PYTHON] [--only PART ...] [--quick] [--json]
+    python benchmarks/serving.py [--data FOLDER] [--rivals PYTHON ...] [--only PART ...] [--quick] [--json]
 
-`--rivals` is the Python of an environment with litserve and fastapi, and for the toolkit (installed with --no-deps)
-sagemaker-pytorch-inference, sagemaker-inference, retrying and six; our packages are found from there. `--only` takes
-any of `bare`, `fastapi`, `litserve`, `toolkit`, `mixed` (images from 150 x 200 to 3000 x 4000), `overload`, to measure
+`--rivals` are Pythons of environments that have the rivals, together or each in one of its own; a rival that none has
+is left out, and the table says so. Our packages are found from there.
+
+    python -m venv rivals && rivals/bin/pip install litserve fastapi uvicorn python-multipart
+    rivals/bin/pip install --no-deps sagemaker-pytorch-inference sagemaker-inference retrying six
+    python -m venv bento && bento/bin/pip install bentoml
+    python -m venv mlserver && mlserver/bin/pip install mlserver
+    python benchmarks/serving.py --rivals rivals/bin/python bento/bin/python mlserver/bin/python
+
+`--only` takes any of `bare`, the rivals' names, `mixed` (images from 150 x 200 to 3000 x 4000), `overload`, to measure
 in shorter pieces.
 """
 
@@ -40,7 +47,32 @@ from photographs import photographs
 from reporting import Goal, parser, report
 from serving_processes import free_port, package, running_server, serve
 
-_PARTS = ("bare", "fastapi", "litserve", "toolkit", "mixed", "overload")
+
+@dataclass(frozen=True)
+class Rival:
+    """Another server, in `rival_NAME.py`.
+
+    Args:
+        module: that an environment must have to run it.
+        health: path that answers 200 when it is up.
+        form: it reads images in forms only.
+        goal: how many times as many answers a second ours is to give.
+    """
+
+    module: str
+    health: str = "/health"
+    form: bool = False
+    goal: float | None = None
+
+
+_RIVALS = {
+    "fastapi": Rival("fastapi", goal=4.0),
+    "litserve": Rival("litserve", form=True, goal=1.2),
+    "toolkit": Rival("sagemaker_pytorch_serving_container"),
+    "bentoml": Rival("bentoml", "/readyz"),
+    "mlserver": Rival("mlserver", "/v2/health/ready"),
+}
+_PARTS = ("bare", *_RIVALS, "mixed", "overload")
 _MIXED_WIDTHS = (150, 400, 800, 1600, 3000)
 _SCRIPT = """
 local names = {}
@@ -114,7 +146,7 @@ class Contender:
 def main() -> None:
     arguments = parser(__doc__.splitlines()[0])
     arguments.add_argument("--data", type=Path, help="a folder of images; by default made-up photographs")
-    arguments.add_argument("--rivals", type=Path, help="Python of an environment with litserve and fastapi")
+    arguments.add_argument("--rivals", type=Path, nargs="+", default=[], help="Pythons of environments with rivals")
     arguments.add_argument("--only", nargs="+", choices=_PARTS, default=list(_PARTS), help="what to measure")
     given = arguments.parse_args()
     if shutil.which("wrk") is None:
@@ -129,20 +161,23 @@ def main() -> None:
         if "mixed" in given.only:
             (folder / "mixed").mkdir()
             found["ours, mixed sizes"] = wrk(f"{url}/invocations", mixed(images, folder), folder / "mixed", process)
-        for kind in ("fastapi", "litserve", "toolkit"):
-            if kind in given.only and given.rivals:
-                found[kind] = stack.enter_context(rival(given.rivals, kind, model, images, folder))
+        lines = [f"{len(images)} images; wrk, one connection and twelve"]
+        for kind in (kind for kind in _RIVALS if kind in given.only):
+            if python := _having(_RIVALS[kind].module, given.rivals):
+                found[kind] = stack.enter_context(rival(python, kind, model, images, folder))
+            else:
+                lines.append(f"{kind} is left out: no environment given by --rivals has {_RIVALS[kind].module}")
         for _ in range(2 if given.quick else 5):
             for contender in found.values():
                 contender.alone.append(contender.one())
                 contender.together.append(contender.many())
-        goals, lines = _goals(found), [f"{len(images)} images; wrk, one connection and twelve"]
+        goals = _goals(found)
         rows = [contender.row(name) for name, contender in found.items()]
         if "overload" in given.only:
             capacity = found["ours"].rate()
             more, said = overloaded(f"{url}/invocations", images[0].read_bytes(), capacity, 6 if given.quick else 12)
             goals, lines = [*goals, *more], [*lines, *said]
-        report("Serving EfficientNet-Lite0", rows, goals, as_json=given.json, notes="\n".join(lines))
+        report("Serving EfficientNet-Lite0", rows, goals, as_json=given.json, notes="\n".join([*lines, *_table(goals)]))
 
 
 def _goals(found: dict[str, Contender]) -> list[Goal]:
@@ -153,10 +188,16 @@ def _goals(found: dict[str, Contender]) -> list[Goal]:
             Goal("throughput over decode + bare runtime", ours.over(alone), 0.75),
             Goal(f"1.5 ms over what one request adds ({added:.2f} ms)", 1.5 / max(0.01, added), 1),
         ]
-    for kind, target in (("fastapi", 4.0), ("litserve", 1.2)):
+    for kind, other in _RIVALS.items():
         if kind in found:
-            goals.append(Goal(f"throughput over {kind}", ours.over(found[kind]), target))
+            goals.append(Goal(f"throughput over {kind}", ours.over(found[kind]), other.goal or 1.0))
     return goals
+
+
+def _table(goals: list[Goal]) -> list[str]:
+    """Return the goals as rows of a table in Markdown."""
+    rows = [(goal.name, f"{goal.value:.2f}", f"{goal.target:g}" + ("" if goal.met else ", missed")) for goal in goals]
+    return ["", *(f"| {' | '.join(row)} |" for row in rows)]
 
 
 def bare(model: Path, images: list[Path]) -> Contender:
@@ -204,7 +245,11 @@ def closed(url: str, images: list[Path], folder: Path, clients: int, seconds: in
     latency = [_milliseconds(re.search(rf"^ +{share}% +(\S+) *$", text, re.MULTILINE)) for share in (50, 99)]
     rate = re.search(r"Requests/sec:\s+(\S+)", text)
     assert rate is not None, text
-    return Closed(float(rate[1]), *latency, errors=int(bad[1]) if bad else 0)
+    total, errors = re.search(r"(\d+) requests in", text), int(bad[1]) if bad else 0
+    assert total is not None, text
+    good = float(rate[1]) * (1 - errors / max(1, int(total[1])))  # a refusal is no answer
+    # Where not one was answered in time, the rate is less than this, and a ratio to it a lower bound.
+    return Closed(max(good, 1 / seconds), *latency, errors=errors)
 
 
 def overloaded(url: str, body: bytes, capacity: float, seconds: int) -> tuple[list[Goal], list[str]]:
@@ -242,8 +287,15 @@ def rival(python: Path, kind: str, model: Path, images: list[Path], folder: Path
     command = [str(python), str(Path(__file__).with_name(f"rival_{kind}.py")), str(port)]
     source = Path(__file__).resolve().parents[1] / "src"
     environment = {"PACKAGE": str(model), "PYTHONPATH": f"{source}:{sysconfig.get_path('purelib')}"}
-    with running_server(command, f"http://127.0.0.1:{port}", "/health", environment) as (url, process):
-        yield wrk(f"{url}/invocations", images, folder, process, form=kind == "litserve")
+    other = _RIVALS[kind]
+    with running_server(command, f"http://127.0.0.1:{port}", other.health, environment) as (url, process):
+        yield wrk(f"{url}/invocations", images, folder, process, form=other.form)
+
+
+def _having(module: str, pythons: list[Path]) -> Path | None:
+    """Return the first Python whose environment has a module."""
+    look = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({module!r}) is None)"
+    return next((python for python in pythons if subprocess.run([python, "-c", look]).returncode == 0), None)
 
 
 def _memory(process: psutil.Process) -> int:

@@ -33,12 +33,16 @@ _SIDE = 32
 
 
 @contextmanager
-def package() -> Iterator[Path]:
-    """Make a package of EfficientNet-Lite0 with a head of random numbers, which costs what a trained one does."""
+def package(seed: int = 0) -> Iterator[Path]:
+    """Make a package of EfficientNet-Lite0 with a head of random numbers, which costs what a trained one does.
+
+    Args:
+        seed: of the numbers, and so of the package's version.
+    """
     folder = Path(tempfile.mkdtemp()) / "model"
     (backbone,) = resolve_backbones(["efficientnet_lite0"])
     width = output_width(backbone, "features")
-    weight = np.random.default_rng(0).normal(0, 0.05, (_CLASSES, width)).astype(np.float32)
+    weight = np.random.default_rng(seed).normal(0, 0.05, (_CLASSES, width)).astype(np.float32)
     head = HeadLayers(
         np.zeros(width, np.float32), np.ones(width, np.float32), ((weight, np.zeros(_CLASSES, np.float32)),)
     )

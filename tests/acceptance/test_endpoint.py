@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import ssl
@@ -185,6 +186,21 @@ def test_each_process_that_is_killed_comes_back(deployed: Endpoint) -> None:
     assert worker_of("lasting").pid != worker.pid
 
 
+def test_an_endpoint_holds_no_file_of_who_deployed_it(package: Path, tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    with lock.open("w") as held:
+        os.set_inheritable(held.fileno(), True)
+        deploy(package, name="lasting")
+        try:
+            record = registry.find("lasting")
+            assert record is not None
+            family = [psutil.Process(record.pid), *psutil.Process(record.pid).children(recursive=True)]
+            assert not [file for each in family for file in each.open_files() if file.path == str(lock)]
+            assert os.get_inheritable(held.fileno())
+        finally:
+            undeploy("lasting")
+
+
 def test_undeploy_ends_every_process_and_frees_the_port(deployed: Endpoint, package: Path) -> None:
     record = registry.find("lasting")
     assert record is not None
@@ -197,13 +213,60 @@ def test_undeploy_ends_every_process_and_frees_the_port(deployed: Endpoint, pack
     assert [item.record.name for item in endpoints()] == []
     again = deploy(package, name="lasting", port=port)
     assert again.healthy()
-    # What is left when the supervisor is killed is nothing: the entry is stale, and its name and port are free.
+    # Where supervisor and worker die at once nothing is left: the entry is stale, and its name and port are free.
     record = registry.find("lasting")
     assert record is not None
     family = [psutil.Process(record.pid), *psutil.Process(record.pid).children(recursive=True)]
+    family[0].suspend()
+    family[1].kill()
     family[0].kill()
     assert psutil.wait_procs(family, timeout=5)[1] == []
     assert endpoints()[0].state == "stale"
+    assert deploy(package, name="lasting", port=port).healthy()
+
+
+def test_a_supervisor_that_is_killed_comes_back_and_no_request_fails(tmp_path: Path) -> None:
+    endpoint = deploy(handler(tmp_path / "a", "steady"), name="headless", access=Access(allow_code=True))
+    before = registry.find("headless")
+    assert before is not None
+    worker = worker_of("headless")
+
+    def back() -> bool:
+        record = registry.find("headless")
+        return record is not None and record.pid != before.pid and record.process() is not None
+
+    try:
+        with Load(endpoint.url) as load:
+            assert eventually(lambda: len(load.answers) > 50)
+            psutil.Process(before.pid).kill()
+            assert eventually(back)
+            assert eventually(lambda: not worker.is_running(), 30)
+            seen = len(load.answers)
+            assert eventually(lambda: len(load.answers) > seen + 50)
+        assert set(load.answers) == {"steady"}
+        (state,) = endpoints()
+        assert (state.state, state.record.url, state.record.model_version) == (
+            "healthy",
+            endpoint.url,
+            before.model_version,
+        )
+        assert deploy(handler(tmp_path / "b", "newer"), name="headless").url == endpoint.url
+    finally:
+        undeploy("headless")
+    assert not endpoint.healthy()
+
+
+def test_what_is_removed_while_its_supervisor_is_dead_stays_removed(tmp_path: Path) -> None:
+    endpoint = deploy(handler(tmp_path / "a", "gone"), name="removed", access=Access(allow_code=True))
+    record = registry.find("removed")
+    assert record is not None
+    family = psutil.Process(record.pid).children(recursive=True)
+    with registry.locked():  # the successor waits for it
+        psutil.Process(record.pid).kill()
+        registry.remove("removed")
+    assert psutil.wait_procs(family, timeout=30)[1] == []
+    assert registry.find("removed") is None
+    assert not endpoint.healthy()
 
 
 def test_sigterm_to_the_server_ends_it_with_zero(package: Path, tmp_path: Path) -> None:

@@ -287,3 +287,34 @@ def test_hundreds_of_classes_do_not_push_the_rest_out_of_sight(tmp_path: Path) -
     for name in ("Images of each class", "Each class"):
         assert f"<details open><summary>{name}</summary>" in few
         assert f"<details><summary>{name}</summary>" in many
+
+
+INT8 = {
+    "precision_before": "f32",
+    "accuracy_before": 0.9,
+    "accuracy_int8": 0.895,
+    "images": 100,
+    "calibration_images": 50,
+    "max_drop": 0.01,
+    "speedup": 1.5,
+    "unknown_kept_before": 0.95,
+    "unknown_kept_int8": None,
+}
+
+
+def test_the_report_says_what_int8_costs_whether_or_not_it_was_kept(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", CLASSES)
+    page = write_report(run).read_text()
+    assert "finepoint quantise run-1 --out run-1-int8.tar.gz" in page
+    summary = json.loads((run / "summary.json").read_text())
+    kept = {**INT8, "kept": True, "reason_against": "", "path": "small.tar.gz"}
+    (run / "summary.json").write_text(json.dumps({**summary, "quantisation": kept}))
+    page = write_report(run).read_text()
+    parse(page)
+    assert "0.895 in int8 and 0.900 in f32 (allowed: 0.01 less)" in page
+    assert "finepoint deploy small.tar.gz" in page
+    refused = {**INT8, "kept": False, "reason_against": "it is <slower>", "path": None}
+    (run / "summary.json").write_text(json.dumps({**summary, "quantisation": refused}))
+    page = write_report(run).read_text()
+    assert "Not kept" in page and "it is &lt;slower&gt;" in page
+    assert "finepoint deploy small.tar.gz" not in page

@@ -14,7 +14,7 @@ from finepoint.models import quantising
 from finepoint.models.runtimes import OnnxRuntime, OpenVinoRuntime
 from finepoint.runs.quantising import Quantisation, quantise
 
-FINE = Quantisation(0.90, 0.895, 100, 50, 0.01, 1.5, 0.95, 0.95)
+FINE = Quantisation("f32", 0.90, 0.895, 100, 50, 0.01, 1.5, 0.95, 0.95)
 
 
 def test_it_is_kept_where_it_is_faster_and_loses_no_more_than_was_allowed() -> None:

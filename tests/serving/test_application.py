@@ -237,6 +237,19 @@ def test_wrong_paths_and_methods(served: Served, method: str, path: str, status:
     assert answer.json()["error"]["message"]
 
 
+def test_pages_from_elsewhere_may_neither_read_nor_ask(served: Served) -> None:
+    asked = {"Origin": "http://elsewhere.example", "Access-Control-Request-Method": "POST"}
+    before = served.client.options("/invocations", headers=asked)
+    assert before.status_code == 405
+    answer = served.ask(RED, "image/png", Origin="http://elsewhere.example")
+    assert answer.status_code == 200  # not a browser's: it would say where the page is from
+    for each in (before, answer):
+        assert not [name for name in each.headers if name.startswith("access-control")]
+    for place, status in (("cross-site", 403), ("same-site", 403), ("same-origin", 200), ("none", 200)):
+        assert served.ask(RED, "image/png", **{"Sec-Fetch-Site": place}).status_code == status
+    assert served.client.get("/metadata", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 200  # a link to it
+
+
 def test_a_token_is_demanded_where_there_is_one_but_not_by_ping() -> None:
     with serving(token=Token("a-secret-of-some-length")) as guarded:
         assert guarded.client.get("/ping").status_code == 200

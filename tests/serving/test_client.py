@@ -7,7 +7,7 @@ import httpx
 import pytest
 from tests.serving.conftest import Reddest, picture, serving
 
-from finepoint.errors import RequestError
+from finepoint.errors import AnswerError, RequestError
 from finepoint.models.classifier import Prediction
 from finepoint.serving import client
 from finepoint.serving.client import Endpoint
@@ -23,6 +23,23 @@ def test_one_image_and_several() -> None:
         assert [found.label for found in endpoint.predict([RED, picture((0, 0, 255))])] == ["red", "not <red>"]
         with pytest.raises(RequestError, match="not an image"):
             endpoint.predict(b"no image")
+
+
+GOOD = {"label": "red", "probability": 1.0, "probabilities": {"red": 1.0}}
+
+
+def test_an_answer_is_about_one_image_or_several() -> None:
+    assert client.rows_of({**GOOD, "model_version": "v1"})[0]["label"] == "red"
+    assert client.rows_of({"predictions": [GOOD, GOOD], "model_version": "v1"}) == [GOOD, GOOD]
+
+
+@pytest.mark.parametrize(
+    "value", [None, [], [[0.5, 0.5]], {}, {"predictions": "red"}, {"predictions": [GOOD, {"probabilities": {}}]}]
+)
+def test_another_kind_of_answer_is_handed_on_as_one(value: object) -> None:
+    with pytest.raises(AnswerError) as caught:
+        client.rows_of(value)
+    assert caught.value.content == value
 
 
 def test_a_refusal_for_load_is_tried_again_after_the_time_that_the_endpoint_says(

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -74,6 +76,26 @@ def test_a_crash_and_an_endless_loop_cost_one_answer_and_the_process_comes_back(
         assert answer.status_code in (500, 504)
         assert eventually(lambda: served.ask(b"x", "text/csv").status_code == 200)
         assert "finepoint_handler_deaths_total 1" in served.client.get("/metrics").text
+
+
+def test_a_process_that_is_killed_while_nobody_asks_it_fails_no_request(tmp_path: Path) -> None:
+    with serving(folder=package(tmp_path / "p", HANDLER)) as served:
+        os.kill(served.model._process.pid, signal.SIGKILL)
+        assert eventually(lambda: "finepoint_handler_deaths_total 1" in served.client.get("/metrics").text)
+        answers = [503]
+        assert eventually(lambda: answers.append(served.ask(b"x", "text/csv").status_code) or answers[-1] == 200)
+        assert set(answers) == {503, 200}
+
+
+def test_a_process_that_does_not_come_back_at_once_is_started_again(tmp_path: Path) -> None:
+    folder = package(tmp_path / "p", HANDLER)
+    code = folder / "code" / "inference.py"
+    with serving(folder=folder) as served:
+        code.write_text("raise MemoryError('for now')")
+        assert served.ask(b"die", "text/csv").status_code == 500
+        assert eventually(lambda: served.client.get("/ping").status_code == 503)
+        code.write_text(HANDLER)
+        assert eventually(lambda: served.ask(b"x", "text/csv").status_code == 200, 30)
 
 
 def test_a_handler_that_cannot_be_loaded_is_refused_with_its_traceback(tmp_path: Path) -> None:

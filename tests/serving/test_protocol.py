@@ -224,3 +224,27 @@ def accepts(served: Served) -> bool:
     except OSError:
         return False
     return True
+
+
+HTTP_2 = ("connection: Upgrade, HTTP2-Settings", "upgrade: h2c", "http2-settings: AAMAAABk")
+
+
+def test_who_asks_for_http_2_is_answered_in_http_1(served: Served) -> None:
+    with connected(served) as connection:
+        whole = post(IMAGE, *HTTP_2)
+        connection.sendall(whole[:-20])
+        connection.sendall(whole[-20:] + post(IMAGE) + post(IMAGE, "connection: close, upgrade", "upgrade: websocket"))
+        answers = everything(connection)
+    assert answers.count(b"HTTP/1.1 200 OK") == 3
+    assert answers.count(b'"label":"red"') == 3
+
+
+def test_a_thousand_wishes_for_another_protocol_at_once_are_answered(served: Served) -> None:
+    lines = "\r\n".join(["GET /nothing HTTP/1.1", "host: x", *HTTP_2])
+    answers = exchange(served, f"{lines}\r\n\r\n".encode() * 1000 + b"GET /ping HTTP/1.1\r\nconnection: close\r\n\r\n")
+    assert answers.count(b"HTTP/1.1 404") == 1000
+    assert answers.count(b"HTTP/1.1 200") == 1
+
+
+def test_a_tunnel_is_refused(served: Served) -> None:
+    assert exchange(served, b"CONNECT x:443 HTTP/1.1\r\nhost: x\r\n\r\n").startswith(b"HTTP/1.1 400")

@@ -10,6 +10,7 @@ import typer
 
 from finepoint.cli.arguments import Json, ModelArgument, RunsDir
 from finepoint.cli.cloud import CloudSetting, Engine, MaxPrice
+from finepoint.models.runtime_names import RuntimeName
 
 
 def _in_aws(*names: str, text: str, metavar: str | None = None) -> Any:
@@ -34,7 +35,7 @@ def command(
         bool, typer.Option("--allow-code", help="Run the package's own code/inference.py, with your rights.")
     ] = False,
     runtime: Annotated[
-        Literal["auto", "openvino", "onnxruntime", "cuda", "mps"],
+        RuntimeName,
         typer.Option("--runtime", help="What computes; auto: the CPU, cuda: torch on a GPU."),
     ] = "auto",
     entry_point: Annotated[

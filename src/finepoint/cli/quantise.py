@@ -39,10 +39,13 @@ def command(
         return
     show(
         f"Accuracy on {found.images:,} validation images: {found.accuracy_int8:.3f} in int8, "
-        f"{found.accuracy_f32:.3f} in f32; {found.speedup:.2f} times as many images a second here"
+        f"{found.accuracy_before:.3f} in {found.precision_before}; "
+        f"{found.speedup:.2f} times as many images a second here"
     )
     if found.unknown_kept_int8 is not None:
-        show(f"Of them not called unknown: {found.unknown_kept_int8:.3f} in int8, {found.unknown_kept_f32:.3f} in f32")
+        show(
+            f"Of them not called unknown: {found.unknown_kept_int8:.3f} in int8, {found.unknown_kept_before:.3f} before"
+        )
     if found.reason_against:
         show(f"[bold]Not kept[/]: {plain(found.reason_against)}")
     else:

@@ -70,6 +70,11 @@ class RunFolder:
         return self.path / "model.tar.gz"
 
     @property
+    def quantisation(self) -> Path:
+        """What the model in int8 costs and gives, where that was asked."""
+        return self.path / "quantisation.json"
+
+    @property
     def summary(self) -> Path:
         """The machine's copy of the report."""
         return self.path / "summary.json"

@@ -17,7 +17,7 @@ from finepoint.files import read_json, sha256_of, write_bytes, write_json
 from finepoint.models.classifier import Classifier, load_classifier
 from finepoint.models.package import DESCRIPTION, GRAPH, pack
 from finepoint.models.quantising import quantise_graph
-from finepoint.runs.folder import find_run
+from finepoint.runs.folder import RunFolder, find_run
 
 # As many as NNCF's own default; ranges of activations hardly move with more.
 CALIBRATION_IMAGES = 300
@@ -33,47 +33,52 @@ class Quantisation:
     """What int8 costs and gives.
 
     Args:
-        accuracy_f32: on validation images that the ranges were not set by.
+        precision_before: in which the run evaluated its model, `f32` or `bf16`.
+        accuracy_before: in that, on validation images that the ranges were not set by.
         accuracy_int8: on the same.
         images: how many those are.
         calibration_images: by which the ranges were set, also of the validation part.
         max_drop: of accuracy that is allowed.
-        speedup: images a second, over the graph in f32, both in turn on this machine.
-        unknown_kept_f32: share of them that are not called unknown; None where the package cannot tell.
+        speedup: images a second, over the model as it was, both in turn on this machine.
+        unknown_kept_before: share of them that are not called unknown; None where the package cannot tell.
         unknown_kept_int8: likewise.
     """
 
-    accuracy_f32: float
+    precision_before: str
+    accuracy_before: float
     accuracy_int8: float
     images: int
     calibration_images: int
     max_drop: float
     speedup: float
-    unknown_kept_f32: float | None
+    unknown_kept_before: float | None
     unknown_kept_int8: float | None
 
     @property
     def reason_against(self) -> str:
         """Why it is not to be kept, or "".
 
-        >>> Quantisation(0.9, 0.88, 100, 50, 0.01, 1.5, None, None).reason_against
+        >>> Quantisation("f32", 0.9, 0.88, 100, 50, 0.01, 1.5, None, None).reason_against
         'accuracy on 100 validation images falls from 0.900 to 0.880, by more than 0.01'
         """
         # Against the rounding of a difference of two shares.
-        if self.accuracy_f32 - self.accuracy_int8 > self.max_drop + 1e-9:
+        if self.accuracy_before - self.accuracy_int8 > self.max_drop + 1e-9:
             return (
-                f"accuracy on {self.images} validation images falls from {self.accuracy_f32:.3f} to "
+                f"accuracy on {self.images} validation images falls from {self.accuracy_before:.3f} to "
                 f"{self.accuracy_int8:.3f}, by more than {self.max_drop:g}"
             )
         if self.speedup < _MIN_SPEEDUP:
-            return f"it computes {self.speedup:.2f} times as many images a second here; f32 is as good"
+            return (
+                f"it computes {self.speedup:.2f} times as many images a second here; {self.precision_before} is as good"
+            )
         return ""
 
 
 def quantise(run: str | Path, target: Path, *, max_drop: float = 0.01, directory: Path | None = None) -> Quantisation:
     """Write a run's model in int8 where it is worth it, and return what it costs and gives.
 
-    Half of the validation images, at most `CALIBRATION_IMAGES`, set the ranges; the others judge.
+    Half of the validation images, at most `CALIBRATION_IMAGES`, set the ranges; the others judge. The run's summary and
+    report say what came of it, also where nothing is kept.
 
     Args:
         run: a run, by name or path.
@@ -83,14 +88,14 @@ def quantise(run: str | Path, target: Path, *, max_drop: float = 0.01, directory
 
     Raises:
         InputError: there is no such run, it has no package, or too few validation images can be read.
-        ConfigurationError: NNCF is not installed, or the package is in another precision than f32.
+        ConfigurationError: NNCF is not installed, or the package is in int8 already.
     """
     if not 0 <= max_drop < 1:
         raise ConfigurationError(f"max_drop is {max_drop:g}; it must be from 0 to 1")
     folder = find_run(run, directory)
     classifier = load_classifier(folder.model)
-    if (precision := classifier.description["graph"]["precision"]) != "f32":
-        raise ConfigurationError(f"{folder.model} was evaluated in {precision}; only f32 is quantised")
+    if classifier.description["graph"]["precision"] == "int8":
+        raise ConfigurationError(f"{folder.model} is in int8 already")
     crops, labels = _images(DataSet.load(folder.data), classifier)
     count = min(CALIBRATION_IMAGES, len(labels) // 2)
     with tempfile.TemporaryDirectory() as name:
@@ -104,7 +109,20 @@ def quantise(run: str | Path, target: Path, *, max_drop: float = 0.01, directory
         if not found.reason_against:
             write_json(package / DESCRIPTION, {**description, "quantisation": asdict(found)})
             pack(package, target)
+    _tell(folder, found, target, classifier.description["graph"]["sha256"])
     return found
+
+
+def _tell(folder: RunFolder, found: Quantisation, target: Path, graph: str) -> None:
+    """Say in the run's summary and report what int8 costs and gives."""
+    from finepoint.report.page import write_report
+
+    reason = found.reason_against
+    told = {**asdict(found), "kept": not reason, "reason_against": reason, "path": None if reason else str(target)}
+    write_json(folder.quantisation, {**told, "graph_sha256": graph})  # of which graph, should the run train another
+    if folder.summary.is_file():
+        write_json(folder.summary, {**read_json(folder.summary), "quantisation": told})
+        write_report(folder.path)
 
 
 def _images(data: DataSet, classifier: Classifier) -> tuple[list[np.ndarray], np.ndarray]:
@@ -124,15 +142,24 @@ def _images(data: DataSet, classifier: Classifier) -> tuple[list[np.ndarray], np
 
 
 def _compared(
-    f32: Classifier, int8: Classifier, crops: list[np.ndarray], labels: np.ndarray, count: int, max_drop: float
+    before: Classifier, int8: Classifier, crops: list[np.ndarray], labels: np.ndarray, count: int, max_drop: float
 ) -> Quantisation:
     judging = [part[count:] for part in crops]
-    (accuracy_f32, kept_f32), (accuracy_int8, kept_int8) = (
-        _judged(classifier, judging, labels[count:]) for classifier in (f32, int8)
+    (accuracy_before, kept_before), (accuracy_int8, kept_int8) = (
+        _judged(classifier, judging, labels[count:]) for classifier in (before, int8)
     )
-    before, after = _seconds([f32, int8], [part[:_BATCH] for part in crops])
-    judged = len(labels) - count
-    return Quantisation(accuracy_f32, accuracy_int8, judged, count, max_drop, before / after, kept_f32, kept_int8)
+    seconds_before, seconds_int8 = _seconds([before, int8], [part[:_BATCH] for part in crops])
+    return Quantisation(
+        precision_before=before.description["graph"]["precision"],
+        accuracy_before=accuracy_before,
+        accuracy_int8=accuracy_int8,
+        images=len(labels) - count,
+        calibration_images=count,
+        max_drop=max_drop,
+        speedup=seconds_before / seconds_int8,
+        unknown_kept_before=kept_before,
+        unknown_kept_int8=kept_int8,
+    )
 
 
 def _judged(classifier: Classifier, crops: list[np.ndarray], labels: np.ndarray) -> tuple[float, float | None]:

@@ -35,6 +35,7 @@ VARYING_KEYS = frozenset(
         "images_embedded",
         "images_from_cache",
         "runtime_reason",
+        "speedup",
         "path",
         "attempts",
         "profiler",
@@ -80,6 +81,9 @@ def write_summary(folder: RunFolder, options: RunOptions) -> dict[str, Any]:
         summary["parity"] = (_read(folder.evaluation / "features.json") or {}).get("parity")
     if record.get("model"):
         summary["model"] = record["model"]
+    packaged, quantised = _read(folder.package / "finepoint.json"), _read(folder.quantisation)
+    if packaged and quantised and quantised.pop("graph_sha256") == packaged["graph"]["sha256"]:
+        summary["quantisation"] = quantised
     summary["report_path"] = folder.report.name
     # The report is being written now and takes a tenth of a second.
     summary["seconds_total"] = round(sum(step["seconds"] for step in record["steps"].values()), 1)

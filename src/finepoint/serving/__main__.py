@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import ipaddress
+import os
 import signal
 import socket
 import ssl
@@ -17,28 +18,35 @@ from pathlib import Path
 from finepoint.errors import ConfigurationError, FinepointError
 from finepoint.models.made_here import maker_of
 from finepoint.models.package import has_own_handler, open_package
+from finepoint.models.runtime_names import RUNTIMES
 from finepoint.serving.admission import Service
 from finepoint.serving.application import EndpointApplication
 from finepoint.serving.builtin import BuiltinModel
 from finepoint.serving.canary import SharedTraffic, follow_orders
 from finepoint.serving.capture import Capture, CaptureSettings
 from finepoint.serving.handlers import HandlerModel
-from finepoint.serving.lifetime import die_with_parent
-from finepoint.serving.loading import RUNTIMES, open_model
+from finepoint.serving.lifetime import die_with_parent, outlive_parent
+from finepoint.serving.loading import open_model
 from finepoint.serving.multimodel import MultiModelApplication
 from finepoint.serving.protocol import Application, Limits
 from finepoint.serving.request_log import LoggedApplication
-from finepoint.serving.server import Server, listening_socket
+from finepoint.serving.server import Server, open_listener
+from finepoint.serving.succession import start_successor
 from finepoint.serving.tokens import Token, read_token
 
 _GRACE_SECONDS = 30.0
 # A client that has just sent a request on a connection that was idle still gets its answer.
 _HANDOVER_IDLE_SECONDS = 5.0
+# At its start a worker answers who has gathered meanwhile, and still loads what it computes with under load.
+_SETTLING_SECONDS = 5.0
+# Until another supervisor's worker has taken over.
+_SUCCESSION_SECONDS = 60.0
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Serve until SIGTERM, finish what was begun, and return the exit code."""
     given = _parser().parse_args(arguments)
+    given.arguments = sys.argv[1:] if arguments is None else arguments
     if given.ready_fd is not None:
         die_with_parent()
     try:
@@ -72,6 +80,7 @@ def check_host(host: str, *, allowed: bool) -> None:
 async def _serve(given: argparse.Namespace, token: Token | None, tls: ssl.SSLContext | None) -> None:
     stopping = asyncio.Event()
     idle_seconds = 0.0
+    parent = os.getppid()
 
     def stop(seconds: float) -> None:
         nonlocal idle_seconds
@@ -85,11 +94,32 @@ async def _serve(given: argparse.Namespace, token: Token | None, tls: ssl.SSLCon
     # Loaded before a connection is accepted: clients wait in the socket's queue rather than being refused.
     async with _application(given, token) as application:
         answering: Application = application
-        listener = _listener(given)
+        listener = open_listener(given.host, given.port, given.listen_fd)
         supervisor = socket.socket(fileno=given.ready_fd) if given.ready_fd is not None else None
         if supervisor:
             answering = traffic = SharedTraffic(application, supervisor.send)
-            follow_orders(supervisor, traffic)
+
+            def bear_more(seconds: float) -> None:
+                if isinstance(application, EndpointApplication):
+                    application.bear_more(seconds)
+
+            def orphaned() -> None:
+                if lasting and not stopping.is_set():
+                    bear_more(_SUCCESSION_SECONDS)
+                    successor = start_successor(given.arguments, listener, parent)
+                    loop.add_reader(successor, succeeded, successor)
+
+            def succeeded(successor: socket.socket) -> None:
+                # It said that another worker is ready, or ended: either way this one is done.
+                loop.remove_reader(successor)
+                stop(_HANDOVER_IDLE_SECONDS)
+
+            # A canary's worker is nobody's but the supervisor's that tries it.
+            lasting = given.registered and listener.family != socket.AF_UNIX
+            follow_orders(supervisor, traffic, bear_more, orphaned)
+            bear_more(_SETTLING_SECONDS)
+            if lasting:
+                outlive_parent()
         if given.request_log is not None:
             answering = LoggedApplication(answering, given.request_log)
         server = Server(answering, Limits(body_bytes=given.max_body_bytes))
@@ -139,17 +169,6 @@ async def _opened(path: Path, service: Service, given: argparse.Namespace) -> Bu
     return await open_model(folder, service, body_bytes=given.max_body_bytes, allow_code=allowed, runtime=given.runtime)
 
 
-def _listener(given: argparse.Namespace) -> socket.socket:
-    if given.listen_fd is not None:
-        listener = socket.socket(fileno=given.listen_fd)
-        listener.setblocking(False)
-        return listener
-    try:
-        return listening_socket(given.host, given.port)
-    except (OSError, OverflowError) as error:
-        raise ConfigurationError(f"{given.host}:{given.port} cannot be bound to: {error}") from error
-
-
 def _tls(certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:
     if certificate is None and key is None:
         return None
@@ -178,6 +197,11 @@ def _parser() -> argparse.ArgumentParser:
         "--ready-fd",
         type=int,
         help="a socket to the supervisor, with which this process ends",
+    )
+    parser.add_argument(
+        "--registered",
+        action="store_true",
+        help="with --ready-fd: the registry knows the endpoint, and this process brings its supervisor back",
     )
     parser.add_argument("--token-file", type=Path, help="file with the token that clients must show")
     parser.add_argument("--no-auth", action="store_true", help="let everybody ask who can reach the address")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,10 @@ class Service:
     decoders: int = 0
 
 
+# What gathers at a rate that the machine bears while a worker is replaced, with some to spare.
+_MORE = 8
+
+
 class Admission:
     """Counts the images in work.
 
@@ -38,12 +43,25 @@ class Admission:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
+        self._more_until = 0.0
         self.images = 0
 
     @property
     def full(self) -> bool:
         """Whether a request must be refused now."""
-        return self.images >= self._limit
+        return self.images >= self._limit * (_MORE if time.monotonic() < self._more_until else 1)
+
+    def bear_more(self, seconds: float) -> None:
+        """Let several times as many in for so long: who comes while a worker is replaced waits, and is not refused.
+
+        >>> admission = Admission(1)
+        >>> admission.images = 1
+        >>> before = admission.full
+        >>> admission.bear_more(60)
+        >>> before, admission.full
+        (True, False)
+        """
+        self._more_until = time.monotonic() + seconds
 
     @contextmanager
     def holding(self, images: int) -> Iterator[None]:

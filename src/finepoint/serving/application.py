@@ -51,6 +51,10 @@ class ServedModel(Protocol):
         """Return when to come back where a request must be refused now, else None."""
         ...
 
+    def bear_more(self, seconds: float) -> None:
+        """Refuse fewer requests for so long."""
+        ...
+
     def metadata(self) -> dict[str, Any]:
         """Return what a client may want to know of it."""
         ...
@@ -107,6 +111,10 @@ class EndpointApplication:
             **dict.fromkeys(PAGES, ("GET", self._page)),
         }
 
+    def bear_more(self, seconds: float) -> None:
+        """Let clients wait rather than refuse them for so long: another worker is being loaded beside this one."""
+        self._model.bear_more(seconds)
+
     def admit(self, request: Request) -> Response | None:
         """Return the refusal of a request that need not be read further, or None."""
         refused = self._refused(request)
@@ -141,6 +149,9 @@ class EndpointApplication:
         method = "POST" if runtime else self._routes[request.path][0]
         if request.method != method and (method, request.method) != ("GET", "HEAD"):
             return refusal(405, f"this path takes {method}; see /docs", {"allow": method})
+        if method == "POST" and request.headers.get("sec-fetch-site", "none") in ("cross-site", "same-site"):
+            # Browsers send forms anywhere, though they do not show the answer: whoever browses is not asked either.
+            return refusal(403, "a page from elsewhere may not ask this endpoint")
         if self._token is not None and request.path not in _OPEN and not self._token.shown_in(request.headers):
             message = "show the endpoint's token: `Authorization: Bearer TOKEN`"
             return refusal(401, message, {"www-authenticate": 'Bearer realm="finepoint"'})

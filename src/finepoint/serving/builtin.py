@@ -126,6 +126,10 @@ class BuiltinModel:
         """Return when to come back where a request must be refused now, else None."""
         return self._admission.retry_after(self._batcher.seconds_per_image) if self._admission.full else None
 
+    def bear_more(self, seconds: float) -> None:
+        """Refuse fewer requests for so long; see `Admission`."""
+        self._admission.bear_more(seconds)
+
     def metadata(self) -> dict[str, Any]:
         """Return what a client may want to know of the model."""
         description = self._model.description

@@ -124,15 +124,39 @@ class SharedTraffic:
             self._tell(outcome)
 
 
-def follow_orders(channel: socket.socket, traffic: SharedTraffic) -> None:
-    """Take the supervisor's orders, JSON objects, from a socket on the running event loop."""
+def order(traffic: Mapping[str, Any] | None = None, *, bear_more_seconds: float | None = None) -> bytes:
+    """Return a supervisor's order to its worker as the socket carries it: how to share traffic, or to refuse less."""
+    told = {"traffic": traffic} if traffic is not None else {"bear_more_seconds": bear_more_seconds}
+    return json.dumps(told).encode() + b"\n"
+
+
+def follow_orders(
+    channel: socket.socket, traffic: SharedTraffic, bear_more: Callable[[float], None], ended: Callable[[], None]
+) -> None:
+    """Take the supervisor's orders from a socket on the running event loop.
+
+    Args:
+        channel: the socket.
+        traffic: to share out.
+        bear_more: is called with the seconds for which clients are to wait rather than to be refused.
+        ended: is called when the supervisor has ended.
+    """
 
     def read() -> None:
-        order = channel.recv(4096)
-        if order:
-            traffic.follow(json.loads(order))
-        else:
+        try:
+            told = channel.recv(4096)
+        except ConnectionError:
+            told = b""
+        for line in told.splitlines():
+            given = json.loads(line)
+            if "traffic" in given:
+                traffic.follow(given["traffic"])
+            else:
+                bear_more(given["bear_more_seconds"])
+        if not told:
+            traffic.follow({})
             asyncio.get_running_loop().remove_reader(channel)
+            ended()
 
     channel.setblocking(False)
     asyncio.get_running_loop().add_reader(channel, read)

@@ -15,7 +15,7 @@ import json
 import os
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +29,7 @@ from finepoint.errors import AnswerError, DataError, EndpointError, RequestError
 from finepoint.models.classifier import Prediction
 
 Image = bytes | str | Path
+_KEYS = frozenset({"label", "probability", "probabilities"})
 _BATCH = 16
 _SECONDS = 60.0
 _LONGEST_PAUSE_SECONDS = 30.0
@@ -79,13 +80,12 @@ class Endpoint:
         """
         if isinstance(images, (bytes, str, Path)):
             data = read_image(images)
-            return _prediction(self._post(data, content_type(data), top), images)
+            return _predictions(self._post(data, content_type(data), top), [images])[0]
         found: list[Prediction] = []
         for start in range(0, len(images), _BATCH):
             part = images[start : start + _BATCH]
             body = json.dumps({"images": [base64.b64encode(read_image(image)).decode() for image in part]})
-            rows = self._post(body.encode(), "application/json", top)["predictions"]
-            found += [_prediction(row, image) for row, image in zip(rows, part, strict=True)]
+            found += _predictions(self._post(body.encode(), "application/json", top), part)
         return found
 
     def predict_many(
@@ -155,7 +155,7 @@ class Endpoint:
             if not self._tries_again(answer, attempt):
                 break
             await asyncio.sleep(_pause(answer))
-        return _prediction(_content(answer), image)
+        return _predictions(_content(answer), [image])[0]
 
     def explain(self, image: Image, label: str | None = None) -> tuple[str, float, bytes]:
         """Return a class, the share of the evidence for it that has a place in the image, and a heat map, a PNG file.
@@ -264,12 +264,29 @@ def _reason(answer: httpx.Response) -> str:
     return f"the endpoint refused the request ({answer.status_code}): {message}"
 
 
-def _prediction(row: Any, image: Image) -> Prediction:
-    if not isinstance(row, dict) or not {"label", "probability", "probabilities"} <= row.keys():
-        raise AnswerError(row)
+def _predictions(value: Any, images: Sequence[Image]) -> list[Prediction]:
+    rows = rows_of(value)
+    if len(rows) != len(images):
+        raise AnswerError(value)
+    return [_prediction(row, image) for row, image in zip(rows, images, strict=True)]
+
+
+def _prediction(row: Mapping[str, Any], image: Image) -> Prediction:
     told = {name: row.get(name) for name in ("unknown", "unknown_score", "unknown_threshold")}
     path = None if isinstance(image, bytes) else str(image)
     return Prediction(row["label"], row["probability"], row["probabilities"], path, **told)
+
+
+def rows_of(value: Any) -> list[dict[str, Any]]:
+    """Return what an answer says of each image: `predictions`, or the answer itself where it is about one.
+
+    Raises:
+        AnswerError: it is not a prediction as finepoint writes it.
+    """
+    rows = value.get("predictions", [value]) if isinstance(value, dict) else None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and row.keys() >= _KEYS for row in rows):
+        raise AnswerError(value)
+    return rows
 
 
 def read_image(image: Image) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -256,16 +257,29 @@ def _nothing(_text: str) -> None:
 
 def _start(model: Path, name: str, host: str, port: int, options: Sequence[str]) -> psutil.Process:
     command = [sys.executable, "-m", "finepoint.serving.supervisor", "--model", str(model.resolve()), "--name", name]
-    command += ["--host", host, "--port", str(port), *options]
+    command += ["--host", host, "--port", str(port), "--registered", *options]
     command += ["--request-log", str(registry.request_log_path(name).resolve())]
     log = (os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     files = [
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
         (os.POSIX_SPAWN_OPEN, 1, str(registry.log_path(name)), *log),
         (os.POSIX_SPAWN_DUP2, 1, 2),
+        # A lock or a pipe of who deploys is not to be held as long as the endpoint lives.
+        *((os.POSIX_SPAWN_CLOSE, number) for number in _inherited()),
     ]
     # Not `subprocess`: it wants its children to end before it does, and this one is to stay.
     return psutil.Process(os.posix_spawn(command[0], command, os.environ, file_actions=files, setsid=True))
+
+
+def _inherited() -> list[int]:
+    """Return the file descriptors beyond the first three that a child would get."""
+    numbers = [int(path.name) for path in Path("/dev/fd").glob("*")]
+    found = []
+    for number in numbers:
+        with contextlib.suppress(OSError):  # the one that listed them is closed again
+            if number > 2 and os.get_inheritable(number):
+                found.append(number)
+    return found
 
 
 def _wait_until_healthy(process: psutil.Process, name: str, url: str, timeout_seconds: float) -> str:

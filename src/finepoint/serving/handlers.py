@@ -18,6 +18,7 @@ from finepoint.serving.messages import Request, Response, refusal
 from finepoint.serving.metrics import SECONDS, Counter, Gauge, Histogram, Metric
 
 _LOAD_SECONDS = 300.0
+_LONGEST_PAUSE_SECONDS = 30.0
 # What a handler may set in its answer, as SageMaker passes it on.
 _PASSED_ON = ("x-amzn-sagemaker-custom-attributes",)
 
@@ -39,6 +40,7 @@ class HandlerModel:
         self._turn = asyncio.Lock()
         self._process: asyncio.subprocess.Process | None = None
         self._restarting: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
         self._seconds = Histogram("finepoint_phase_seconds", "Seconds that a phase took.", SECONDS, "phase")
         self._deaths = Counter("finepoint_handler_deaths", "Handler processes that died or were ended.")
         in_work = Gauge("finepoint_requests_in_work", "Requests let in.", lambda: self._admission.images)
@@ -66,11 +68,13 @@ class HandlerModel:
             await process.wait()
             raise EndpointError(f"the package's handler failed: {head['failure']}")
         self._process = process
+        self._watching = asyncio.get_running_loop().create_task(self._watch(process))
 
     async def close(self) -> None:
         """End the process."""
-        if self._restarting is not None:
-            self._restarting.cancel()
+        for task in (self._restarting, self._watching):
+            if task is not None:
+                task.cancel()
         await self._end()
 
     @property
@@ -81,6 +85,10 @@ class HandlerModel:
     def retry_after(self) -> str | None:
         """Return when to come back where a request must be refused now, else None."""
         return self._admission.retry_after(self._seconds.quantile(0.5, "handler")) if self._admission.full else None
+
+    def bear_more(self, seconds: float) -> None:
+        """Refuse fewer requests for so long; see `Admission`."""
+        self._admission.bear_more(seconds)
 
     def metadata(self) -> dict[str, Any]:
         """Return what is known of a handler."""
@@ -132,11 +140,22 @@ class HandlerModel:
         await self._end()
         self._restarting = asyncio.get_running_loop().create_task(self._restart())
 
+    async def _watch(self, process: asyncio.subprocess.Process) -> None:
+        """Replace the process also where it dies while nobody asks it: the next request is not to blame."""
+        await process.wait()
+        async with self._turn:  # who asks it now finds out for himself
+            if self._process is process:
+                await self._replace()
+
     async def _restart(self) -> None:
-        try:
-            await self.open()
-        except EndpointError as error:
-            sys.stderr.write(f"error: {error}\n")
+        pause = 0.0
+        while True:
+            await asyncio.sleep(pause)
+            try:
+                return await self.open()
+            except EndpointError as error:
+                sys.stderr.write(f"error: {error}\n")
+            pause = min(_LONGEST_PAUSE_SECONDS, 2 * pause + 0.5)
 
     async def _end(self) -> None:
         process, self._process = self._process, None

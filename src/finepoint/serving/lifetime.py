@@ -1,4 +1,4 @@
-"""Processes that end with their parent."""
+"""Processes that end with their parent, or do not."""
 
 from __future__ import annotations
 
@@ -13,3 +13,9 @@ def die_with_parent() -> None:
     """Have the system kill this process when its parent dies (on Linux; elsewhere nothing happens)."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def outlive_parent() -> None:
+    """Have the system let this process live when its parent dies, after `die_with_parent`."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, 0)

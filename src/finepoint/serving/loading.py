@@ -20,7 +20,6 @@ from finepoint.serving.insight import read_insight
 from finepoint.serving.lean import import_openvino
 from finepoint.serving.versions import package_version
 
-RUNTIMES = ("auto", "openvino", "onnxruntime", "cuda", "mps")
 # Measured best for a core of its own: more images than that leave its cache (docs/decisions/032).
 _STREAM_BATCH = 2
 

@@ -44,7 +44,12 @@ _ERROR = {
     },
 }
 _QUERY = [
-    {"name": "top", "in": "query", "schema": {"type": "integer", "minimum": 1}, "description": "the likeliest classes"},
+    {
+        "name": "top",
+        "in": "query",
+        "schema": {"type": "integer", "minimum": 1, "maximum": 999_999},
+        "description": "the likeliest classes",
+    },
     {"name": "embedding", "in": "query", "schema": {"type": "boolean"}, "description": "with the feature vector"},
     {
         "name": "explain",
@@ -63,6 +68,7 @@ _QUERY = [
 _REFUSALS = {
     "400": "no image, not JSON, damaged, too many pixels, or it brought its decoder down",
     "401": "the endpoint's token is not shown",
+    "403": "a browser sent it for a page from elsewhere",
     "406": "none of the forms of an answer is acceptable",
     "408": "the body took too long to arrive",
     "413": "the body is too large",

@@ -80,6 +80,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)  # set when the connection is made
         self._timer: asyncio.TimerHandle | None = None
         self._message = _Message()
+        self._head_again = b""
         self._whole: deque[_Message] = deque()
         self._task: asyncio.Task[None] | None = None
         self._sent = asyncio.Event()
@@ -113,9 +114,7 @@ class Connection(asyncio.Protocol):
             return
         message = self._message
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._refuse(400, "this server speaks HTTP/1.1 and upgrades to nothing else")
+            self._feed(memoryview(data))
         except httptools.HttpParserCallbackError as error:
             if not isinstance(error.__context__, _RefusedError):
                 raise
@@ -133,6 +132,22 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Note that the answer is sent."""
         self._sent.set()
+
+    def _feed(self, data: memoryview) -> None:
+        while data:
+            try:
+                self._parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as error:
+                # Some clients ask for HTTP/2 with every first request; who does not want it answers in HTTP/1.1 (RFC
+                # 9110, 7.8). The parser leaves such a request's body unread, so it gets the head without the wish.
+                head, self._head_again = self._head_again, b""
+                if not head:
+                    self._refuse(400, "this server speaks HTTP/1.1 and is no proxy")
+                    return
+                self._parser = httptools.HttpRequestParser(self)
+                self._parser.feed_data(head)
+                data = data[error.args[0] :]
 
     # What httptools calls.
 
@@ -161,6 +176,11 @@ class Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         """Ask the application whether it wants the body."""
         message = self._message
+        method = self._parser.get_method()
+        if self._parser.should_upgrade() and method != b"CONNECT":
+            self._head_again = _plain_head(method, self._parser.get_http_version(), message)
+            self._message = _Message()
+            return
         message.head_complete = True
         message.keep_alive = self._parser.should_keep_alive()
         self._arm(self._limits.body_seconds, self._too_slow)
@@ -168,7 +188,7 @@ class Connection(asyncio.Protocol):
         if declared.isdecimal() and int(declared) > self._limits.body_bytes:
             self._refuse_large()
         try:
-            message.request = _request(self._parser.get_method(), message)
+            message.request = _request(method, message)
         except (httptools.HttpParserInvalidURLError, ValueError):
             self._refuse(400, "the address is not a valid one")
             raise _RefusedError from None
@@ -192,6 +212,8 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """Have the request answered, after those before it."""
+        if self._head_again:
+            return  # it has not been read yet
         message, self._message = self._message, _Message()
         self._disarm()
         if message.answered:
@@ -328,6 +350,15 @@ class _Message:
 
 class _RefusedError(Exception):
     """Stops the parser after a refusal was written."""
+
+
+def _plain_head(method: bytes, version: str, message: _Message) -> bytes:
+    """Return a request's head as it came, but without the wish for another protocol."""
+    wishes = {wish.strip().lower() for wish in message.headers.get("connection", "").split(",")}
+    kept = {name: value for name, value in message.headers.items() if name not in ("upgrade", "connection")}
+    kept |= {"connection": ", ".join(wishes & {"close", "keep-alive"})} if wishes & {"close", "keep-alive"} else {}
+    lines = [f"{name}: {value}".encode("latin-1") for name, value in kept.items()]
+    return b"\r\n".join([method + b" " + message.url + f" HTTP/{version}".encode(), *lines, b"", b""])
 
 
 def _request(method: bytes, message: _Message) -> Request:

@@ -8,6 +8,7 @@ import socket
 import ssl
 import time
 
+from finepoint.errors import ConfigurationError
 from finepoint.serving.protocol import Application, Connection, Limits
 
 _BACKLOG = 1024
@@ -101,6 +102,22 @@ class Server:
     def _listen_again(self, listener: socket.socket, tls: ssl.SSLContext | None) -> None:
         if listener.fileno() >= 0:
             self._loop.add_reader(listener, self._accept, listener, tls)
+
+
+def open_listener(host: str, port: int, number: int | None = None) -> socket.socket:
+    """Return the socket of a file descriptor's number that listens already, or else one bound to an address.
+
+    Raises:
+        ConfigurationError: the address cannot be bound to.
+    """
+    if number is not None:
+        listener = socket.socket(fileno=number)
+        listener.setblocking(False)
+        return listener
+    try:
+        return listening_socket(host, port)
+    except (OSError, OverflowError) as error:
+        raise ConfigurationError(f"{host}:{port} cannot be bound to: {error}") from error
 
 
 def listening_socket(host: str, port: int) -> socket.socket:

@@ -6,6 +6,8 @@ the same socket; once it has answered its warm-up request the old one accepts no
 new one does not come up, the old one stays. With a canary the new model first gets a share of the requests from the
 old one's worker (see `canary`), and takes over only if it does not fail at what the old one can do.
 
+A worker of a registered endpoint brings its supervisor back if that is killed (see `succession`).
+
 On SIGHUP it reads `wanted_path(name)` (see `registry`) and writes `outcome_path(name)` when the update is done.
 """
 
@@ -14,7 +16,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import json
 import signal
 import socket
 import sys
@@ -24,11 +25,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from finepoint.errors import ConfigurationError, FinepointError
+from finepoint.errors import FinepointError
 from finepoint.files import read_json, write_json
 from finepoint.serving import registry
-from finepoint.serving.canary import ANSWERED, FAILED, CanaryPlan
-from finepoint.serving.server import listening_socket
+from finepoint.serving.canary import ANSWERED, FAILED, CanaryPlan, order
+from finepoint.serving.server import open_listener
+from finepoint.serving.succession import take_over
 
 _GRACE_SECONDS = 30.0
 _START_SECONDS = 60.0
@@ -55,15 +57,26 @@ class Supervisor:
         self._stopping = asyncio.Event()
         self._updating = asyncio.Event()
 
-    async def run(self, model: str) -> int:
-        """Keep the endpoint up until SIGTERM; return the exit code."""
+    async def run(self, model: str, predecessors: socket.socket | None = None) -> int:
+        """Keep the endpoint up until SIGTERM; return the exit code.
+
+        Args:
+            model: the package.
+            predecessors: to the worker of the supervisor that was killed; it is told to stop once another is ready.
+        """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
         loop.add_signal_handler(signal.SIGHUP, self._updating.set)
         worker, started = await self._start(model), time.monotonic()
         if not await self._ready(worker):
+            if self._stopping.is_set():
+                return await _end(worker)
             return await worker.process.wait() or 1  # it said why; there is nothing to keep up
+        if predecessors is not None:
+            with contextlib.suppress(ConnectionError):
+                predecessors.send(b"1")
+            predecessors.close()
         pause = 0.0
         while True:
             await _first(worker.process.wait(), self._stopping.wait(), self._updating.wait())
@@ -86,9 +99,11 @@ class Supervisor:
         """Return the worker and the model that serve after an update."""
         wanted = read_json(registry.wanted_path(self._name))
         tried: dict[str, int] = {}
+        _bear_more(old, _START_SECONDS)
         if wanted.get("canary"):
             failure, tried = await self._try(old, str(wanted["model"]), CanaryPlan(**wanted["canary"]))
             if failure:
+                _bear_more(old, 0)
                 self._report(wanted, failure, tried)
                 return old, model
         new = await self._start(str(wanted["model"]))
@@ -100,6 +115,7 @@ class Supervisor:
             self._report(wanted, "", tried)
             return new, str(wanted["model"])
         await _kill(new)
+        _bear_more(old, 0)
         self._report(wanted, "the new worker did not come up; the old one goes on", tried)
         return old, model
 
@@ -126,7 +142,7 @@ class Supervisor:
                 return "the new worker did not come up; the old one goes on", {}
             with contextlib.suppress(BlockingIOError):
                 old.channel.recv(4096)  # the last words on an earlier canary
-            old.channel.send(json.dumps({"socket": f"{folder}/canary", "share": plan.share}).encode())
+            old.channel.send(order({"socket": f"{folder}/canary", "share": plan.share}))
             loop.add_reader(old.channel, hear)
             verdict: bool | None = None
             while verdict is None and not self._stopping.is_set():
@@ -143,7 +159,7 @@ class Supervisor:
                     )
             loop.remove_reader(old.channel)
             with contextlib.suppress(OSError):
-                old.channel.send(b"{}")
+                old.channel.send(order({}))
             await _end(new)
         tried = {"requests": seen[ANSWERED] + seen[FAILED], "failed": seen[FAILED]}
         if verdict:
@@ -179,6 +195,12 @@ class _Worker:
 
     process: asyncio.subprocess.Process
     channel: socket.socket
+
+
+def _bear_more(worker: _Worker, seconds: float) -> None:
+    """Have a worker let clients wait rather than refuse them, while another one takes a part of the machine."""
+    with contextlib.suppress(OSError):
+        worker.channel.send(order(bear_more_seconds=seconds))
 
 
 def _heard(channel: socket.socket) -> bytes:
@@ -223,21 +245,28 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--model", required=True, help="model.tar.gz, or its folder")
     parser.add_argument("--host", default="127.0.0.1", help="address to bind to")
     parser.add_argument("--port", type=int, default=0, help="port to bind to")
+    parser.add_argument("--listen-fd", type=int, help="a socket that listens already, instead of host and port")
+    parser.add_argument("--predecessor", type=int, help="number of the killed supervisor whose place this one takes")
+    parser.add_argument("--predecessor-fd", type=int, help="a socket to its worker")
     given, options = parser.parse_known_args(arguments)
     try:
-        try:
-            listener = listening_socket(given.host, given.port)
-        except (OSError, OverflowError) as error:
-            raise ConfigurationError(f"{given.host}:{given.port} cannot be bound to: {error}") from error
-        supervisor_options = ["--host", given.host, *options]
-        return asyncio.run(_run(given.name, listener, supervisor_options, given.model))
+        predecessors = None
+        if given.predecessor is not None:
+            if not take_over(given.name, given.model, given.predecessor):
+                return 0  # the endpoint was removed meanwhile
+            predecessors = socket.socket(fileno=given.predecessor_fd)
+            sys.stderr.write("the supervisor was killed; another one has taken its place\n")
+        listener = open_listener(given.host, given.port, given.listen_fd)
+        return asyncio.run(_run(given, options, listener, predecessors))
     except FinepointError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
 
 
-async def _run(name: str, listener: socket.socket, options: Sequence[str], model: str) -> int:
-    return await Supervisor(name, listener, options).run(model)
+async def _run(
+    given: argparse.Namespace, options: Sequence[str], listener: socket.socket, predecessors: socket.socket | None
+) -> int:
+    return await Supervisor(given.name, listener, ["--host", given.host, *options]).run(given.model, predecessors)
 
 
 if __name__ == "__main__":

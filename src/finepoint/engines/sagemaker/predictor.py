@@ -9,7 +9,7 @@ from typing import Any
 from finepoint.engines.sagemaker.cloud import Cloud
 from finepoint.engines.sagemaker.endpoints import predict
 from finepoint.errors import AnswerError
-from finepoint.serving.client import Endpoint
+from finepoint.serving.client import Endpoint, rows_of
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,7 @@ class CloudPredictor(Endpoint):
             value = json.loads(answer)
         except ValueError as error:
             raise AnswerError(answer.decode(errors="replace")) from error
-        rows = value.get("predictions", [value]) if isinstance(value, dict) else None
-        if not isinstance(rows, list) or not all(isinstance(row, dict) and "probabilities" in row for row in rows):
-            raise AnswerError(value)
+        rows = rows_of(value)
         for row in rows:  # the container's handler knows no `top`
             row["probabilities"] = dict(list(row["probabilities"].items())[:top])
-        # ... and answers one image with a list of one.
-        return {**value, **rows[0]} if content_type != "application/json" else {**value, "predictions": rows}
+        return {**value, "predictions": rows}
