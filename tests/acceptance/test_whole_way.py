@@ -214,9 +214,12 @@ def test_an_endpoint_whose_process_died_shows_as_stale(finepoint: Finepoint, sum
 
     finepoint("deploy", "first", "--name", "doomed")
     record = value_of(finepoint("endpoints", "--json"))[0]
-    process = psutil.Process(record["pid"])
-    process.kill()
-    psutil.wait_procs([process], timeout=10)
+    supervisor = psutil.Process(record["pid"])
+    supervisor.suspend()  # so that it brings nothing back, nor is brought back
+    killed = [*supervisor.children(recursive=True), supervisor]
+    for process in killed:
+        process.kill()
+    psutil.wait_procs(killed, timeout=10)
     assert value_of(finepoint("endpoints", "--json"))[0]["state"] == "stale"
     finepoint("deploy", "first", "--name", "doomed")  # a stale entry is replaced
     assert value_of(finepoint("undeploy", "--all", "--json"))["stopped"] == ["doomed"]

@@ -101,7 +101,8 @@ def test_a_sampler_that_was_killed_is_told_of(tmp_path: Path) -> None:
 
     def kill(host: str, line: str) -> None:
         mine = psutil.Process().children(recursive=True)
-        samplers = [child for child in mine if "finepoint.profiler.sampler" in child.cmdline()]
+        living = [child for child in mine if child.status() != psutil.STATUS_ZOMBIE]
+        samplers = [child for child in living if "finepoint.profiler.sampler" in child.cmdline()]
         for process in samplers:
             process.kill()
         supervisors[0].stop(f"{len(samplers)} killed")

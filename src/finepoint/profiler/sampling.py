@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -87,6 +88,8 @@ def sampled(folder: Path, pid: int, *, interval_ms: int = DEFAULT_INTERVAL_MS) -
     finally:
         if process.stdin is not None and not process.stdin.closed:
             process.stdin.close()
+        if process.poll() is None:  # it sees the job end by itself; so that it is no zombie then
+            threading.Thread(target=process.wait, daemon=True).start()
 
 
 def check_interval(interval_ms: int) -> None:

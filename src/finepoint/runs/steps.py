@@ -47,6 +47,8 @@ from finepoint.tuning.study import DATABASE
 
 # Images on which the exported graph is compared with what was evaluated.
 _PARITY_IMAGES = 16
+# The tolerance of a package is of logits up to this size.
+_USUAL_LOGIT = 25.0
 # Runs a job in a folder; every engine has one.
 RunJob = Callable[[Path, JobSpec, Watcher], JobResult]
 
@@ -326,10 +328,12 @@ def _check_parity(
     crops = [classifier.preprocess(channel.images[index].path.read_bytes()) for index in sample]
     served = classifier.logits([np.stack(column) for column in zip(*crops, strict=True)])
     difference = float(np.abs(served - logits[: len(sample)]).max())
+    # What rounding makes of a logit grows with it.
+    tolerance *= max(1.0, float(np.abs(logits).max()) / _USUAL_LOGIT)
     if not difference <= tolerance:
         raise JobError(
             f"the exported graph differs from what was evaluated by {difference:.3g} in a logit "
-            f"(allowed: {tolerance}); please report this with {classifier.folder / 'finepoint.json'}"
+            f"(allowed: {tolerance:.3g}); please report this with {classifier.folder / 'finepoint.json'}"
         )
     return {"images": len(sample), "max_logit_difference": difference, "tolerance": tolerance}
 

@@ -21,8 +21,8 @@ from finepoint.runs.folder import RunFolder
 from finepoint.runs.options import RunOptions
 from finepoint.runs.profiling import profiler_summary
 
-# Keys that differ between two runs of the same thing on the same machine: times, paths, measured speeds, and what the
-# cache already had. Everything else is the same.
+# Keys that differ between two runs of the same thing on the same machine: times, paths, measured speeds, the steps that
+# the debugger's budget let it look at, and what the cache already had. Everything else is the same.
 VARYING_KEYS = frozenset(
     {
         "run",
@@ -35,6 +35,7 @@ VARYING_KEYS = frozenset(
         "images_embedded",
         "images_from_cache",
         "runtime_reason",
+        "series",
         "speedup",
         "path",
         "attempts",
