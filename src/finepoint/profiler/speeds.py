@@ -30,16 +30,20 @@ def speeds_of(network: Mapping[str, Any], *, threads: int | None = None) -> dict
     """
     import torch
 
-    key = {"torch": torch.__version__, "threads": threads, "machine": _model(), "device": network["device"]}
-    key |= {name: network[name] for name in ("autocast", "channels_last", "dtype")} | {"layers": network.get("layers")}
-    path = cache_dir() / "machine" / f"speeds-{digest_of(key)[:16]}.json"
-    if path.is_file():
-        kept: dict[str, float] = read_json(path)
-        return kept
+    device = network["device"]
+    machine = {"torch": torch.__version__, "threads": threads, "machine": _model(), "device": device}
+    used = {name: network.get(name) for name in ("autocast", "channels_last", "dtype", "layers")}
     with _threads(threads):
-        speeds = {"gflops": _gflops(network["device"])} | _formats(network)
-    write_json(path, speeds)
-    return speeds
+        return _kept(machine, lambda: {"gflops": _gflops(device)}) | _kept(machine | used, lambda: _formats(network))
+
+
+def _kept(key: Mapping[str, Any], measure: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """Return what was measured before, or measure it."""
+    path = cache_dir() / "machine" / f"speeds-{digest_of(key)[:16]}.json"
+    if not path.is_file():
+        write_json(path, measure())
+    kept: dict[str, float] = read_json(path)
+    return kept
 
 
 @contextmanager
