@@ -87,6 +87,21 @@ def test_the_work_of_being_killed_ends_no_hang(tmp_path: Path, monkeypatch: pyte
     assert "it hung" in ending.sentence
 
 
+@pytest.mark.parametrize(("woken", "hangs"), [(0.0, True), (50.0, False)])
+def test_what_the_machine_receives_is_the_work_of_a_job_that_is_woken_by_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, woken: float, hangs: bool
+) -> None:
+    with waiting_job() as job:
+        sampler = Sampler(tmp_path, job.pid, 100)
+        work = {"job_cpu": 0.0, "job_voluntary_switches_per_second": woken}
+        monkeypatch.setattr(sampler._processes, "read", lambda: (work, []))
+        monkeypatch.setattr(sampler._machine, "read", lambda: {"network_received_bytes_per_second": 1e6})
+        began = sampler._seen_active
+        sampler.sample()
+        job.kill()
+    assert (sampler._seen_active == began) is hangs
+
+
 def waiting_job() -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
 

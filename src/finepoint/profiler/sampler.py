@@ -30,8 +30,8 @@ from finepoint.profiler.segments import TableWriter
 
 SYSTEM, PROCESSES = "system", "processes"
 SAMPLER_FILE, ENDING_FILE = "sampler.json", "ending.json"
-# Under this much work a job counts as doing nothing: cores, and bytes a second.
-_IDLE_CPU, _IDLE_BYTES = 0.02, 10_000.0
+# Under this much work a job counts as doing nothing: cores, bytes a second, and times a second that it was woken.
+_IDLE_CPU, _IDLE_BYTES, _IDLE_WAKES = 0.02, 10_000.0, 10.0
 # A job that does nothing for so long hangs.
 HANG_SECONDS = 60.0
 # After a parent that went away without a word, the job is watched for its end no closer than this.
@@ -84,7 +84,7 @@ class Sampler:
         row = {"time": now, **machine, **sums, **self._limits(), **(self._devices.read() if self._devices else {})}
         # The sampler's own work is not a neighbour's.
         row["sampler_cpu_seconds"] = sum(self._own.cpu_times()[:2])
-        if row["job_cpu"] > _IDLE_CPU or _bytes(row) > _IDLE_BYTES:
+        if row["job_cpu"] > _IDLE_CPU or _job_bytes(row) > _IDLE_BYTES:
             self._seen_active = time.monotonic()
         row["hung_seconds"] = self.hung_seconds
         self._system.append(row)
@@ -201,9 +201,14 @@ def sample_until_end(
     return None, False
 
 
-def _bytes(row: dict[str, float]) -> float:
-    names = ("job_read_chars_per_second", "job_write_bytes_per_second", "network_received_bytes_per_second")
-    return sum(row.get(name, 0.0) for name in names)
+def _job_bytes(row: dict[str, float]) -> float:
+    """Return the bytes a second that the job reads, writes, and may receive.
+
+    What arrives over the network is known of the machine only: it is the job's where something wakes the job.
+    """
+    moved = row.get("job_read_chars_per_second", 0.0) + row.get("job_write_bytes_per_second", 0.0)
+    woken = row.get("job_voluntary_switches_per_second", 0.0) > _IDLE_WAKES
+    return moved + row.get("network_received_bytes_per_second", 0.0) * woken
 
 
 class _Parent:
