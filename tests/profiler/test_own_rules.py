@@ -22,6 +22,7 @@ from finepoint.profiler.rules.own_compute import (
 from finepoint.profiler.rules.own_loading import DataLoaderWorkers, DecodeBound, Oversized, SlowImageFormat
 from finepoint.profiler.rules.own_loop import CheckpointTooOften, EvaluationShare, HookTooHeavy
 from finepoint.profiler.rules.own_machine import BusyNeighbour, IdleInstance, MemoryLeak, SwapInUse, Throttled
+from finepoint.profiler.segments import Table
 
 HEALTHY = [step(data_wait=0.001, forward=0.05, backward=0.1, optimizer=0.01, other=0.001)] * 40
 
@@ -85,11 +86,19 @@ def test_images_far_larger_than_the_crop_are_oversized() -> None:
     assert result.fired
     assert result.evidence["pixel_ratio"] == pytest.approx(12e6 / 224**2)
     assert result.evidence["change"] == {"image_side": 320}  # 224 * 1.5, to a multiple of 32
-    # Copies of 320 x 427 have 0.011 of the pixels; making a tensor of the crop takes 1.76 of an item's 10 ms as before.
-    kept = 320**2 * 4 / 3 / 12e6 + 0.1756
+    # Copies of 320 x 427 have 0.011 of the pixels; making a tensor of the crop takes 2.51 of an item's 10 ms as before.
+    kept = 320**2 * 4 / 3 / 12e6 + 0.2509
     assert result.evidence["predicted_speedup"] == pytest.approx(8 / (2 + 6 * kept), rel=0.01)
     assert not Oversized().judge(recording(rows, loading=images(400 * 533))).fired
     assert Oversized().judge(recording(rows)).status == "NotApplicable"
+
+
+def test_advice_on_loading_makes_no_loop_shorter_than_the_work_of_its_cores() -> None:
+    rows = [step(data_wait=0.3, forward=0.1, cpu=0.4)] * 20
+    loading = Table({**images(12e6).columns, "cpu": np.array([160.0]), "decode_cpu": np.array([128.0])})
+    found = Oversized().judge(recording(rows, facts={"loaders": [loader(workers=4)]}, loading=loading))
+    kept = 320**2 * 4 / 3 / 12e6 + 224**2 * 5e-8 / 1.6  # of an item's 1.6 s
+    assert found.evidence["predicted_speedup"] == pytest.approx(8 / ((160 * kept + 8) / 4), rel=0.01)
 
 
 def test_a_large_jpeg_may_be_decoded_at_a_fraction_of_its_size_instead() -> None:
@@ -97,7 +106,7 @@ def test_a_large_jpeg_may_be_decoded_at_a_fraction_of_its_size_instead() -> None
     (drafted,) = Oversized().judge(recording(rows, loading=images(12e6))).evidence["also"]
     assert drafted["change"] == {"draft_side": 320}
     # Half of the decoding, which is 0.8 of loading, stays; of the rest what the copies keep.
-    kept = 0.8 * 0.5 + 0.2 * (320**2 * 4 / 3 / 12e6 + 0.1756)
+    kept = 0.8 * 0.5 + 0.2 * (320**2 * 4 / 3 / 12e6 + 0.2509)
     assert drafted["predicted_speedup"] == pytest.approx(8 / (2 + 6 * kept), rel=0.01)
     assert Oversized().judge(recording(rows, loading=images(12e6, PNG=100))).evidence["also"] == []
 
@@ -233,6 +242,9 @@ def test_a_leak_is_steady_and_says_when_memory_runs_out() -> None:
     assert not MemoryLeak().judge(recording([step(forward=1.0)] * 30, filling)).fired
     sawtooth = samples(60, job_main_rss_bytes=1e9 + 3e8 * (times % 6))
     assert not MemoryLeak().judge(recording([step(forward=1.0)] * 30, sawtooth)).fired
+    rising = samples(60, job_main_rss_bytes=1e9 + 3e6 * times)
+    assert not MemoryLeak().judge(recording([step(forward=1.0)] * 30, rising)).fired
+    assert MemoryLeak().judge(recording([step(forward=0.25)] * 120, rising)).fired
 
 
 def test_a_throttled_group_and_a_greedy_host() -> None:

@@ -6,12 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from finepoint.errors import ConfigurationError
 from finepoint.files import read_json
+from finepoint.profiler.processes import ProcessReader
 from finepoint.profiler.sampler import Sampler, sample_until_end
 from finepoint.profiler.sampling import check_interval, sampled
 from finepoint.profiler.segments import Table, read_table
@@ -43,6 +45,24 @@ def test_child_processes_are_seen_as_workers(tmp_path: Path) -> None:
     tree = read_table(tmp_path / "processes")
     assert len(set(tree["pid"])) == 2
     assert sum(name.startswith("name/") for name in tree.notes) == 2
+
+
+def test_a_child_that_lives_between_two_looks_is_the_jobs_work() -> None:
+    child = "import time\nwhile time.process_time() < 0.3: pass"
+    run = f"subprocess.run([sys.executable, '-c', {child!r}])"
+    code = f"input(); import subprocess, sys; {run}; print(1, flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as job:
+        assert job.stdin and job.stdout
+        reader = ProcessReader(job.pid)
+        reader.read()
+        began = time.perf_counter()
+        job.stdin.write(b"\n")
+        job.stdin.flush()
+        job.stdout.readline()
+        row, _ = reader.read()
+        worked = row["job_cpu"] * (time.perf_counter() - began)
+        job.kill()
+    assert worked >= 0.29
 
 
 def test_the_sampler_goes_on_when_its_parent_says_nothing(tmp_path: Path) -> None:

@@ -41,10 +41,13 @@ class LoadingRecorder:
         """Watch Pillow's decoding too, once the script has imported it."""
         if "PIL.Image" not in sys.modules or self._images_watched:
             return
+        from PIL import Image
         from PIL.ImageFile import ImageFile  # Pillow itself imports it with the first image
 
         self._images_watched = True
         ImageFile.load = self._around_load(ImageFile.load)  # type: ignore[method-assign]
+        Image.Image.convert = self._around_convert(Image.Image.convert)  # type: ignore[method-assign]
+        Image.open = self._decoding(Image.open)
 
     def flush(self) -> None:
         """Put what this process saw on disk."""
@@ -71,22 +74,43 @@ class LoadingRecorder:
         return fetch
 
     def _around_load(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        decode = self._decoding(original)
+
         def load(image: Any, *args: Any, **kwargs: Any) -> Any:
-            if not getattr(image, "tile", None):  # it is decoded already
+            if not _undecoded(image):
                 return original(image, *args, **kwargs)
-            began, cpu = time.perf_counter(), time.thread_time()
             try:
-                return original(image, *args, **kwargs)
+                return decode(image, *args, **kwargs)
             finally:
                 row = self._row
                 row["images"] += 1
-                row["decode_seconds"] += time.perf_counter() - began
-                row["decode_cpu"] += time.thread_time() - cpu
                 row["pixels"] += image.size[0] * image.size[1]
                 name = f"format/{image.format}"
                 row[name] = row.get(name, 0.0) + 1
 
         return load
+
+    def _around_convert(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        decode = self._decoding(original)
+
+        def convert(image: Any, *args: Any, **kwargs: Any) -> Any:
+            return (decode if _undecoded(image) else original)(image, *args, **kwargs)
+
+        return convert
+
+    def _decoding(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function whose time counts as decoding, once where such functions call each other."""
+
+        def decode(*args: Any, **kwargs: Any) -> Any:
+            before = self._row["decode_seconds"], self._row["decode_cpu"]
+            began, cpu = time.perf_counter(), time.thread_time()
+            try:
+                return original(*args, **kwargs)
+            finally:
+                self._row["decode_seconds"] = before[0] + time.perf_counter() - began
+                self._row["decode_cpu"] = before[1] + time.thread_time() - cpu
+
+        return decode
 
     def _own_process(self) -> None:
         """Begin anew in a process that was forked since."""
@@ -104,3 +128,7 @@ class LoadingRecorder:
         self._row: dict[str, float] = dict.fromkeys(
             ("fetches", "items", "seconds", "cpu", "images", "decode_seconds", "decode_cpu", "pixels"), 0.0
         )
+
+
+def _undecoded(image: Any) -> bool:
+    return bool(getattr(image, "tile", None))

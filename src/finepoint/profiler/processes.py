@@ -11,7 +11,8 @@ import psutil
 
 # Reading a large process's PSS walks its page tables (milliseconds), so that it is not done at every look.
 _PSS_SECONDS = 5.0
-# So is looking through all of the machine's processes for the job's.
+# So is looking through all of the machine's processes for the job's; where the system says that the root's children
+# have changed it is done at once.
 _TREE_SECONDS = 1.0
 _GONE = (psutil.NoSuchProcess, psutil.AccessDenied, ProcessLookupError)
 
@@ -28,6 +29,8 @@ class ProcessReader:
         self._known: dict[int, _Known] = {}
         self._found: list[psutil.Process] = []
         self._found_at = -_TREE_SECONDS
+        self._children = ""
+        self._whole: tuple[float, float] | None = None
         self.names: dict[int, str] = {}
         self.pids: set[int] = {pid}
 
@@ -41,8 +44,8 @@ class ProcessReader:
     def read(self) -> tuple[dict[str, float], list[dict[str, float]]]:
         """Return the sums of the tree, and a row for each process.
 
-        `cpu` is in cores, `*_bytes` in bytes, `*_per_second` rates. What a process did before it was first seen is
-        left out.
+        `cpu` is in cores, `*_bytes` in bytes, `*_per_second` rates. What a process did before it was first seen and
+        after it was last seen is in `job_cpu` alone.
         """
         rows = []
         for process in self._tree():
@@ -57,12 +60,21 @@ class ProcessReader:
                 continue
         seen = {int(row["pid"]) for row in rows}
         self._known = {pid: known for pid, known in self._known.items() if pid in seen}
-        return _sums(rows), rows
+        return {**_sums(rows), "job_cpu": self._cores()}, rows
+
+    def _cores(self) -> float:
+        """Return how many cores the tree kept busy since the look before.
+
+        A process that ends hands its time on to the one that waited for it, so that none is lost between two looks.
+        """
+        now, whole = time.perf_counter(), sum(known.whole for known in self._known.values())
+        before, self._whole = self._whole, (now, whole)
+        return max(whole - before[1], 0.0) / max(now - before[0], 1e-9) if before else 0.0
 
     def _tree(self) -> list[psutil.Process]:
-        now = time.monotonic()
-        if now - self._found_at >= _TREE_SECONDS:
-            self._found_at = now
+        now, children = time.monotonic(), _children(self._root.pid)
+        if now - self._found_at >= _TREE_SECONDS or children != self._children:
+            self._found_at, self._children = now, children
             try:
                 # The sampler may be a child of what it samples, and is none of its work.
                 below = (child for child in self._root.children(recursive=True) if child.pid != os.getpid())
@@ -79,6 +91,8 @@ class _Known:
         self.process = process
         self._at, self._counters = time.perf_counter(), _counters(process)
         self._pss, self._pss_at = float("nan"), 0.0
+        # Its processor time, and that of its children that have ended.
+        self.whole = 0.0
 
     def row(self, root: int) -> dict[str, float]:
         now, counters = time.perf_counter(), _counters(self.process)
@@ -88,6 +102,7 @@ class _Known:
         if now - self._pss_at >= _PSS_SECONDS:
             self._pss, self._pss_at = _pss(self.process.pid), now
         with self.process.oneshot():
+            self.whole = sum(self.process.cpu_times()[:4])
             return {
                 "pid": float(self.process.pid),
                 "worker": float(self.process.pid != root),
@@ -126,7 +141,6 @@ def _sums(rows: list[dict[str, float]]) -> dict[str, float]:
     added = {
         f"job_{name}": sum(row[name] for row in rows if name in row)
         for name in (
-            "cpu",
             "rss_bytes",
             "pss_bytes",
             "threads",
@@ -145,6 +159,14 @@ def _sums(rows: list[dict[str, float]]) -> dict[str, float]:
         "job_main_cpu": sum(row.get("cpu", 0.0) for row in rows if not row["worker"]),
         "job_workers_cpu": sum(row.get("cpu", 0.0) for row in workers),
     }
+
+
+def _children(pid: int) -> str:
+    """Return what the system says of a process's children; nothing where it does not."""
+    try:
+        return Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    except OSError:
+        return ""
 
 
 def _pss(pid: int) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 
 from finepoint.profiler.nvml import throttle_names
 from finepoint.profiler.prediction import neighbour_cores
-from finepoint.profiler.recording import ProfilerRecording
+from finepoint.profiler.recording import ProfilerRecording, total
 from finepoint.profiler.rules.base import FEWEST_SAMPLES, OwnRule, SampleRule, own_rule
 from finepoint.profiler.segments import Table
 from finepoint.results import RuleResult
@@ -20,12 +20,16 @@ _SLOPE_POINTS = 150
 @own_rule
 @dataclass(frozen=True)
 class MemoryLeak(OwnRule):
-    """Fires where the training process's memory rises steadily, and says when it runs out."""
+    """Fires where the training process's memory rises steadily, and says when it runs out.
+
+    Of fewer than `steps` it fires only where the memory grows by half: an allocator takes some dozens to settle.
+    """
 
     growth_bytes: float = 64 * 2**20
     growth: float = 0.05
     steadiness: float = 0.97
     seconds: float = 10.0
+    steps: int = 100
 
     def look(self, recording: ProfilerRecording) -> RuleResult:
         """Fit a slope (median of all pairs) to the memory after the first quarter of the loop."""
@@ -42,7 +46,8 @@ class MemoryLeak(OwnRule):
         # An allocator's growth slows down; a leak's last half grows as its first.
         half = len(times) // 2
         late = median_slope(times[half:], memory[half:])
-        if grown < max(self.growth_bytes, self.growth * memory[0]) or steady < self.steadiness or late < slope / 2:
+        growth = self.growth if total(recording.loop, "steps") >= self.steps else 0.5
+        if grown < max(self.growth_bytes, growth * memory[0]) or steady < self.steadiness or late < slope / 2:
             return self.clean(bytes_per_second=slope, grown_bytes=grown, steadiness=steady)
         left = max(recording.memory_bytes - memory[-1], 0.0) / slope
         return self.issue(
