@@ -242,6 +242,8 @@ def test_a_leak_is_steady_and_says_when_memory_runs_out() -> None:
     assert not MemoryLeak().judge(recording([step(forward=1.0)] * 30, filling)).fired
     sawtooth = samples(60, job_main_rss_bytes=1e9 + 3e8 * (times % 6))
     assert not MemoryLeak().judge(recording([step(forward=1.0)] * 30, sawtooth)).fired
+    freed = samples(60, job_main_rss_bytes=1e9 + 20e6 * np.where(times < 50, times, 60 - times))
+    assert MemoryLeak().judge(recording([step(forward=1.0)] * 30, freed)).fired
     rising = samples(60, job_main_rss_bytes=1e9 + 3e6 * times)
     assert not MemoryLeak().judge(recording([step(forward=1.0)] * 30, rising)).fired
     assert MemoryLeak().judge(recording([step(forward=0.25)] * 120, rising)).fired

@@ -30,11 +30,16 @@ class MemoryLeak(OwnRule):
     steadiness: float = 0.97
     seconds: float = 10.0
     steps: int = 100
+    until: float = 0.75
 
     def look(self, recording: ProfilerRecording) -> RuleResult:
         """Fit a slope (median of all pairs) to the memory after the first quarter of the loop."""
         samples = recording.during_loop()
-        samples = samples.where(np.arange(len(samples)) >= len(samples) // 4)
+        memory, place = samples["job_main_rss_bytes"], np.arange(len(samples))
+        highest = int(np.argmax(memory)) if len(memory) else 0
+        # What leaked is given back at the end, which may take a while.
+        last = highest if highest >= self.until * len(memory) else len(memory)
+        samples = samples.where((place >= len(samples) // 4) & (place <= last))
         times, memory = samples["time"], samples["job_main_rss_bytes"]
         if len(samples) < FEWEST_SAMPLES or times[-1] - times[0] < self.seconds:
             return self.not_applicable(
