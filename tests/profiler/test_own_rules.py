@@ -281,6 +281,8 @@ def test_an_idle_machine_is_told_from_a_crowded_one() -> None:
     long = [step(data_wait=1.0)] * 30
     assert IdleInstance().judge(recording(long, samples(60, job_cpu=0.2))).fired
     assert not IdleInstance().judge(recording(long, samples(60, job_cpu=0.2, cpu=1.0))).fired
+    many = {"usable_cores": 16}  # of which one thread keeps one busy
+    assert not IdleInstance().judge(recording(long, samples(60, job_cpu=1.0), sampler=many)).fired
 
 
 def test_saving_at_every_step_is_too_often() -> None:

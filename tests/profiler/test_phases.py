@@ -134,3 +134,14 @@ def test_what_observers_take_is_hook_whatever_phase_they_worked_in(time: Time, r
     clock.count("forwards")
     clock.close()
     assert phases(rows[-1]) | {"other": 0} == {"forward": 0.75, "hook": 0.25, "other": 0}
+
+
+def test_a_slow_step_after_fast_ones_is_a_row_by_itself(
+    clock: PhaseClock, time: Time, rows: list[dict[str, float]]
+) -> None:
+    for forward in (*[0.001] * 6, 1.0, *[0.001] * 6):
+        step(clock, time, wait=0.0, forward=forward, backward=0.001)
+    clock.boundary()
+    clock.close()
+    trained = [(row["steps"], round(row["seconds"], 3)) for row in rows if row["mode"] == Mode.TRAIN]
+    assert trained == [(6, 0.012), (1, 1.001), (6, 0.012)]

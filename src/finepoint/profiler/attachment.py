@@ -242,6 +242,8 @@ class StepRecorder:
             self.clock.count("saves")
 
     def _copies(self, tensor: Tensor, begins: bool) -> None:
+        if tensor.is_cuda:
+            return
         if begins:
             self._enter("copy")
         else:

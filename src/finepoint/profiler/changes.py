@@ -85,7 +85,7 @@ class _Window:
     def _sized(self, loader: Any, batch: Any, waited: float) -> None:
         first = batch[0] if isinstance(batch, list | tuple) else batch
         if torch.is_grad_enabled() and isinstance(first, Tensor) and first.ndim:
-            self._batch = len(first)
+            self._batch = max(self._batch, len(first))  # a pass's last batch may be smaller
 
     def _step(self, optimizer: torch.optim.Optimizer) -> None:
         if os.getpid() != self._pid:

@@ -179,7 +179,9 @@ class PhaseClock:
     @staticmethod
     def _joins(pending: dict[str, float], row: dict[str, float]) -> bool:
         alike = all(pending[name] == row[name] for name in ("mode", "loader", "window", "part"))
-        return alike and row["mode"] != Mode.STARTUP and pending["seconds"] < SHORTEST_ROW_SECONDS
+        # A slow step among fast ones stays by itself, or nobody would see that there was one.
+        short = max(pending["seconds"], row["seconds"]) < SHORTEST_ROW_SECONDS
+        return alike and row["mode"] != Mode.STARTUP and short
 
 
 def seconds_per_moment() -> float:

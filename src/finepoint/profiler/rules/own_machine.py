@@ -193,26 +193,28 @@ class IdleInstance(OwnRule):
     """Fires where the job uses next to nothing of the machine."""
 
     cpu: float = 0.15
+    cores: float = 0.5
     gpu: float = 0.1
     samples: int = 20
 
     def look(self, recording: ProfilerRecording) -> RuleResult:
-        """Look at the mean use of cores and GPUs."""
+        """Look at the mean use of cores and GPUs; one thread that computes alone does not idle."""
         samples = recording.during_loop()
         if len(samples) < self.samples:
             return self.not_applicable(f"too few data points: {len(samples)} samples of the loop, of {self.samples}")
-        cpu = float(np.nanmean(samples["job_cpu"])) / recording.cores
+        used = float(np.nanmean(samples["job_cpu"]))
+        cpu = used / recording.cores
         gpus = [float(np.nanmean(samples[f"gpu/{device}/utilisation"])) for device in range(recording.gpus)]
         machine = float(np.nanmean(samples["cpu"]))
         # A job whose neighbours keep the machine busy does not idle: it queues.
-        if cpu > self.cpu or machine > 0.5 or any(gpu > self.gpu for gpu in gpus):
+        if max(cpu - self.cpu, used - self.cores, machine - 0.5) > 0 or any(gpu > self.gpu for gpu in gpus):
             return self.clean(cpu=cpu, gpus=gpus, machine=machine)
         return self.issue(
             meaning=f"The job uses {100 * cpu:.0f} % of the processor"
             + (f" and {100 * max(gpus):.0f} % of the GPU" if gpus else "")
             + ": it mostly waits.",
             remedy="see which phase it waits in; if nothing can be done there, take a smaller machine",
-            share=1 - cpu,
+            share=1 - used,
             cpu=cpu,
             gpus=gpus,
         )
