@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import time
 from pathlib import Path
 
@@ -34,14 +35,7 @@ class Photographs(Dataset[object]):
 def test_opening_decoding_and_the_first_conversion_are_decoding_once_each(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for owner, name in (
-        (fetch._MapDatasetFetcher, "fetch"),
-        (fetch._IterableDatasetFetcher, "fetch"),
-        (ImageFile.ImageFile, "load"),
-        (Image.Image, "convert"),
-        (Image, "open"),
-    ):
-        monkeypatch.setattr(owner, name, getattr(owner, name))  # put back afterwards
+    _put_back_afterwards(monkeypatch)
     for owner, name in ((Image.Image, "convert"), (Image, "open")):  # each takes a hundredth of a second more
         original = getattr(owner, name)
         monkeypatch.setattr(owner, name, lambda *args, f=original, **kwargs: (_spin(0.01), f(*args, **kwargs))[1])
@@ -57,6 +51,25 @@ def test_opening_decoding_and_the_first_conversion_are_decoding_once_each(
     decoding = total(rows, "decode_cpu") / 8
     assert 0.02 <= decoding < 0.03
     assert decoding <= total(rows, "cpu") / 8 - 0.03  # what an item takes beside: the second conversion, and spinning
+
+
+def test_what_is_watched_can_still_be_sent_to_spawned_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _put_back_afterwards(monkeypatch)
+    original = Image.open
+    LoadingRecorder(tmp_path).watch_images()
+    assert Image.open is not original
+    assert pickle.loads(pickle.dumps(Image.open)) is Image.open
+
+
+def _put_back_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    for owner, name in (
+        (fetch._MapDatasetFetcher, "fetch"),
+        (fetch._IterableDatasetFetcher, "fetch"),
+        (ImageFile.ImageFile, "load"),
+        (Image.Image, "convert"),
+        (Image, "open"),
+    ):
+        monkeypatch.setattr(owner, name, getattr(owner, name))  # put back afterwards
 
 
 def _spin(seconds: float) -> None:

@@ -76,6 +76,14 @@ def test_the_sampler_goes_on_when_its_parent_says_nothing(tmp_path: Path) -> Non
     assert read_json(tmp_path / "ending.json")["kind"] == "unknown"
 
 
+def test_a_job_whose_sampler_was_killed_still_says_how_it_ended(tmp_path: Path) -> None:
+    with waiting_job() as job, sampled(tmp_path, job.pid) as sampler:
+        os.kill(sampler.pid, signal.SIGKILL)
+        job.kill()
+        assert not sampler.ended(job.wait())
+    assert read_json(tmp_path / "ending.json")["signal"] == "SIGKILL"
+
+
 def test_a_job_that_does_nothing_for_long_is_called_hung(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("finepoint.profiler.sampler.HANG_SECONDS", 0.3)
     with waiting_job() as job:

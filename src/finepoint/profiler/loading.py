@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
 from multiprocessing import util
 from pathlib import Path
 from typing import Any
 
+from finepoint.instrumentation import replace_all
 from finepoint.profiler.segments import TableWriter
 
 LOADING = "loading"
@@ -28,14 +30,15 @@ class LoadingRecorder:
         self._folder = folder / LOADING
         self._pid = 0
         self._images_watched = False
+        self._thread = threading.local()
         self._reset()
 
     def install(self) -> None:
         """Watch the fetching of batches from now on. Workers that are forked later inherit this."""
         from torch.utils.data._utils import fetch
 
-        for kind in (fetch._MapDatasetFetcher, fetch._IterableDatasetFetcher):
-            kind.fetch = self._around_fetch(kind.fetch)  # type: ignore[method-assign]
+        kinds = (fetch._MapDatasetFetcher, fetch._IterableDatasetFetcher)
+        replace_all([(kind, "fetch", self._around_fetch) for kind in kinds])
 
     def watch_images(self) -> None:
         """Watch Pillow's decoding too, once the script has imported it."""
@@ -45,9 +48,13 @@ class LoadingRecorder:
         from PIL.ImageFile import ImageFile  # Pillow itself imports it with the first image
 
         self._images_watched = True
-        ImageFile.load = self._around_load(ImageFile.load)  # type: ignore[method-assign]
-        Image.Image.convert = self._around_convert(Image.Image.convert)  # type: ignore[method-assign]
-        Image.open = self._decoding(Image.open)
+        replace_all(
+            [
+                (ImageFile, "load", self._around_load),
+                (Image.Image, "convert", self._around_convert),
+                (Image, "open", self._decoding),
+            ]
+        )
 
     def flush(self) -> None:
         """Put what this process saw on disk."""
@@ -100,15 +107,19 @@ class LoadingRecorder:
 
     def _decoding(self, original: Callable[..., Any]) -> Callable[..., Any]:
         """Return a function whose time counts as decoding, once where such functions call each other."""
+        thread = self._thread
 
         def decode(*args: Any, **kwargs: Any) -> Any:
-            before = self._row["decode_seconds"], self._row["decode_cpu"]
+            if getattr(thread, "decodes", False):
+                return original(*args, **kwargs)
+            thread.decodes = True
             began, cpu = time.perf_counter(), time.thread_time()
             try:
                 return original(*args, **kwargs)
             finally:
-                self._row["decode_seconds"] = before[0] + time.perf_counter() - began
-                self._row["decode_cpu"] = before[1] + time.thread_time() - cpu
+                thread.decodes = False
+                self._row["decode_seconds"] += time.perf_counter() - began
+                self._row["decode_cpu"] += time.thread_time() - cpu
 
         return decode
 

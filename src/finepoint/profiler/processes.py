@@ -96,13 +96,13 @@ class _Known:
 
     def row(self, root: int) -> dict[str, float]:
         now, counters = time.perf_counter(), _counters(self.process)
+        self.whole = counters.pop("whole", self.whole)
         seconds = max(now - self._at, 1e-9)
         rates = {name: max(value - self._counters.get(name, value), 0) / seconds for name, value in counters.items()}
         self._at, self._counters = now, counters
         if now - self._pss_at >= _PSS_SECONDS:
             self._pss, self._pss_at = _pss(self.process.pid), now
         with self.process.oneshot():
-            self.whole = sum(self.process.cpu_times()[:4])
             return {
                 "pid": float(self.process.pid),
                 "worker": float(self.process.pid != root),
@@ -120,6 +120,7 @@ def _counters(process: psutil.Process) -> dict[str, float]:
             times, switches = process.cpu_times(), process.num_ctx_switches()
             found = {
                 "cpu": times.user + times.system,
+                "whole": sum(times[:4]),
                 "voluntary_switches_per_second": switches.voluntary,
                 "involuntary_switches_per_second": switches.involuntary,
             }

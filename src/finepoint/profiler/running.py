@@ -15,7 +15,6 @@ from pathlib import Path
 from finepoint.attaching import environment_for, why_not_attached
 from finepoint.errors import ConfigurationError, InputError
 from finepoint.files import write_json
-from finepoint.profiler.ending import judge_ending
 from finepoint.profiler.sampling import DEFAULT_INTERVAL_MS, check_interval, sampled
 
 PROFILER_OUTPUT = "profiler-output"
@@ -104,8 +103,6 @@ def profile_script(
             sampler.ended(code)
     if not (output / "sampler.json").is_file():  # the script was over before the sampler could look at it
         write_json(output / "sampler.json", {"interval_ms": interval_ms, "started_at": time.time(), "gpus": []})
-    if not (output / "ending.json").is_file():  # nor could it where it was killed itself
-        write_json(output / "ending.json", {**judge_ending(code).to_json(), "at": time.time()})
     status = "Completed" if code == 0 else "Failed"
     write_json(folder / "job.json", {**record, "status": status, "exit_code": code, "finished_at": _now()})
     return ProfiledRun(folder, code, why_not_attached(output / "attached"))

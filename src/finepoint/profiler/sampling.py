@@ -7,11 +7,14 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from finepoint.errors import ConfigurationError
+from finepoint.files import write_json
+from finepoint.profiler.ending import judge_ending
 
 DEFAULT_INTERVAL_MS = 500
 _SHORTEST_MS, _LONGEST_MS = 100, 60_000
@@ -22,8 +25,8 @@ _FINISH_SECONDS = 10.0
 class SamplerHandle:
     """The sampler process, as its parent sees it."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
+    def __init__(self, process: subprocess.Popen[str], folder: Path) -> None:
+        self._process, self._folder = process, folder
 
     @property
     def pid(self) -> int:
@@ -32,6 +35,8 @@ class SamplerHandle:
 
     def ended(self, exit_code: int) -> bool:
         """Tell the sampler how the job ended (negative for a signal), and wait until it has noted that.
+
+        Where it cannot, that is noted here.
 
         Returns:
             Whether it lasted to the end.
@@ -43,6 +48,9 @@ class SamplerHandle:
         except BrokenPipeError:
             pass  # the job was over before the sampler could look at it, or the sampler was killed
         self.wait(_FINISH_SECONDS)
+        ending = self._folder / "ending.json"
+        if not ending.is_file():
+            write_json(ending, {**judge_ending(exit_code).to_json(), "at": time.time()})
         return self._process.returncode == 0
 
     def wait(self, seconds: float | None = None) -> None:
@@ -84,7 +92,7 @@ def sampled(folder: Path, pid: int, *, interval_ms: int = DEFAULT_INTERVAL_MS) -
         start_new_session=True,  # Ctrl-C is for the job; the sampler sees it end
     )
     try:
-        yield SamplerHandle(process)
+        yield SamplerHandle(process, folder)
     finally:
         if process.stdin is not None and not process.stdin.closed:
             process.stdin.close()

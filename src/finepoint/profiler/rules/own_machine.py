@@ -207,7 +207,7 @@ class IdleInstance(OwnRule):
         gpus = [float(np.nanmean(samples[f"gpu/{device}/utilisation"])) for device in range(recording.gpus)]
         machine = float(np.nanmean(samples["cpu"]))
         # A job whose neighbours keep the machine busy does not idle: it queues.
-        if max(cpu - self.cpu, used - self.cores, machine - 0.5) > 0 or any(gpu > self.gpu for gpu in gpus):
+        if cpu > self.cpu or used > self.cores or machine > 0.5 or any(gpu > self.gpu for gpu in gpus):
             return self.clean(cpu=cpu, gpus=gpus, machine=machine)
         return self.issue(
             meaning=f"The job uses {100 * cpu:.0f} % of the processor"
