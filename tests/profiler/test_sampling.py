@@ -140,10 +140,17 @@ def test_a_kill_for_memory_is_told_from_other_kills(tmp_path: Path) -> None:
     group.mkdir()
     try:
         (group / "memory.limit_in_bytes").write_text(str(64 * 2**20))
-        enter = f"open('{group}/cgroup.procs', 'w').write('0'); import time; time.sleep(1)\n"
-        _, ending = run(tmp_path, enter + "kept = []\nwhile True: kept.append(bytearray(b'x') * 2**22)")
+        code = "input()\nkept = []\nwhile True: kept.append(bytearray(b'x') * 2**22)"
+        job = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
+        (group / "cgroup.procs").write_text(str(job.pid))
+        with sampled(tmp_path, job.pid, interval_ms=100) as sampler:
+            while not (tmp_path / "sampler.json").exists():  # it has looked at the group
+                time.sleep(0.05)
+            job.communicate(b"\n")
+            sampler.ended(job.returncode)
     finally:
         group.rmdir()
+    ending = read_json(tmp_path / "ending.json")
     assert ending["kind"] == "out of memory"
     assert "its limit of 64 MiB" in str(ending["sentence"])
 
