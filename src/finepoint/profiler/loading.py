@@ -33,12 +33,12 @@ class LoadingRecorder:
         self._thread = threading.local()
         self._reset()
 
-    def install(self) -> None:
-        """Watch the fetching of batches from now on. Workers that are forked later inherit this."""
+    def install(self) -> Callable[[], None]:
+        """Watch the fetching of batches from now on, and return what ends that. Workers forked later inherit this."""
         from torch.utils.data._utils import fetch
 
         kinds = (fetch._MapDatasetFetcher, fetch._IterableDatasetFetcher)
-        replace_all([(kind, "fetch", self._around_fetch) for kind in kinds])
+        return replace_all([(kind, "fetch", self._around_fetch) for kind in kinds])
 
     def watch_images(self) -> None:
         """Watch Pillow's decoding too, once the script has imported it."""
