@@ -14,6 +14,7 @@ DOCUMENT = Path(__file__).parents[3] / "docs" / "sagemaker.md"
 # S3's operations and the actions that allow them; elsewhere both have the same name.
 S3 = {
     "ListObjectsV2": "s3:ListBucket",
+    "HeadObject": "s3:GetObject",
     "CreateMultipartUpload": "s3:PutObject",
     "UploadPart": "s3:PutObject",
     "CompleteMultipartUpload": "s3:PutObject",
