@@ -72,6 +72,22 @@ def test_trials_are_jobs_that_run_side_by_side_and_share_the_cores(tmp_path: Pat
         assert folder.model.is_file()
 
 
+def test_each_trial_keeps_its_checkpoints_in_a_place_of_its_own(tmp_path: Path) -> None:
+    script = """
+import os
+folder = os.environ["SAGEMAKER_BASE_DIR"] + "/checkpoints"
+print(f"valid loss: {len(os.listdir(folder))}")
+open(folder + "/last", "w").close()
+"""
+    (tmp_path / "train.py").write_text(script)
+    where = {"source_dir": str(tmp_path / "train.py"), "checkpoint_location": str(tmp_path / "kept")}
+    trial = JobSpec("trial", entry_point="train.py", metric_definitions=(METRIC,), **where)
+    study = StudySpec(SPACE, "random", METRIC.name, max_jobs=2, goal="minimize")
+    run_job(tmp_path / "s", study_job("s", study, trial))
+    assert [one["value"] for one in trials_of(tmp_path / "s")] == [0, 0]
+    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == ["s-000", "s-001"]
+
+
 def test_early_stopping_ends_a_trial_that_is_worse_than_the_median(tmp_path: Path) -> None:
     # the first trial prints low values; later ones high values, and then wait for the end that early stopping brings
     script = """

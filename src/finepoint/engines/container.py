@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from finepoint.engines.checkpoints import is_remote
 from finepoint.engines.encoding import as_arguments, as_variable, platform_hyperparameters, user_hyperparameters
 from finepoint.engines.spec import TORCH_DISTRIBUTED, JobSpec
 from finepoint.errors import ConfigurationError
@@ -266,9 +267,11 @@ def _lay_out_checkpoints(host: Host, spec: JobSpec) -> None:
     if host.name != host.names[0]:
         for name in _SHARED:
             _link_made(host.folder / name, host.folder.parents[1] / name)
-    elif spec.checkpoint_location:
+    elif spec.checkpoint_location and not is_remote(spec.checkpoint_location):
         _link_made(checkpoints, Path(spec.checkpoint_location.removeprefix("file://")).resolve())
     else:
+        if checkpoints.is_symlink():  # an earlier run kept them elsewhere
+            checkpoints.unlink()
         checkpoints.mkdir(exist_ok=True)
 
 

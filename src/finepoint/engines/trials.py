@@ -117,11 +117,14 @@ class _Trials:
         searched = trial_values(self._study.space, trial.hyperparameters)
         own = {OBJECTIVE: self._study.objective}
         resources = replace(self._spec.resources, cpus=self._cpus)
+        kept = self._spec.checkpoint_location
         spec = replace(
             self._spec,
             name=name,
             hyperparameters={**self._spec.hyperparameters, **searched, **own},
             resources=resources,
+            # A trial must not go on from another's.
+            checkpoint_location=f"{kept.rstrip('/')}/{name}" if kept else "",
         )
         count = 0
         lines: list[str] = []
