@@ -10,14 +10,16 @@ from typing import Any
 import boto3
 import pytest
 
+from finepoint.cli import query
 from finepoint.engines.rehearsal import hosting
 from finepoint.engines.rehearsal.faults import Fault, Kind
 from finepoint.engines.rehearsal.server import Rehearsal
 from finepoint.engines.rehearsal.shapes import problems
+from finepoint.engines.sagemaker.asynchronous import ask, is_asynchronous
 from finepoint.engines.sagemaker.batch import transform
 from finepoint.engines.sagemaker.cleanup import cleanup
 from finepoint.engines.sagemaker.cloud import Cloud
-from finepoint.engines.sagemaker.endpoints import deploy, list_endpoints, predict, predict_async, undeploy
+from finepoint.engines.sagemaker.endpoints import deploy, list_endpoints, predict, undeploy
 from finepoint.engines.sagemaker.hosting import Hosting, Update, update_request
 from finepoint.engines.sagemaker.ledger import ledgers
 from finepoint.engines.sagemaker.settings import SageMakerSettings
@@ -118,9 +120,45 @@ def test_a_serverless_endpoint_has_no_machines(cloud: Cloud, settings: SageMaker
 
 def test_an_asynchronous_endpoint_answers_in_s3(cloud: Cloud, settings: SageMakerSettings, package: Path) -> None:
     assert deploy(cloud, settings, package, "dogs", hosting=Hosting("async", 2)).mode == "async"
-    bucket, _, key = predict_async(cloud, settings, "dogs", b"abc", "image/jpeg").removeprefix("s3://").partition("/")
-    boto3.client("s3").get_waiter("object_exists").wait(Bucket=bucket, Key=key, WaiterConfig={"Delay": 1})
-    assert boto3.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read() == b"ABC"
+    assert is_asynchronous(cloud, "dogs")
+    assert ask(cloud, settings, "dogs", b"abc", "image/jpeg") == (b"ABC", "image/jpeg")
+    with pytest.raises(RequestError, match=r"^boom$") as caught:
+        ask(cloud, settings, "dogs", b"bad", "image/jpeg")
+    assert caught.value.status == 500
+    with pytest.raises(NotFoundError, match="no endpoint 'cats'"):
+        ask(cloud, settings, "cats", b"abc", "image/jpeg")
+
+
+def test_an_asynchronous_answer_that_does_not_come_is_told_with_its_place(
+    cloud: Cloud, settings: SageMakerSettings, package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deploy(cloud, settings, package, "dogs", hosting=Hosting("async"))
+    places = ("s3://photos/finepoint/answers/1.out", "s3://photos/finepoint/answers/failures/1-error.out")
+    monkeypatch.setattr(hosting.Endpoint, "invoke_async", lambda *given: places)  # and nothing more
+    waits: list[float] = []
+    with pytest.raises(EndpointError, match=r"not answered for 1 s; .* s3://photos/finepoint/answers/1\.out, or the"):
+        ask(cloud, settings, "dogs", b"abc", "image/jpeg", timeout=1.0, sleep=waits.append)
+    assert 1.0 <= sum(waits) < 1.2
+
+
+def test_images_are_asked_of_an_asynchronous_endpoint(
+    cloud: Cloud,
+    settings: SageMakerSettings,
+    package: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    answer = {"predictions": [{"label": "a", "probability": 0.9, "probabilities": {"a": 0.9, "b": 0.1}}]}
+    body = json.dumps(answer).encode()
+    monkeypatch.setattr(Echo, "invoke", lambda self, *given: (200, body, "application/json"))
+    deploy(cloud, settings, package, "dogs", hosting=Hosting("async"))
+    (tmp_path / "finepoint.toml").write_text(f'[sagemaker]\nrole = "{settings.role}"\nbucket = "photos"\n')
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    monkeypatch.chdir(tmp_path)
+    query.command("dogs", [Path("a.png")], top=1, engine="sagemaker", json=True)
+    (found,) = json.loads(capsys.readouterr().out)
+    assert (found["label"], found["probabilities"]) == ("a", {"a": 0.9})
 
 
 def test_a_dear_endpoint_is_not_made(
