@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from finepoint.engines.checkpoints import is_remote
+from finepoint.engines.confidential import without_secrets
 from finepoint.engines.encoding import as_arguments, as_variable, platform_hyperparameters, user_hyperparameters
 from finepoint.engines.spec import TORCH_DISTRIBUTED, JobSpec
 from finepoint.errors import ConfigurationError
@@ -82,7 +83,9 @@ def lay_out(host: Host, spec: JobSpec) -> None:
     _lay_out_checkpoints(host, spec)
     configuration = host.folder / "input" / "config"
     # SageMaker hands every hyperparameter over as a JSON-encoded string.
-    encoded = {name: json.dumps(value) for name, value in spec.hyperparameters.items()}
+    given = {"module": spec.module, "hyperparameters": spec.hyperparameters}
+    values = without_secrets(given)[0]["hyperparameters"]
+    encoded = {name: json.dumps(value) for name, value in values.items()}
     write_json(configuration / "hyperparameters.json", encoded)
     write_json(configuration / "inputdataconfig.json", _input_data(spec))
     write_json(configuration / "resourceconfig.json", _resources(host, spec))
