@@ -5,7 +5,8 @@
     FinepointError
     ├── InputError                what the user gave cannot be used (exit code 2)
     │   ├── DataError             a folder, a manifest or the images in it
-    │   │   └── DecodeError       one image file that cannot be decoded
+    │   │   ├── DecodeError       one image file that cannot be decoded
+    │   │   └── NothingThereError an address that holds no objects
     │   ├── ConfigurationError    flags, hyperparameters, ranges; lists every mistake at once
     │   ├── WeightsError          pretrained weights that are not to be had, or do not fit
     │   ├── PackageError          not a model package, or a damaged one
@@ -47,6 +48,10 @@ class DataError(InputError):
 
 class DecodeError(DataError):
     """One image file cannot be decoded; the message is the reason, without the file's name."""
+
+
+class NothingThereError(DataError):
+    """There are no objects at an address."""
 
 
 class ConfigurationError(InputError):

@@ -6,7 +6,7 @@ knows nothing of S3.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -14,7 +14,7 @@ Progress = Callable[[int, int], None]
 
 
 class Store(Protocol):
-    """Reads the addresses of one scheme; progress is told bytes done and to do."""
+    """Reads, and writes, the addresses of one scheme; progress is told bytes done and to do."""
 
     def file(self, address: str, target: Path, progress: Progress | None = None) -> None:
         """Bring one object to a file, going on where an earlier attempt broke off."""
@@ -37,6 +37,18 @@ class Store(Protocol):
             sealed: what is there never changes, so that a file of the same size is the same.
             progress: is told bytes done and to do.
         """
+
+    def channel(self, address: str, target: Path) -> int:
+        """Bring what SageMaker takes for a channel's address, and nothing else, into a folder; return how many files.
+
+        That is every object whose address begins so: the one object, what lies below it, and `data2/...` for `data`.
+        """
+
+    def named(self, prefix: str, names: Sequence[str], target: Path) -> None:
+        """Bring the objects whose addresses are a prefix and each of some names into a folder, only what changed."""
+
+    def send(self, files: Mapping[str, Path], address: str) -> None:
+        """Put files below an address, by name; each is there whole or not at all."""
 
 
 _STORES: dict[str, Callable[[], Store]] = {}

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from finepoint import stores
-from finepoint.engines.channels import on_this_machine
+from finepoint.engines.channels import name_in_channel, on_this_machine
 from finepoint.engines.local import execute
 from finepoint.engines.spec import Channel, JobSpec
 from finepoint.errors import ConfigurationError, DataError
@@ -25,13 +25,25 @@ class Shelf:
     def file(self, address: str, target: Path, progress: Callable[[int, int], None] | None = None) -> None:
         target.write_bytes(self.content[address])
 
+    def channel(self, address: str, target: Path) -> int:
+        return self._bring(
+            {name_in_channel(address, key): key for key in self.content if key.startswith(address)}, target
+        )
+
+    def named(self, prefix: str, names: Sequence[str], target: Path) -> None:
+        self._bring({name: prefix + name for name in names}, target)
+
     def folder(self, address: str, target: Path, **settings: Any) -> int:
-        names = [name for name in self.content if name.startswith(address.rstrip("/") + "/")]
-        for name in names:
-            path = target / name.removeprefix(address.rstrip("/") + "/")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(self.content[name])
-        return len(names)
+        return self.channel(address.rstrip("/") + "/", target)
+
+    def send(self, files: Mapping[str, Path], address: str) -> None:
+        self.content |= {f"{address.rstrip('/')}/{name}": path.read_bytes() for name, path in files.items()}
+
+    def _bring(self, keys: Mapping[str, str], target: Path) -> int:
+        for name, key in keys.items():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            (target / name).write_bytes(self.content[key])
+        return len(keys)
 
 
 @pytest.fixture(autouse=True)

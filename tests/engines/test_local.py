@@ -14,6 +14,7 @@ import pytest
 from tests.engines.conftest import SCRIPTS
 
 from finepoint.engines import binding
+from finepoint.engines.jobs import start, wait
 from finepoint.engines.local import Watcher, execute, run_job
 from finepoint.engines.metrics import MetricDefinition
 from finepoint.engines.spec import Channel, JobSpec, Limits, Resources
@@ -52,6 +53,20 @@ def test_a_job_spec_reads_back_as_it_was_written(tmp_path: Path) -> None:
         tags={"of": "a test"},
     )
     assert JobSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
+
+
+def test_secrets_are_in_no_record_and_reach_the_job_also_from_another_process(tmp_path: Path) -> None:
+    text = "import os; print(os.environ['HF_TOKEN'][::-1], os.environ['DEBUG'])"
+    job = start(tmp_path / "job", script(tmp_path, text, environment={"HF_TOKEN": "hidden-0", "DEBUG": "1"}))
+    assert wait(job)["status"] == "Completed"
+    assert log_of(job.path) == "0-neddih 1\n"
+    assert job.read()["spec"]["environment"] == {"HF_TOKEN": "(secret)", "DEBUG": "1"}
+    assert job.spec().environment["HF_TOKEN"] == "hidden-0"
+    files = [path for path in job.path.rglob("*") if path.is_file()]
+    assert [path.name for path in files if b"hidden-0" in path.read_bytes()] == ["secrets.json"]
+    assert {(job.path / name).stat().st_mode & 0o777 for name in ("job.json", "secrets.json")} == {0o600}
+    execute(job.path, script(tmp_path, ""))
+    assert not (job.path / "secrets.json").exists()
 
 
 def test_all_mistakes_of_a_spec_are_in_one_message(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from filelock import FileLock
 from tests.engines.conftest import SCRIPTS
 
 from finepoint.engines.local import execute
-from finepoint.engines.spec import Channel, JobSpec
+from finepoint.engines.spec import Channel, JobSpec, Resources
 
 pytestmark = pytest.mark.slow
 VERSION = "5.1.4"
@@ -76,6 +76,11 @@ def run_both(toolkit: Path, tmp_path: Path, entry_point: str, end: str) -> tuple
         channels={name: Channel(str(data)) for name in ("train", "Some-thing")},
     )
     result = execute(ours, spec)
+    return ours, result.exit_code, theirs, run_theirs(toolkit, ours, theirs, entry_point)
+
+
+def run_theirs(toolkit: Path, ours: Path, theirs: Path, entry_point: str) -> int:
+    """Run a script under the toolkit on what a host of ours was given, and return the script's exit code."""
     for part in ("input", "model", "output/data", "code"):
         (theirs / part).mkdir(parents=True)
     shutil.copytree(ours / "input", theirs / "input", symlinks=True, dirs_exist_ok=True)
@@ -97,7 +102,7 @@ def run_both(toolkit: Path, tmp_path: Path, entry_point: str, end: str) -> tuple
     failure = theirs / "output" / "failure"
     theirs_code = int(failure.read_text().split("ExitCode ")[1].split()[0]) if failure.is_file() else 0
     assert (done.returncode != 0) == (theirs_code != 0), done.stderr
-    return ours, result.exit_code, theirs, theirs_code
+    return theirs_code
 
 
 def probed(folder: Path) -> dict[str, Any]:
@@ -105,6 +110,16 @@ def probed(folder: Path) -> dict[str, Any]:
     text = (folder / "output" / "data" / "probe.json").read_text()
     seen: dict[str, Any] = json.loads(text.replace(str(folder), "BASE"))
     return seen
+
+
+def told(seen: dict[str, Any]) -> dict[str, str]:
+    """Return the variables that the container's side has set."""
+    return {
+        name: value
+        for name, value in seen["environment"].items()
+        if name.startswith(("SM_", "SAGEMAKER_", "TRAINING_", "MASTER_", "NCCL_", "GLOO_", "PYTHON"))
+        or name == "CURRENT_HOST"
+    }
 
 
 def test_a_python_script_sees_the_same(toolkit: Path, tmp_path: Path) -> None:
@@ -120,14 +135,6 @@ def test_a_python_script_sees_the_same(toolkit: Path, tmp_path: Path) -> None:
     }
     assert kept | {"sagemaker_custom": "1"} == ours["files"]["hyperparameters"]
 
-    def told(seen: dict[str, Any]) -> dict[str, str]:
-        return {
-            name: value
-            for name, value in seen["environment"].items()
-            if name.startswith(("SM_", "SAGEMAKER_", "TRAINING_", "MASTER_", "NCCL_", "GLOO_", "PYTHON"))
-            or name == "CURRENT_HOST"
-        }
-
     mine, official = told(ours), told(theirs)
     assert set(mine) - set(official) == OURS - set(official)
     assert set(official) - set(mine) == {"SM_STUDIO_LOCAL_MODE"}
@@ -138,6 +145,33 @@ def test_a_python_script_sees_the_same(toolkit: Path, tmp_path: Path) -> None:
     assert differing == DIFFERENT - {"SM_STUDIO_LOCAL_MODE"}
     folders = set(theirs["folders"]) - set(ours["folders"]), set(ours["folders"]) - set(theirs["folders"])
     assert folders == (set(), {"checkpoints"})
+
+
+def test_each_of_several_hosts_sees_the_same(toolkit: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    spec = JobSpec(
+        "job-1",
+        entry_point="probe.py",
+        source_dir=str(SCRIPTS / "probe"),
+        hyperparameters=HYPERPARAMETERS,
+        channels={"train": Channel(str(tmp_path / "data"))},
+        resources=Resources(2),
+    )
+    assert execute(tmp_path / "ours", spec).exit_code == 0
+    for host, folder in (("algo-1", tmp_path / "ours"), ("algo-2", tmp_path / "ours" / "hosts" / "algo-2")):
+        assert run_theirs(toolkit, folder, tmp_path / host, "probe.py") == 0
+        ours, theirs = probed(folder), probed(tmp_path / host)
+        assert ours["argv"] == theirs["argv"]
+        assert ours["files"]["resourceconfig"]["current_host"] == host
+        assert ours["files"]["resourceconfig"]["hosts"] == ["algo-1", "algo-2"]
+        mine, official = told(ours), told(theirs)
+        assert (mine["SM_CURRENT_HOST"], json.loads(mine["SM_HOSTS"])) == (host, ["algo-1", "algo-2"])
+        whole = [json.loads(seen.pop("SM_TRAINING_ENV")) for seen in (mine, official)]
+        assert {name for name in whole[0] | whole[1] if whole[0].get(name) != whole[1].get(name)} == {"module_dir"}
+        assert whole[0]["is_master"] == (host == "algo-1")
+        assert set(mine) ^ set(official) == (OURS - set(official)) | {"SM_STUDIO_LOCAL_MODE"}
+        differing = {name for name in official if name in mine and mine[name] != official[name]}
+        assert differing == DIFFERENT - {"SM_STUDIO_LOCAL_MODE"}
 
 
 def test_a_shell_script_gets_the_same_arguments(toolkit: Path, tmp_path: Path) -> None:

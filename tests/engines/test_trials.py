@@ -72,6 +72,34 @@ def test_trials_are_jobs_that_run_side_by_side_and_share_the_cores(tmp_path: Pat
         assert folder.model.is_file()
 
 
+def test_the_secrets_of_trials_reach_them_and_are_in_no_record(tmp_path: Path) -> None:
+    script = "import os\nprint('valid loss:', 7 if os.environ['API_KEY'][::-1] == '0-neddih' else 8)\n"
+    (tmp_path / "train.py").write_text(script)
+    where = {"source_dir": str(tmp_path / "train.py"), "environment": {"API_KEY": "hidden-0"}}
+    trial = JobSpec("trial", entry_point="train.py", metric_definitions=(METRIC,), **where)
+    study = StudySpec(SPACE, "random", METRIC.name, max_jobs=1, goal="minimize")
+    run_job(tmp_path / "s", study_job("s", study, trial))
+    assert [one["value"] for one in trials_of(tmp_path / "s")] == [7]
+    files = [path for path in (tmp_path / "s").rglob("*") if path.is_file() and not path.is_symlink()]
+    assert {path.name for path in files if b"hidden-0" in path.read_bytes()} == {"secrets.json"}
+
+
+def test_each_trial_keeps_its_checkpoints_in_a_place_of_its_own(tmp_path: Path) -> None:
+    script = """
+import os
+folder = os.environ["SAGEMAKER_BASE_DIR"] + "/checkpoints"
+print(f"valid loss: {len(os.listdir(folder))}")
+open(folder + "/last", "w").close()
+"""
+    (tmp_path / "train.py").write_text(script)
+    where = {"source_dir": str(tmp_path / "train.py"), "checkpoint_location": str(tmp_path / "kept")}
+    trial = JobSpec("trial", entry_point="train.py", metric_definitions=(METRIC,), **where)
+    study = StudySpec(SPACE, "random", METRIC.name, max_jobs=2, goal="minimize")
+    run_job(tmp_path / "s", study_job("s", study, trial))
+    assert [one["value"] for one in trials_of(tmp_path / "s")] == [0, 0]
+    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == ["s-000", "s-001"]
+
+
 def test_early_stopping_ends_a_trial_that_is_worse_than_the_median(tmp_path: Path) -> None:
     # the first trial prints low values; later ones high values, and then wait for the end that early stopping brings
     script = """

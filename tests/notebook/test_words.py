@@ -240,6 +240,21 @@ def test_what_is_sent_reads_back() -> None:
     assert sagemaker.StringDeserializer().deserialize("ü".encode(), "") == "ü"
 
 
+def test_a_serializer_says_the_content_type_that_it_is_given_and_a_deserializer_what_it_accepts(tmp_path: Path) -> None:
+    for serializer in (sagemaker.JSONSerializer, sagemaker.JSONLinesSerializer, sagemaker.CSVSerializer):
+        assert serializer(content_type="text/own").CONTENT_TYPE == "text/own"
+    assert sagemaker.NumpySerializer(content_type="text/own").CONTENT_TYPE == "text/own"
+    for deserializer in (sagemaker.JSONDeserializer, sagemaker.BytesDeserializer, sagemaker.CSVDeserializer):
+        assert deserializer(accept="text/own").ACCEPT == ("text/own",)
+    (tmp_path / "a.jpg").write_bytes(b"\xff\xd8")
+    image = sagemaker.DataSerializer("image/jpeg")
+    assert image.serialize(str(tmp_path / "a.jpg")) == image.serialize(b"\xff\xd8") == b"\xff\xd8"
+    narrow = sagemaker.NumpyDeserializer("float32").deserialize(b"[1, 2]", "application/json")
+    assert narrow.dtype == np.float32
+    with pytest.raises(ConfigurationError, match="allow_pickle"):
+        sagemaker.NumpyDeserializer(allow_pickle=True)
+
+
 def test_an_array_that_needs_unpickling_is_refused() -> None:
     content = io.BytesIO()
     np.save(content, np.array([{}], object), allow_pickle=True)

@@ -18,7 +18,8 @@ def command(
     """Stop jobs and delete endpoints, configurations and models that a run, job or endpoint created in AWS.
 
     Everything was written down on this machine before it was made, so that also what an interrupted command began is
-    found. Data and results in S3 stay.
+    found. Data and results in S3 stay. What AWS refuses to delete is named at the end, after all else is gone; the exit
+    code is then 1, and the same command tries it again.
 
     Examples:
 
@@ -28,7 +29,7 @@ def command(
     """
     from dataclasses import asdict
 
-    from finepoint.cli.output import plain, print_json, show
+    from finepoint.cli.output import complain, plain, print_json, show
     from finepoint.engines.sagemaker.cleanup import cleanup
     from finepoint.engines.sagemaker.cloud import Cloud
     from finepoint.engines.sagemaker.ledger import ledgers
@@ -44,11 +45,18 @@ def command(
             show("Nothing that finepoint created in AWS from this machine is left.")
         return
     removed = cleanup(name, Cloud)
+    failed = [entry for entry in removed if entry.failure]
     if json:
-        print_json([{**asdict(entry.resource), "was_there": entry.was_there} for entry in removed])
-        return
-    for entry in removed:
+        rows = [(entry, {**asdict(entry.resource), "was_there": entry.was_there}) for entry in removed]
+        print_json([{**row, "failure": entry.failure} for entry, row in rows])
+    for entry in () if json else removed:
+        if entry.failure:
+            continue
         state = "stopped or deleted" if entry.was_there else "was gone already, or was never made"
         show(f"{entry.resource.kind} {plain(entry.resource.name)}: {state}")
-    if not removed:
+    for entry in failed:
+        complain(f"{entry.resource.kind} {entry.resource.name} in {entry.resource.region} is left: {entry.failure}")
+    if failed:
+        raise typer.Exit(1)
+    if not removed and not json:
         show(f"Nothing of {plain(name)} is left in AWS.")

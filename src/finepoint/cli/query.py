@@ -33,7 +33,7 @@ def command(
     """Ask an endpoint about images, several at a time.
 
     Images that it refuses are named, and the exit code is then 2; all others are answered. What a script's own handler
-    answers is printed as it is.
+    answers is printed as it is. An asynchronous endpoint in AWS is asked by way of S3, and its answers are waited for.
 
     Examples:
 
@@ -59,9 +59,12 @@ def command(
         if explain is not None:
             raise ConfigurationError("--explain is for endpoints on this machine")
         from finepoint.cli.cloud import account
+        from finepoint.engines.sagemaker.asynchronous import is_asynchronous
         from finepoint.engines.sagemaker.predictor import CloudPredictor
 
-        found: Endpoint = CloudPredictor(endpoint, "", cloud=account(cloud)[1])
+        settings, there = account(cloud)
+        by_way_of = settings if is_asynchronous(there, endpoint) else None
+        found: Endpoint = CloudPredictor(endpoint, "", cloud=there, by_way_of=by_way_of)
     else:
         found = find_endpoint(endpoint)
     given = [*(images or ()), *([directory] if directory else ())]

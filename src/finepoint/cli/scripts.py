@@ -48,7 +48,8 @@ MaxRun = Annotated[
     float | None, option("--max-run", text="Stop after so many seconds; SIGKILL 120 s later.", metavar="SECONDS")
 ]
 CheckpointDir = Annotated[
-    Path | None, option("--checkpoint-dir", text="Keep checkpoints there, not in the job.", metavar="DIR")
+    str | None,
+    option("--checkpoint-dir", text="Keep checkpoints there, a folder or s3://, not in the job.", metavar="PLACE"),
 ]
 Offline = Annotated[bool, option("--offline", text="Download nothing: requirements.txt must be met already.")]
 Debug = Annotated[
@@ -88,7 +89,7 @@ def script_spec(
     instance_count: int,
     distribution: str,
     max_run: float | None,
-    checkpoint_dir: Path | None,
+    checkpoint_dir: str | None,
     offline: bool,
     best_of: Path | None = None,
     debug: bool | None = False,
@@ -134,7 +135,7 @@ def script_spec(
             metric_definitions=metrics,
             distribution=distribution,
             requirements="offline" if offline else "install",
-            checkpoint_location=str(checkpoint_dir.resolve()) if checkpoint_dir else "",
+            checkpoint_location=_absolute(checkpoint_dir) if checkpoint_dir else "",
             environment=environment,
             debugger=debugger,
             profiler=profiler_configuration() if profile else None,

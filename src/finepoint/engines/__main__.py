@@ -8,7 +8,6 @@ from pathlib import Path
 from finepoint.engines.jobs import stopping_on_request
 from finepoint.engines.local import Watcher, execute
 from finepoint.engines.records import JobFolder
-from finepoint.engines.spec import JobSpec
 from finepoint.errors import FinepointError
 
 
@@ -16,7 +15,7 @@ def main() -> int:
     """Run the job and return 0 where it completed."""
     folder = Path(sys.argv[1])
     try:
-        spec = JobSpec.from_json(JobFolder(folder).read()["spec"])
+        spec = JobFolder(folder).spec()
         with stopping_on_request(Watcher(say=_say)) as watcher:
             result = execute(folder, spec, watcher)
     except FinepointError as error:

@@ -1,7 +1,7 @@
 """A job's channels as folders of this machine: `s3://` addresses are brought, manifests become folders of links.
 
-A manifest is SageMaker's `ManifestFile`: a JSON list of `{"prefix": PLACE}` and names below it; its file ends in
-`.manifest`.
+An address means what it means to SageMaker (`S3Prefix`): every object whose key begins so. A manifest is SageMaker's
+`ManifestFile`: a JSON list of `{"prefix": PLACE}` and names to append to it; its file ends in `.manifest`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -21,7 +20,6 @@ from finepoint.files import cache_dir, digest_of
 from finepoint.stores import Store, store_of
 
 MANIFEST = ".manifest"
-_WORKERS = 16
 
 
 def on_this_machine(spec: JobSpec, folder: Path, say: Callable[[str], None]) -> JobSpec:
@@ -42,8 +40,23 @@ def on_this_machine(spec: JobSpec, folder: Path, say: Callable[[str], None]) -> 
     return replace(spec, channels=channels)
 
 
+def name_in_channel(prefix: str, key: str) -> str:
+    """Return the name in a channel of an object whose key begins with the channel's prefix.
+
+    Below the prefix it is the rest of the key. Where the prefix ends within a name, it begins with that whole name: so
+    real jobs have it (aws/sagemaker-python-sdk, issue 3612), unlike the SDK's local mode.
+
+    >>> name_in_channel("set/train", "set/train/a/1.png"), name_in_channel("set/train", "set/train-data.csv")
+    ('a/1.png', 'train-data.csv')
+    """
+    rest = key[len(prefix) :]
+    if rest and (not prefix or prefix.endswith("/") or rest.startswith("/")):
+        return rest.lstrip("/")
+    return key[prefix.rfind("/") + 1 :]
+
+
 def read_manifest(path: Path) -> tuple[str, list[str]]:
-    """Return the prefix of a manifest (ending in `/`) and the names below it.
+    """Return the prefix of a manifest and the names to append to it; a folder's ends in `/`.
 
     Raises:
         DataError: it is no such list, or a name leads outside.
@@ -57,7 +70,8 @@ def read_manifest(path: Path) -> tuple[str, list[str]]:
     wrong = [name for name in names if not isinstance(name, str) or _leads_outside(name)]
     if not isinstance(place, str) or not names or wrong:
         raise DataError(f"{path} names nothing below its prefix, or what is outside of it: {wrong[:3]}")
-    return place.removeprefix("file://").rstrip("/") + "/", names
+    place = place.removeprefix("file://")
+    return place if "://" in place else place.rstrip("/") + "/", names
 
 
 def manifest_files(path: Path) -> Mapping[str, Path]:
@@ -84,7 +98,7 @@ def _local(channel: Channel, links: Path, say: Callable[[str], None]) -> Channel
             if location.endswith(MANIFEST):
                 store.file(location, target.with_suffix(MANIFEST))
             else:
-                store.folder(location, target, exact=True)
+                store.channel(location, target)
                 return replace(channel, location=str(target))
         path = target.with_suffix(MANIFEST)
     else:
@@ -103,18 +117,10 @@ def _local(channel: Channel, links: Path, say: Callable[[str], None]) -> Channel
 
 def _brought(store: Store, prefix: str, names: list[str]) -> Mapping[str, Path]:
     folder = cache_dir() / "channels" / digest_of({"prefix": prefix})[:32]
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"), ThreadPoolExecutor(_WORKERS) as pool:
-        wanted = [name for name in names if not (folder / name).is_file()]
-        list(pool.map(lambda name: _whole(store, prefix + name, folder / name), wanted))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        store.named(prefix, names, folder)
     return {name: folder / name for name in names}
-
-
-def _whole(store: Store, address: str, target: Path) -> None:
-    part = target.with_name(f".{target.name}.part")
-    store.file(address, part)
-    part.rename(target)
 
 
 def _leads_outside(name: str) -> bool:

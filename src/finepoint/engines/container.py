@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from finepoint.engines.checkpoints import is_remote
+from finepoint.engines.confidential import without_secrets
 from finepoint.engines.encoding import as_arguments, as_variable, platform_hyperparameters, user_hyperparameters
 from finepoint.engines.spec import TORCH_DISTRIBUTED, JobSpec
 from finepoint.errors import ConfigurationError
@@ -81,7 +83,9 @@ def lay_out(host: Host, spec: JobSpec) -> None:
     _lay_out_checkpoints(host, spec)
     configuration = host.folder / "input" / "config"
     # SageMaker hands every hyperparameter over as a JSON-encoded string.
-    encoded = {name: json.dumps(value) for name, value in spec.hyperparameters.items()}
+    given = {"module": spec.module, "hyperparameters": spec.hyperparameters}
+    values = without_secrets(given)[0]["hyperparameters"]
+    encoded = {name: json.dumps(value) for name, value in values.items()}
     write_json(configuration / "hyperparameters.json", encoded)
     write_json(configuration / "inputdataconfig.json", _input_data(spec))
     write_json(configuration / "resourceconfig.json", _resources(host, spec))
@@ -266,9 +270,11 @@ def _lay_out_checkpoints(host: Host, spec: JobSpec) -> None:
     if host.name != host.names[0]:
         for name in _SHARED:
             _link_made(host.folder / name, host.folder.parents[1] / name)
-    elif spec.checkpoint_location:
+    elif spec.checkpoint_location and not is_remote(spec.checkpoint_location):
         _link_made(checkpoints, Path(spec.checkpoint_location.removeprefix("file://")).resolve())
     else:
+        if checkpoints.is_symlink():  # an earlier run kept them elsewhere
+            checkpoints.unlink()
         checkpoints.mkdir(exist_ok=True)
 
 

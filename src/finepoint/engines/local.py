@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from finepoint.engines.binding import check_literals, launch, why_not_bindable
 from finepoint.engines.channels import on_this_machine
+from finepoint.engines.checkpoints import KeptCheckpoints, is_remote
 from finepoint.engines.container import PORT, Host, gather, hosts_of, lay_out, script_command, variables
 from finepoint.engines.debugging import debug_environment, judge_job, judged_live
 from finepoint.engines.encoding import OBJECTIVE
@@ -127,8 +128,10 @@ def _check_possible(spec: JobSpec) -> None:
         for name, channel in spec.channels.items()
         if channel.input_mode == "Pipe"
     ]
-    if "://" in spec.checkpoint_location.removeprefix("file://"):
-        mistakes.append(f"checkpoint_location {spec.checkpoint_location} is not on this machine; give a folder")
+    if is_remote(spec.checkpoint_location) and store_of(spec.checkpoint_location) is None:
+        mistakes.append(
+            f"checkpoint_location {spec.checkpoint_location} cannot be written here; give a folder, or an s3:// address"
+        )
     if mistakes:
         raise ConfigurationError(mistakes)
     if spec.is_script and why_not_bindable():
@@ -148,6 +151,7 @@ class _Run:
     log: TextIO = field(init=False)
     readings: TextIO = field(init=False)
     supervisor: Supervisor = field(init=False)
+    checkpoints: KeptCheckpoints = field(init=False)
 
     def run(self) -> JobResult:
         spec, folder, begin = self.spec, self.folder, time.perf_counter()
@@ -155,6 +159,7 @@ class _Run:
         several = spec.resources.instance_count > 1
         hosts = hosts_of(folder.path, spec, named=binds or not several, port=_free_port() if several else PORT)
         folder.begin(spec)
+        self.checkpoints = KeptCheckpoints(folder.path, spec.checkpoint_location, self.watcher.say)
         try:
             processes = self._prepare(hosts, binds)
         except (KeyboardInterrupt, SystemExit) as error:
@@ -176,7 +181,8 @@ class _Run:
                 on_started=sampling.begin,
             )
             self.watcher.on_start(self.supervisor)
-            with judged_live(folder.path, spec.debugger, self.watcher.say, self.supervisor.stop):
+            judged = judged_live(folder.path, spec.debugger, self.watcher.say, self.supervisor.stop)
+            with judged, self.checkpoints.sending():
                 outcome = self.supervisor.run()
             sampling.end(outcome.exit_codes[hosts[0].name])
         return self._finish(hosts, outcome, time.perf_counter() - begin)
@@ -186,6 +192,7 @@ class _Run:
         names = self.folder.path / "input" / "hosts"
         for host in hosts:
             lay_out(host, spec)
+        self.checkpoints.bring()
         if not spec.is_script:
             command = launch([sys.executable, "-m", spec.module], supervisor=str(os.getpid()))
             return [HostProcess(hosts[0].name, command, self.folder.path, variables(hosts[0], spec))]
@@ -249,6 +256,7 @@ class _Run:
             self.watcher.say(f"warning: {explain_missing(metric, self.lines)}")
         rules: dict[str, dict[str, str]] = {"rules": {}, "profiler_rules": {}}
         try:
+            self.checkpoints.end()
             judged = judge_job(self.folder.path, self.spec.debugger, self.watcher.say)
             rules["rules"] = {result.rule: result.status for result in judged}
             rules["profiler_rules"] = judge_profile(self.folder.path, self.spec.profiler, self.watcher.say)

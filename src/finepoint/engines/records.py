@@ -10,6 +10,7 @@ from typing import Any
 
 import psutil
 
+from finepoint.engines.confidential import keep, with_secrets, without_secrets
 from finepoint.engines.spec import JobSpec, JobStatus
 from finepoint.files import read_json, write_json
 from finepoint.models.building import versions
@@ -59,13 +60,26 @@ class JobFolder:
         """
         return dict(read_json(self.record))
 
+    def spec(self) -> JobSpec:
+        """Return the job as it was submitted, with its secrets.
+
+        Raises:
+            InputError: the record is missing or damaged, or what it names is not there any more.
+        """
+        return JobSpec.from_json(with_secrets(self.read()["spec"], self.path))
+
     def begin(self, spec: JobSpec, *, starting: bool = False) -> None:
-        """Write that the job is in progress, watched by this process, which may be `starting` its supervisor only."""
+        """Write that the job is in progress, watched by this process, which may be `starting` its supervisor only.
+
+        Variables that look like secrets are not in the record, but in a file beside it.
+        """
+        hidden, secrets = without_secrets(spec.to_json())
+        keep(self.path, secrets)
         write_json(
             self.record,
             {
                 "schema_version": 1,
-                "spec": spec.to_json(),
+                "spec": hidden,
                 "status": "InProgress",
                 "exit_code": None,
                 "failure": "",
@@ -77,11 +91,12 @@ class JobFolder:
                 "process_started": psutil.Process().create_time(),
                 "versions": versions(),
             },
+            private=True,
         )
 
     def finish(self, status: JobStatus, **values: Any) -> None:
         """Write what became of the job."""
-        write_json(self.record, {**self.read(), "status": status, "finished_at": now(), **values})
+        write_json(self.record, {**self.read(), "status": status, "finished_at": now(), **values}, private=True)
 
 
 def in_cloud(folder: Path) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from finepoint.engines.confidential import with_secrets
 from finepoint.engines.encoding import OBJECTIVE
 from finepoint.engines.local import Watcher, execute, how_it_ended
 from finepoint.engines.metrics import MetricDefinition, explain_missing
@@ -117,11 +118,14 @@ class _Trials:
         searched = trial_values(self._study.space, trial.hyperparameters)
         own = {OBJECTIVE: self._study.objective}
         resources = replace(self._spec.resources, cpus=self._cpus)
+        kept = self._spec.checkpoint_location
         spec = replace(
             self._spec,
             name=name,
             hyperparameters={**self._spec.hyperparameters, **searched, **own},
             resources=resources,
+            # A trial must not go on from another's.
+            checkpoint_location=f"{kept.rstrip('/')}/{name}" if kept else "",
         )
         count = 0
         lines: list[str] = []
@@ -220,7 +224,7 @@ def tune(folder: Path, hyperparameters: Mapping[str, Any]) -> None:
     settings = dict(hyperparameters["study"])
     warm_start = tuple(Path(path) for path in settings.pop("warm_start"))
     study = StudySpec(space=space_from_json(settings.pop("space")), warm_start=warm_start, **settings)
-    spec = JobSpec.from_json(hyperparameters["trial"])
+    spec = JobSpec.from_json(with_secrets(hyperparameters["trial"], folder))
     name = folder.name[:50]
     trials = _Trials(folder / "trials", name, study, spec)
     if study.max_parallel_jobs > cores():

@@ -27,6 +27,7 @@ from finepoint.notebook.estimator import PyTorch as PyTorch
 from finepoint.notebook.formats import BytesDeserializer as BytesDeserializer
 from finepoint.notebook.formats import CSVDeserializer as CSVDeserializer
 from finepoint.notebook.formats import CSVSerializer as CSVSerializer
+from finepoint.notebook.formats import DataSerializer as DataSerializer
 from finepoint.notebook.formats import IdentitySerializer as IdentitySerializer
 from finepoint.notebook.formats import JSONDeserializer as JSONDeserializer
 from finepoint.notebook.formats import JSONLinesDeserializer as JSONLinesDeserializer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from finepoint.notebook.arguments import take
 from finepoint.profiler.checking import aws_rule_names
 
 _REPORT = "ProfilerReport"
+_HERE = "here"
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,10 @@ class DebuggerHookConfig:
     container_local_output_path: str | None = None
     hook_parameters: Mapping[str, Any] | None = None
     collection_configs: Sequence[CollectionConfig] | None = None
+
+    def __post_init__(self) -> None:
+        names = ("s3_output_path", "container_local_output_path")
+        take("DebuggerHookConfig", {name: getattr(self, name) for name in names}, where=_HERE)
 
     def to_json(self, more: Sequence[CollectionConfig] = ()) -> dict[str, Any]:
         """Return `debughookconfig.json` with these collections and more."""
@@ -69,18 +74,19 @@ class _RuleConfigs:
             raise AttributeError(name)
 
         def configuration(*given: Any, **parameters: Any) -> Any:
-            if name == "StopTraining":
-                return StopTraining()
             if name == "ActionList":
                 return given
-            if not name[0].isupper():
-                return RuleConfig(find_rule(name).__name__)
+            if given:
+                parameters |= {str(value): value for value in given}
+            if name == "StopTraining" or not name[0].isupper():
+                take(f"rule_configs.{name}", parameters, where=_HERE)
+                return StopTraining() if name == "StopTraining" else RuleConfig(find_rule(name).__name__)
             known = (_REPORT, *aws_rule_names())
             if name not in known:
                 raise ConfigurationError(
                     f"there is no rule or action {name!r} here; rules of the profiler are {', '.join(known)}"
                 )
-            take(f"rule_configs.{name}", parameters, recorded=frozenset())
+            take(f"rule_configs.{name}", parameters, where=_HERE)
             return RuleConfig(name, profiler=True)
 
         return configuration
@@ -117,6 +123,8 @@ class Rule:
         Raises:
             ConfigurationError: it compares several jobs, or has other actions; that is not supported here.
         """
+        paths = {"container_local_output_path": container_local_output_path, "s3_output_path": s3_output_path}
+        take("Rule.sagemaker", {"name": None if name == base_config.name else name, **paths}, where=_HERE)
         mistakes = []
         if base_config.profiler:
             mistakes.append(f"{base_config.name} is a profiler's rule; use ProfilerRule.sagemaker")
@@ -177,6 +185,9 @@ class Rule:
         ]
         if mistakes:
             raise ConfigurationError([f"Rule.custom {name}: {mistake}" for mistake in mistakes])
+        where = {"image_uri": image_uri, "instance_type": instance_type, "volume_size_in_gb": volume_size_in_gb}
+        paths = {"container_local_output_path": container_local_output_path, "s3_output_path": s3_output_path}
+        take("Rule.custom", where | paths, where=_HERE)
         parameters = {
             key: str(value)
             for key, value in (rule_parameters or {}).items()
@@ -207,19 +218,35 @@ class ProfilerRule:
         """
         if not base_config.profiler:
             raise ConfigurationError(f"{base_config.name} is a rule of the debugger; use Rule.sagemaker")
+        paths = {"container_local_output_path": container_local_output_path, "s3_output_path": s3_output_path}
+        take("ProfilerRule.sagemaker", {"name": name, **paths}, where=_HERE)
         return cls(name or base_config.name)
 
 
 @dataclass(frozen=True)
 class FrameworkProfile:
-    """What the profiler watches in the framework."""
+    """What the profiler watches in the framework: `num_steps` after the warm-up under torch.profiler.
+
+    The steps' phases are recorded from the first to the last.
+    """
 
     local_path: str | None = None
     file_max_size: int | None = None
     file_close_interval: int | None = None
     file_open_fail_threshold: int | None = None
+    detailed_profiling_config: Any = None
+    dataloader_profiling_config: Any = None
+    python_profiling_config: Any = None
+    horovod_profiling_config: Any = None
+    smdataparallel_profiling_config: Any = None
     start_step: int | None = None
     num_steps: int | None = None
+    start_unix_time: int | None = None
+    duration: float | None = None
+
+    def __post_init__(self) -> None:
+        others = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "num_steps"}
+        take("FrameworkProfile", others, where=_HERE)
 
 
 @dataclass(frozen=True)
@@ -229,6 +256,10 @@ class ProfilerConfig:
     s3_output_path: str | None = None
     system_monitor_interval_millis: int | None = None
     framework_profile_params: FrameworkProfile | None = None
+    disable_profiler: bool = False
+
+    def __post_init__(self) -> None:
+        take("ProfilerConfig", {"s3_output_path": self.s3_output_path}, where=_HERE)
 
 
 def debugger_of(rules: Sequence[Any], hook: Any) -> dict[str, Any] | None:
@@ -243,8 +274,19 @@ def debugger_of(rules: Sequence[Any], hook: Any) -> dict[str, Any] | None:
     """
     from finepoint.engines.debugging import debugger_configuration
 
+    strange = [rule for rule in rules if not isinstance(rule, Rule | ProfilerRule)]
+    mistakes = [f"rules: {rule!r} is none; make it by Rule or ProfilerRule" for rule in strange]
+    if not isinstance(hook, DebuggerHookConfig | bool | None):
+        mistakes.append(f"debugger_hook_config is {hook!r}; it must be a DebuggerHookConfig, or False")
     given = [rule for rule in rules if isinstance(rule, Rule)]
     judged, custom = [rule for rule in given if not rule.source], [rule for rule in given if rule.source]
+    names = [rule.rule for rule in judged]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    mistakes += [
+        f"rules: {name} is given more than once; it is judged once, with one set of parameters" for name in twice
+    ]
+    if mistakes:
+        raise ConfigurationError(mistakes)
     if not given and not isinstance(hook, DebuggerHookConfig):
         return None
     more = [collection for rule in given for collection in rule.collections]
@@ -269,6 +311,10 @@ def profiler_of(rules: Sequence[Any], config: ProfilerConfig | None) -> dict[str
     """
     from finepoint.engines.profiling import profiler_configuration
 
+    if config is not None and not isinstance(config, ProfilerConfig):
+        raise ConfigurationError(f"profiler_config is {config!r}; it must be a ProfilerConfig")
+    if config is not None and config.disable_profiler:
+        return None
     if config is None and not any(isinstance(rule, ProfilerRule) for rule in rules):
         return None
     settings = config or ProfilerConfig()

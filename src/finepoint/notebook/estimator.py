@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ from typing import Any
 from finepoint.engines.jobs import find_job, state_of
 from finepoint.engines.jobs import job_name as made_name
 from finepoint.engines.metrics import MetricDefinition
-from finepoint.engines.records import JobFolder
+from finepoint.engines.records import CLOUD_RECORD, JobFolder, in_cloud
 from finepoint.engines.sagemaker.images import image_for
 from finepoint.engines.spec import TORCH_DISTRIBUTED, JobSpec, Limits, Resources
 from finepoint.errors import ConfigurationError
+from finepoint.files import read_json
 from finepoint.notebook.arguments import settings_from, take, tell
 from finepoint.notebook.debugging import debugger_of, profiler_of
 from finepoint.notebook.display import html_table
@@ -23,6 +25,10 @@ from finepoint.notebook.session import channels_of, local_path, session_of
 from finepoint.runs.folder import runs_dir
 
 _CHECKPOINTS = "/opt/ml/checkpoints"
+# The name of AWS's image tells the versions.
+_OUR_IMAGE = re.compile(r"/pytorch-training:([\d.]+)-.*-(py\d+)")
+# What `deploy` hands on to the model.
+_OF_THE_MODEL = ("entry_point", "source_dir", "predictor_cls", "image_uri", "vpc_config", "role", "model_kms_key")
 
 
 class PyTorch:
@@ -55,24 +61,25 @@ class PyTorch:
         checkpoint_local_path: str | None = None,
         environment: Mapping[str, str] | None = None,
         input_mode: str | None = None,
+        disable_profiler: bool = False,
         **others: Any,
     ) -> None:
         mistakes = []
         if checkpoint_local_path not in (None, _CHECKPOINTS):
             mistakes.append(f"checkpoint_local_path is {checkpoint_local_path!r}; here it is always {_CHECKPOINTS}")
-        self.sagemaker_session = session_of(others.get("sagemaker_session"))
-        in_cloud = self.sagemaker_session.in_cloud
-        modes = (None, "File", "FastFile", "Pipe") if in_cloud else (None, "File", "FastFile")
+        self.sagemaker_session = session_of(others.pop("sagemaker_session", None))
+        aws = self.sagemaker_session.in_cloud
+        modes = (None, "File", "FastFile", "Pipe") if aws else (None, "File", "FastFile")
         if input_mode not in modes:
             mistakes.append(f"input_mode is {input_mode!r}; here it is {', '.join(str(mode) for mode in modes[1:])}")
         cloud = {"framework_version": framework_version, "py_version": py_version, "image_uri": image_uri}
+        given = {**cloud, "role": role, "instance_type": instance_type, **others}
         try:
             self._distribution = _distribution_of(distribution)
         except ConfigurationError as error:
             mistakes += error.mistakes
         try:
-            given = {**cloud, "role": role, "instance_type": instance_type, **others}
-            kept = take("PyTorch", given, in_cloud=in_cloud)
+            kept = take("PyTorch", given, in_cloud=aws)
         except ConfigurationError as error:
             mistakes += error.mistakes
         if mistakes:
@@ -88,10 +95,11 @@ class PyTorch:
         self.latest_training_job: TrainingJob | None = None
         self._hyperparameters = dict(hyperparameters or {})
         self._environment = dict(environment or {})
-        self._tags = kept
+        self._tags = {} if aws else kept  # in AWS tags are bounded, and the request itself is on record
+        self._given = given
         self._input_mode = input_mode
-        self._settings = settings_from({**given, "max_run": max_run}) if in_cloud else {}
-        if in_cloud and framework_version and not image_uri:
+        self._settings = settings_from({**given, "max_run": max_run}) if aws else {}
+        if aws and framework_version and not image_uri:
             self._settings["image"] = image_for(
                 "training",
                 self.sagemaker_session.boto_region_name,
@@ -100,7 +108,7 @@ class PyTorch:
                 python=py_version or "",
             )
         self._debugger = debugger_of(rules or (), debugger_hook_config)
-        self._profiler = profiler_of(rules or (), profiler_config)
+        self._profiler = None if disable_profiler else profiler_of(rules or (), profiler_config)
 
     @classmethod
     def attach(cls, training_job_name: str, sagemaker_session: Any = None) -> PyTorch:
@@ -114,7 +122,10 @@ class PyTorch:
     @classmethod
     def _of(cls, job: TrainingJob, session: Any = None) -> PyTorch:
         spec = state_of(job.folder)["spec"]
-        made = cls(spec["entry_point"], source_dir=spec["source_dir"], sagemaker_session=session)
+        submitted = _submitted(job) if session_of(session).in_cloud else {}
+        alone = Path(spec["source_dir"]).is_file()  # the script came without a folder
+        entry_point, source = (spec["source_dir"], None) if alone else (spec["entry_point"], spec["source_dir"])
+        made = cls(entry_point, source_dir=source, sagemaker_session=session, **submitted)
         made._hyperparameters = dict(spec["hyperparameters"])
         made.metric_definitions = tuple(MetricDefinition(**metric) for metric in spec["metric_definitions"])
         made.instance_count = spec["resources"]["instance_count"]
@@ -139,7 +150,7 @@ class PyTorch:
         Args:
             inputs: a folder, or a folder by channel; also `s3://` addresses and manifests.
             wait: until it has ended; otherwise it goes on in the background.
-            logs: print what it prints.
+            logs: print what it prints; "None", also in a list, does not.
             job_name: of the job; by default made from base_job_name and the time.
             others: recorded (experiment_config) or refused.
 
@@ -147,13 +158,13 @@ class PyTorch:
             ConfigurationError: what was given cannot be used; all mistakes are listed.
             JobError: the script failed.
         """
-        take("fit", others)
+        take("fit", others, in_cloud=self.sagemaker_session.in_cloud)
         spec = self.spec(made_name(self.base_job_name, job_name), channels_of(inputs, self._input_mode))
         folder = JobFolder(runs_dir() / spec.name)
         self.latest_training_job = TrainingJob.start(self.sagemaker_session, spec, folder, self._settings)
         tell(f"Job {spec.name}")
         if wait:
-            self.latest_training_job.wait(bool(logs))
+            self.latest_training_job.wait(bool(logs) and "None" not in (logs if isinstance(logs, list) else [logs]))
 
     def spec(self, name: str, channels: Mapping[str, Any]) -> JobSpec:
         """Return the job that `fit` runs."""
@@ -201,12 +212,22 @@ class PyTorch:
         entry_point = others.pop("entry_point", self.entry_point)
         source_dir = others.pop("source_dir", self.source_dir)
         others.setdefault("sagemaker_session", self.sagemaker_session)
-        own = {"role": self.role, **others}
+        own = {name: self._given.get(name) for name in ("role", "framework_version", "py_version")}
+        if self.sagemaker_session.in_cloud and self._given.get("subnets"):
+            network = {"Subnets": self._given["subnets"], "SecurityGroupIds": self._given.get("security_group_ids")}
+            own["vpc_config"] = network
+        own |= others
         return PyTorchModel(self.model_data, entry_point=entry_point, source_dir=source_dir, **own)
 
     def deploy(self, initial_instance_count: int = 1, instance_type: str | None = None, **others: Any) -> Any:
-        """Serve the job's model; arguments are those of `PyTorchModel.deploy`, and its entry_point."""
-        own = {name: others.pop(name) for name in ("entry_point", "source_dir", "predictor_cls") if name in others}
+        """Serve the job's model; arguments are those of `PyTorchModel.deploy`, and some of `PyTorchModel`.
+
+        In AWS the endpoint has the estimator's versions, VPC, key and tags where none are given.
+        """
+        own = {name: others.pop(name) for name in _OF_THE_MODEL if name in others}
+        if self.sagemaker_session.in_cloud:
+            others.setdefault("tags", self._given.get("tags"))
+            others.setdefault("kms_key", self._settings.get("kms_key"))
         return self.create_model(**own).deploy(initial_instance_count, instance_type, **others)
 
     def _repr_html_(self) -> str:
@@ -219,9 +240,30 @@ class PyTorch:
         return self.latest_training_job
 
 
+def _submitted(job: TrainingJob) -> dict[str, Any]:
+    """Return the arguments by which a job was submitted to AWS, as far as its endpoint needs them."""
+    if not in_cloud(job.folder.path):
+        return {}
+    settings = read_json(job.folder.path / CLOUD_RECORD)["settings"]
+    versions = _OUR_IMAGE.search(settings["image"])
+    found = {
+        "role": settings["role"],
+        "subnets": settings["subnets"],
+        "security_group_ids": settings["security_groups"],
+        "output_kms_key": settings["kms_key"],
+        "tags": settings["tags"],
+        "framework_version": versions and versions[1],
+        "py_version": versions and versions[2],
+        "image_uri": "" if versions else settings["image"],
+    }
+    return {name: value for name, value in found.items() if value}
+
+
 def _distribution_of(given: Mapping[str, Any] | None) -> str:
     if not given:
         return ""
-    if set(given) == {TORCH_DISTRIBUTED}:
+    if set(given) == {TORCH_DISTRIBUTED} and set(given[TORCH_DISTRIBUTED]) <= {"enabled"}:
         return TORCH_DISTRIBUTED if given[TORCH_DISTRIBUTED].get("enabled") else ""
-    raise ConfigurationError(f"distribution {', '.join(given)} is not supported; there is {TORCH_DISTRIBUTED}")
+    raise ConfigurationError(
+        f'distribution {given} is not supported; there is {{"{TORCH_DISTRIBUTED}": {{"enabled": True}}}}'
+    )

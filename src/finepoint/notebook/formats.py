@@ -5,18 +5,35 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from finepoint.notebook.arguments import take
 
-class IdentitySerializer:
+
+class _Serializer:
+    CONTENT_TYPE = ""
+
+    def __init__(self, content_type: str | None = None) -> None:
+        if content_type is not None:
+            self.CONTENT_TYPE = content_type
+
+
+class _Deserializer:
+    ACCEPT: tuple[str, ...] = ()
+
+    def __init__(self, accept: str | Sequence[str] | None = None) -> None:
+        if accept is not None:
+            self.ACCEPT = (accept,) if isinstance(accept, str) else tuple(accept)
+
+
+class IdentitySerializer(_Serializer):
     """Sends bytes as they are, a path's content, or text."""
 
-    def __init__(self, content_type: str = "application/octet-stream") -> None:
-        self.CONTENT_TYPE = content_type
+    CONTENT_TYPE = "application/octet-stream"
 
     def serialize(self, data: Any) -> bytes:
         """Return the bytes to send."""
@@ -25,7 +42,17 @@ class IdentitySerializer:
         return data.encode() if isinstance(data, str) else bytes(data)
 
 
-class JSONSerializer:
+class DataSerializer(_Serializer):
+    """Sends bytes as they are, or the file that a text or a path names."""
+
+    CONTENT_TYPE = "file-path/raw-bytes"
+
+    def serialize(self, data: bytes | bytearray | str | Path) -> bytes:
+        """Return the bytes to send."""
+        return Path(data).read_bytes() if isinstance(data, str | Path) else bytes(data)
+
+
+class JSONSerializer(_Serializer):
     """Sends JSON; arrays become lists.
 
     >>> JSONSerializer().serialize({"x": np.arange(2)})
@@ -39,7 +66,7 @@ class JSONSerializer:
         return json.dumps(data, default=_plain).encode()
 
 
-class JSONLinesSerializer:
+class JSONLinesSerializer(_Serializer):
     """Sends a JSON value a line."""
 
     CONTENT_TYPE = "application/jsonlines"
@@ -49,7 +76,7 @@ class JSONLinesSerializer:
         return "\n".join(json.dumps(row, default=_plain) for row in data).encode()
 
 
-class CSVSerializer:
+class CSVSerializer(_Serializer):
     """Sends rows, or one row, as CSV."""
 
     CONTENT_TYPE = "text/csv"
@@ -64,12 +91,13 @@ class CSVSerializer:
         return text.getvalue().rstrip("\n").encode()
 
 
-class NumpySerializer:
+class NumpySerializer(_Serializer):
     """Sends an array in NumPy's own format."""
 
     CONTENT_TYPE = "application/x-npy"
 
-    def __init__(self, dtype: Any = None) -> None:
+    def __init__(self, dtype: Any = None, content_type: str | None = None) -> None:
+        super().__init__(content_type)
         self._dtype = dtype
 
     def serialize(self, data: Any) -> bytes:
@@ -79,7 +107,7 @@ class NumpySerializer:
         return content.getvalue()
 
 
-class BytesDeserializer:
+class BytesDeserializer(_Deserializer):
     """Returns the answer as it came."""
 
     ACCEPT = ("*/*",)
@@ -89,21 +117,21 @@ class BytesDeserializer:
         return content
 
 
-class StringDeserializer:
+class StringDeserializer(_Deserializer):
     """Returns the answer as text."""
 
     ACCEPT = ("application/json",)
 
-    def __init__(self, encoding: str = "UTF-8", accept: str = "application/json") -> None:
+    def __init__(self, encoding: str = "UTF-8", accept: str | Sequence[str] | None = None) -> None:
+        super().__init__(accept)
         self._encoding = encoding
-        self.ACCEPT = (accept,)
 
     def deserialize(self, content: bytes, content_type: str) -> str:
         """Return what the answer says."""
         return content.decode(self._encoding)
 
 
-class JSONDeserializer:
+class JSONDeserializer(_Deserializer):
     """Returns the JSON value of the answer."""
 
     ACCEPT = ("application/json",)
@@ -113,7 +141,7 @@ class JSONDeserializer:
         return json.loads(content)
 
 
-class JSONLinesDeserializer:
+class JSONLinesDeserializer(_Deserializer):
     """Returns the JSON value of each line of the answer."""
 
     ACCEPT = ("application/jsonlines",)
@@ -123,26 +151,38 @@ class JSONLinesDeserializer:
         return [json.loads(line) for line in content.splitlines() if line.strip()]
 
 
-class CSVDeserializer:
+class CSVDeserializer(_Deserializer):
     """Returns the rows of the answer, as text."""
 
     ACCEPT = ("text/csv",)
 
+    def __init__(self, encoding: str = "utf-8", accept: str | Sequence[str] | None = None) -> None:
+        super().__init__(accept)
+        self._encoding = encoding
+
     def deserialize(self, content: bytes, content_type: str) -> list[list[str]]:
         """Return what the answer says."""
-        return list(csv.reader(content.decode().splitlines()))
+        return list(csv.reader(content.decode(self._encoding).splitlines()))
 
 
-class NumpyDeserializer:
+class NumpyDeserializer(_Deserializer):
     """Returns the array of the answer; pickled objects in it are refused, unlike in the SDK."""
 
     ACCEPT = ("application/x-npy",)
 
+    def __init__(
+        self, dtype: Any = None, accept: str | Sequence[str] | None = None, allow_pickle: bool = False
+    ) -> None:
+        super().__init__(accept)
+        take("NumpyDeserializer", {"allow_pickle": allow_pickle}, where="here")
+        self._dtype = dtype
+
     def deserialize(self, content: bytes, content_type: str) -> Any:
         """Return what the answer says."""
         if "json" in content_type:
-            return np.asarray(json.loads(content))
-        return np.load(io.BytesIO(content), allow_pickle=False)
+            return np.asarray(json.loads(content), self._dtype)
+        found = np.load(io.BytesIO(content), allow_pickle=False)
+        return found if self._dtype is None else found.astype(self._dtype)
 
 
 def _plain(value: Any) -> Any:

@@ -131,7 +131,7 @@ class TrainingJob:
             watcher.on_line = lambda host, line: tell(line.rstrip("\n"))
         engine = SageMakerEngine.of(self.folder.path)
         try:
-            engine.collect(self.folder.path, JobSpec.from_json(record["spec"]), watcher, stopping=False)
+            engine.collect(self.folder.path, self.folder.spec(), watcher, stopping=False)
         except JobError:
             return  # the record says so
 

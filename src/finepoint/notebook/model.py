@@ -40,7 +40,7 @@ class Predictor:
         **others: Any,
     ) -> None:
         self.sagemaker_session = session_of(sagemaker_session)
-        take("Predictor", others, in_cloud=self.sagemaker_session.in_cloud)
+        take("Predictor", others, where="here")
         self.endpoint_name = endpoint_name
         self.serializer = serializer or IdentitySerializer()
         self.deserializer = deserializer or BytesDeserializer()
@@ -55,23 +55,31 @@ class Predictor:
         """What is asked for."""
         return ", ".join(self.deserializer.ACCEPT)
 
-    def predict(self, data: Any, initial_args: Mapping[str, str] | None = None, **others: Any) -> Any:
+    def predict(
+        self,
+        data: Any,
+        initial_args: Mapping[str, str] | None = None,
+        *,
+        custom_attributes: str | None = None,
+        **others: Any,
+    ) -> Any:
         """Return the endpoint's answer.
 
         Args:
             data: what the serializer takes.
             initial_args: `ContentType`, `Accept`, `CustomAttributes`.
-            others: refused: they address one of several models.
+            custom_attributes: for the model's handler.
+            others: refused: they address one of several models, or name the request.
 
         Raises:
             RequestError: the endpoint refused the request; it carries the status.
             EndpointError: it does not answer.
         """
-        take("predict", others, recorded=frozenset())
+        take("predict", others, where="here")
         given = dict(initial_args or {})
         content_type, accept = given.pop("ContentType", self.content_type), given.pop("Accept", self.accept)
-        attributes = given.pop("CustomAttributes", "")
-        take("predict's initial_args", given, recorded=frozenset())
+        attributes = custom_attributes or given.pop("CustomAttributes", "")
+        take("predict's initial_args", given, where="here")
         ask = self._ask_cloud if self.sagemaker_session.in_cloud else self._ask
         answer, kind = ask(self.serializer.serialize(data), content_type, accept, attributes)
         return self.deserializer.deserialize(answer, kind)
@@ -96,7 +104,13 @@ class Predictor:
         return answer.content, str(answer.headers.get("content-type", ""))
 
     def delete_endpoint(self, delete_endpoint_config: bool = True) -> None:
-        """Stop the endpoint and forget it; in AWS its configuration and model are deleted too."""
+        """Stop the endpoint and forget it; in AWS its configuration and model are deleted too.
+
+        Raises:
+            ConfigurationError: in AWS the configuration is to be kept.
+        """
+        if self.sagemaker_session.in_cloud and not delete_endpoint_config:
+            raise ConfigurationError("delete_endpoint_config=False: configuration and model go with their endpoint")
         if self.sagemaker_session.in_cloud:
             endpoints.undeploy(self.sagemaker_session.cloud, self.endpoint_name)
         else:
@@ -126,6 +140,7 @@ class PyTorchModel:
         entry_point: with `model_fn` and perhaps `input_fn`, `predict_fn`, `output_fn`.
         source_dir: that holds it and what it imports; without it the script comes alone.
         predictor_cls: made with the endpoint's name and a session.
+        name: the endpoint's begins with it, where that has none of its own.
     """
 
     def __init__(
@@ -139,7 +154,7 @@ class PyTorchModel:
         name: str | None = None,
         **others: Any,
     ) -> None:
-        self.sagemaker_session = session_of(others.get("sagemaker_session"))
+        self.sagemaker_session = session_of(others.pop("sagemaker_session", None))
         in_cloud = self.sagemaker_session.in_cloud
         self._given = {"role": role, **others} if in_cloud else {}
         take("PyTorchModel", {"role": role, **others}, in_cloud=in_cloud)
@@ -171,10 +186,12 @@ class PyTorchModel:
         if initial_instance_count != 1 and not session.in_cloud:
             raise ConfigurationError(f"initial_instance_count is {initial_instance_count}; this machine is one")
         take("deploy", {"instance_type": instance_type, **others}, in_cloud=session.in_cloud)
+        if not wait:
+            tell("wait=False has no effect here: the predictor is returned once the endpoint answers")
         name = endpoint_name or self.name
         package = self.repack(state_dir() / "models" / f"{name}.tar.gz")
         if session.in_cloud:
-            settings = self._settings(instance_type)
+            settings = self._settings(instance_type, {**self._given, **others})
             endpoints.deploy(
                 session.cloud, settings, package, name, hosting=Hosting(count=initial_instance_count), say=tell
             )
@@ -205,8 +222,8 @@ class PyTorchModel:
             model = str(fetched)
         return pack_with_script(Path(model), self.entry_point, source, target)
 
-    def _settings(self, instance_type: str | None) -> SageMakerSettings:
-        given = settings_from({name: value for name, value in self._given.items() if name != "image_uri"})
+    def _settings(self, instance_type: str | None, given: Mapping[str, Any]) -> SageMakerSettings:
+        given = settings_from({name: value for name, value in given.items() if name != "image_uri"})
         given["inference_image"] = self._given.get("image_uri")
         given["inference_instance_type"] = instance_type
         settings = self.sagemaker_session.settings(**given)

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from finepoint.engines.channels import MANIFEST
-from finepoint.engines.sagemaker.cloud import Cloud
+from finepoint.engines.sagemaker.cloud import Cloud, use_session
 from finepoint.engines.sagemaker.settings import SageMakerSettings, load_settings
 from finepoint.engines.sagemaker.transfer import files_of, push
 from finepoint.engines.spec import Channel
 from finepoint.errors import ConfigurationError
 from finepoint.files import state_dir
+from finepoint.notebook.arguments import take
 
 BUCKET = "finepoint-local"
 LOCAL, SAGEMAKER = "local", "sagemaker"
@@ -29,22 +30,30 @@ class Session:
     """What the SDK asks of AWS: of this machine, or of AWS.
 
     Args:
-        arguments: of the SDK's; without effect.
+        boto_session: in AWS: whose credentials, and region, are taken in this process.
         engine: `local` or `sagemaker`; by default what `FINEPOINT_ENGINE` says, or else `local`.
-        named: in AWS: settings of the engine over those of `finepoint.toml` (`role`, `bucket`, `region`, ...); others
-            are the SDK's and have no effect.
+        named: in AWS: `default_bucket`, and settings of the engine over those of `finepoint.toml` (`role`, `bucket`,
+            `region`, ...).
+
+    Raises:
+        ConfigurationError: other arguments of the SDK that would have an effect.
 
     >>> Session().default_bucket()
     'finepoint-local'
     """
 
-    def __init__(self, *arguments: Any, engine: str | None = None, **named: Any) -> None:
+    def __init__(self, boto_session: Any = None, *, engine: str | None = None, **named: Any) -> None:
         self.engine = engine or os.environ.get("FINEPOINT_ENGINE") or LOCAL
         if self.engine not in (LOCAL, SAGEMAKER):
             raise ConfigurationError(f"engine is {self.engine!r}; it must be {LOCAL} or {SAGEMAKER}")
         known = {field.name for field in fields(SageMakerSettings)}
-        named |= {"bucket": named.get("bucket") or named.pop("default_bucket", None)}
+        take("Session", {"boto_session": boto_session, **named}, in_cloud=self.in_cloud)
+        named |= {"bucket": named.get("bucket") or named.get("default_bucket")}
         self._given = {name: value for name, value in named.items() if name in known and value is not None}
+        if self.in_cloud:
+            use_session(boto_session)
+            if boto_session is not None and boto_session.region_name:
+                self._given.setdefault("region", boto_session.region_name)
         self._cloud: Cloud | None = None
         _made[:] = [self]
 
@@ -84,21 +93,31 @@ class Session:
         path: str,
         bucket: str | None = None,
         key_prefix: str = "data",
+        callback: Any = None,
         extra_args: Mapping[str, Any] | None = None,
     ) -> str:
         """Make a file or folder found at `s3://BUCKET/KEY_PREFIX`: on this machine by a link, in AWS by an upload.
 
+        Args:
+            path: the file or folder.
+            bucket: by default the session's.
+            key_prefix: of what is uploaded.
+            callback: is not called.
+            extra_args: in AWS the key that encrypts: `{"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": KEY}`.
+
         Raises:
-            ConfigurationError: there is no such file, another bucket is meant, or other data is there already.
+            ConfigurationError: there is no such file, another bucket is meant, other data is there already, or other
+                arguments of S3 are given.
             CloudError: AWS refused or failed.
         """
         source = Path(path).resolve()
+        take("upload_data", {"callback": callback, "extra_args": extra_args}, in_cloud=self.in_cloud)
         if not source.exists():
             raise ConfigurationError(f"{path} does not exist")
         file = f"/{source.name}" if source.is_file() else ""
         if self.in_cloud:
             place = f"s3://{bucket or self.default_bucket()}/{key_prefix.strip('/')}"
-            push(self.cloud, files_of(source), place, kms_key=self.settings().kms_key)
+            push(self.cloud, files_of(source), place, kms_key=_key_of(extra_args) or self.settings().kms_key)
             return place + file
         if bucket not in (None, BUCKET):
             raise ConfigurationError(f"bucket {bucket!r} is not on this machine; use session.default_bucket()")
@@ -113,17 +132,32 @@ class Session:
         return address
 
 
+def _key_of(extra_args: Mapping[str, Any] | None) -> str:
+    given = dict(extra_args or {})
+    key = str(given.pop("SSEKMSKeyId", ""))
+    if key and given.get("ServerSideEncryption") == "aws:kms":
+        del given["ServerSideEncryption"]
+    take("upload_data's extra_args", given, in_cloud=True)
+    return key
+
+
 _made: list[Session] = []
 
 
 def session_of(given: Any) -> Session:
-    """Return the session that a cell names, or else the last one that was made, or a new one."""
-    return given if isinstance(given, Session) else _made[0] if _made else Session()
+    """Return the session that a cell names, or else the last one that was made, or a new one.
+
+    Raises:
+        ConfigurationError: what is given is no session of this module's.
+    """
+    if given is not None and not isinstance(given, Session):
+        raise ConfigurationError(f"sagemaker_session is {given!r}; make one by finepoint.notebook.Session()")
+    return given or (_made[0] if _made else Session())
 
 
 @dataclass(frozen=True)
 class TrainingInput:
-    """A channel's data, as `fit` takes it."""
+    """A channel's data, as `fit` takes it; arguments that are named nowhere else are refused unless they are None."""
 
     s3_data: str
     distribution: str | None = None
@@ -131,10 +165,19 @@ class TrainingInput:
     content_type: str | None = None
     record_wrapping: str | None = None
     s3_data_type: str = "S3Prefix"
+    instance_groups: Any = None
     input_mode: str | None = None
+    attribute_names: Any = None
+    target_attribute_name: str | None = None
+    shuffle_config: Any = None
 
     def __post_init__(self) -> None:
-        mistakes = []
+        mistakes: list[str] = []
+        names = ("content_type", "instance_groups", "attribute_names", "target_attribute_name", "shuffle_config")
+        try:
+            take("TrainingInput", {name: getattr(self, name) for name in names}, where="here")
+        except ConfigurationError as error:
+            mistakes += error.mistakes
         if self.distribution not in (None, "FullyReplicated"):
             mistakes.append(f"distribution {self.distribution!r}: every host sees all data")
         if self.compression not in (None, "None") or self.record_wrapping not in (None, "None"):
@@ -151,6 +194,7 @@ class TrainingInput:
 
 def get_execution_role(sagemaker_session: Any = None, **named: Any) -> str:
     """Return the role of `finepoint.toml`; on this machine what stands for one, where none is needed."""
+    take("get_execution_role", named, where="here")
     session = session_of(sagemaker_session)
     if session.in_cloud:
         return session.settings().role

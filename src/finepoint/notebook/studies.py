@@ -136,7 +136,7 @@ class AmtJob(TunedJob):
     def __init__(self, folder: Path, session: Session) -> None:
         super().__init__(folder)
         record = read_json(folder / CLOUD_RECORD)
-        self._spec = JobSpec.from_json(JobFolder(folder).read()["spec"])
+        self._spec = JobFolder(folder).spec()
         self._max_jobs = int(record["max_jobs"])
         self._engine = SageMakerEngine(load_settings(**record["settings"]), session.cloud)
         self._session = session

@@ -45,7 +45,7 @@ class HyperparameterTuner:
         tags: Any = None,
         base_tuning_job_name: str | None = None,
         early_stopping_type: str = "Off",
-        random_seed: int = 0,
+        random_seed: int | None = None,
         **others: Any,
     ) -> None:
         mistakes = [
@@ -72,7 +72,7 @@ class HyperparameterTuner:
             max_jobs=max_jobs,
             max_parallel_jobs=max_parallel_jobs,
             early_stopping=early_stopping_type.lower(),
-            seed=random_seed,
+            seed=random_seed or 0,
         )
         self.latest_tuning_job: TunedJob | None = None
 
@@ -94,7 +94,7 @@ class HyperparameterTuner:
             ConfigurationError: what was given cannot be used; all mistakes are listed.
             JobError: no trial could be completed.
         """
-        take("fit", {name: value for name, value in others.items() if name != "include_cls_metadata"})
+        take("HyperparameterTuner.fit", others, in_cloud=self.estimator.sagemaker_session.in_cloud)
         name = _name(self.base_tuning_job_name, job_name)
         estimator, folder = self.estimator, runs_dir() / name
         trial = estimator.spec(name, channels_of(inputs, estimator._input_mode))

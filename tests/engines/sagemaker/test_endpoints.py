@@ -3,21 +3,27 @@ from __future__ import annotations
 import base64
 import json
 import tarfile
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
+import typer
 
+from finepoint.cli import cleanup as cleanup_command
+from finepoint.cli import query
 from finepoint.engines.rehearsal import hosting
 from finepoint.engines.rehearsal.faults import Fault, Kind
 from finepoint.engines.rehearsal.server import Rehearsal
 from finepoint.engines.rehearsal.shapes import problems
+from finepoint.engines.sagemaker import transfer
+from finepoint.engines.sagemaker.asynchronous import ask, is_asynchronous
 from finepoint.engines.sagemaker.batch import transform
 from finepoint.engines.sagemaker.cleanup import cleanup
 from finepoint.engines.sagemaker.cloud import Cloud
-from finepoint.engines.sagemaker.endpoints import deploy, list_endpoints, predict, predict_async, undeploy
+from finepoint.engines.sagemaker.endpoints import deploy, list_endpoints, predict, undeploy
 from finepoint.engines.sagemaker.hosting import Hosting, Update, update_request
 from finepoint.engines.sagemaker.ledger import ledgers
 from finepoint.engines.sagemaker.settings import SageMakerSettings
@@ -118,9 +124,45 @@ def test_a_serverless_endpoint_has_no_machines(cloud: Cloud, settings: SageMaker
 
 def test_an_asynchronous_endpoint_answers_in_s3(cloud: Cloud, settings: SageMakerSettings, package: Path) -> None:
     assert deploy(cloud, settings, package, "dogs", hosting=Hosting("async", 2)).mode == "async"
-    bucket, _, key = predict_async(cloud, settings, "dogs", b"abc", "image/jpeg").removeprefix("s3://").partition("/")
-    boto3.client("s3").get_waiter("object_exists").wait(Bucket=bucket, Key=key, WaiterConfig={"Delay": 1})
-    assert boto3.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read() == b"ABC"
+    assert is_asynchronous(cloud, "dogs")
+    assert ask(cloud, settings, "dogs", b"abc", "image/jpeg") == (b"ABC", "image/jpeg")
+    with pytest.raises(RequestError, match=r"^boom$") as caught:
+        ask(cloud, settings, "dogs", b"bad", "image/jpeg")
+    assert caught.value.status == 500
+    with pytest.raises(NotFoundError, match="no endpoint 'cats'"):
+        ask(cloud, settings, "cats", b"abc", "image/jpeg")
+
+
+def test_an_asynchronous_answer_that_does_not_come_is_told_with_its_place(
+    cloud: Cloud, settings: SageMakerSettings, package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deploy(cloud, settings, package, "dogs", hosting=Hosting("async"))
+    places = ("s3://photos/finepoint/answers/1.out", "s3://photos/finepoint/answers/failures/1-error.out")
+    monkeypatch.setattr(hosting.Endpoint, "invoke_async", lambda *given: places)  # and nothing more
+    waits: list[float] = []
+    with pytest.raises(EndpointError, match=r"not answered for 1 s; .* s3://photos/finepoint/answers/1\.out, or the"):
+        ask(cloud, settings, "dogs", b"abc", "image/jpeg", timeout=1.0, sleep=waits.append)
+    assert 1.0 <= sum(waits) < 1.2
+
+
+def test_images_are_asked_of_an_asynchronous_endpoint(
+    cloud: Cloud,
+    settings: SageMakerSettings,
+    package: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    answer = {"predictions": [{"label": "a", "probability": 0.9, "probabilities": {"a": 0.9, "b": 0.1}}]}
+    body = json.dumps(answer).encode()
+    monkeypatch.setattr(Echo, "invoke", lambda self, *given: (200, body, "application/json"))
+    deploy(cloud, settings, package, "dogs", hosting=Hosting("async"))
+    (tmp_path / "finepoint.toml").write_text(f'[sagemaker]\nrole = "{settings.role}"\nbucket = "photos"\n')
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    monkeypatch.chdir(tmp_path)
+    query.command("dogs", [Path("a.png")], top=1, engine="sagemaker", json=True)
+    (found,) = json.loads(capsys.readouterr().out)
+    assert (found["label"], found["probabilities"]) == ("a", {"a": 0.9})
 
 
 def test_a_dear_endpoint_is_not_made(
@@ -151,6 +193,120 @@ def test_a_folder_is_predicted_by_a_batch_transform(
     (tmp_path / "images" / "3.jpg").write_text("bad")
     with pytest.raises(JobError, match="is Failed"):
         transform(cloud, settings, package, tmp_path / "images", tmp_path / "other")
+    assert left(rehearsal) == []
+
+
+def folder_of(tmp_path: Path, *names: str) -> Path:
+    (tmp_path / "images").mkdir(exist_ok=True)
+    for name in names:
+        (tmp_path / "images" / name).write_text(name)
+    return tmp_path / "images"
+
+
+def test_a_batch_transform_runs_in_the_network_and_with_the_key_of_the_settings(
+    cloud: Cloud, settings: SageMakerSettings, package: Path, rehearsal: Rehearsal, tmp_path: Path
+) -> None:
+    images, seen = folder_of(tmp_path, "1.jpg"), dict[str, Any]()
+    key = "arn:aws:kms:us-east-1:123456789012:key/1"
+    private = replace(settings, subnets=("s-1",), security_groups=("g-1",), kms_key=key)
+
+    def look(seconds: float) -> None:
+        seen.update(next(iter(rehearsal.platform.models.values())))
+
+    transform(cloud, private, package, images, tmp_path / "out", sleep=look)
+    (job,) = rehearsal.platform.transforms.values()
+    assert seen["VpcConfig"] == {"Subnets": ["s-1"], "SecurityGroupIds": ["g-1"]}
+    assert job.request["TransformOutput"]["KmsKeyId"] == job.request["TransformResources"]["VolumeKmsKeyId"] == key
+
+
+def test_a_repeated_batch_transform_is_the_same_job_and_a_stopped_one_is_not_gone_on_with(
+    cloud: Cloud, settings: SageMakerSettings, package: Path, rehearsal: Rehearsal, tmp_path: Path
+) -> None:
+    images = folder_of(tmp_path, "1.jpg")
+    for name in ("one", "two"):
+        assert transform(cloud, settings, package, images, tmp_path / name) == 1
+    assert len(rehearsal.platform.transforms) == 1
+    next(iter(rehearsal.platform.transforms.values())).status = "Stopped"
+    transform(cloud, settings, package, images, tmp_path / "three")
+    folder_of(tmp_path, "2.jpg")
+    transform(cloud, settings, package, images, tmp_path / "four")
+    assert len(rehearsal.platform.transforms) == 3
+
+
+def test_an_interrupt_stops_a_batch_transform_and_deletes_its_model(
+    cloud: Cloud,
+    settings: SageMakerSettings,
+    package: Path,
+    rehearsal: Rehearsal,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    held = threading.Event()
+    monkeypatch.setattr(Echo, "invoke", lambda self, *given: (held.wait(60), (200, b"{}", "application/json"))[1])
+    interrupts = [KeyboardInterrupt]
+
+    def sleep(seconds: float) -> None:
+        if interrupts:
+            raise interrupts.pop()
+        held.set()
+
+    said: list[str] = []
+    images = folder_of(tmp_path, "1.jpg", "2.jpg")
+    with pytest.raises(KeyboardInterrupt):
+        transform(cloud, settings, package, images, tmp_path / "out", say=said.append, sleep=sleep)
+    assert [job.status for job in rehearsal.platform.transforms.values()] == ["Stopped"]
+    assert "Interrupted: stopping batch transform" in said[-1]
+    assert left(rehearsal) == []
+    assert all(one.gone for ledger in ledgers() for one in ledger.resources())
+
+
+def test_a_kill_at_any_call_of_a_batch_transform_leaves_nothing_after_cleanup(
+    cloud: Cloud,
+    settings: SageMakerSettings,
+    package: Path,
+    rehearsal: Rehearsal,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(transfer, "_WORKERS", 1)  # so that calls have an order
+    killed: set[str] = set()
+    for number in range(1, 40):
+        images = folder_of(tmp_path, "1.jpg")
+        (images / "1.jpg").write_text(str(number))
+        with pytest.MonkeyPatch.context() as patch:
+            done = killing(number, patch)
+            try:
+                transform(cloud, settings, package, images, tmp_path / "out")
+                break
+            except Killed:
+                killed.add(done[-1])
+    assert {"CreateModel", "CreateTransformJob", "DescribeTransformJob"} <= killed
+    for ledger in ledgers():
+        cleanup(ledger.name, lambda region: cloud)
+    assert left(rehearsal) == []
+    assert "InProgress" not in {job.status for job in rehearsal.platform.transforms.values()}
+
+
+def test_cleanup_goes_on_where_aws_refuses_and_names_what_is_left(
+    cloud: Cloud,
+    settings: SageMakerSettings,
+    package: Path,
+    rehearsal: Rehearsal,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    deploy(cloud, settings, package, "dogs")
+    rehearsal.faults.add(Fault("DeleteEndpoint", "expired", times=9))
+    rehearsal.faults.add(Fault("DeleteModel", "expired", times=9))
+    with pytest.raises(typer.Exit) as caught:
+        cleanup_command.command("dogs")
+    assert caught.value.exit_code == 1
+    told = capsys.readouterr()
+    assert "endpoint-config" in told.out
+    assert told.err.startswith("error: endpoint dogs in us-east-1 is left")
+    assert told.err.count("is left: ") == 2
+    assert {name for held in left(rehearsal) for name in held} == {"dogs", *rehearsal.platform.models}
+    rehearsal.faults.clear()
+    cleanup_command.command("dogs")
     assert left(rehearsal) == []
 
 
@@ -215,6 +371,8 @@ def killing(number: int, patch: pytest.MonkeyPatch) -> list[str]:
         answer = call(self, service, operation, **parameters)
         done.append(operation)
         if len(done) == number:
+            if "Body" in answer:
+                answer["Body"].close()  # as the end of a process does
             raise Killed
         return answer
 

@@ -17,6 +17,7 @@ from tests.engines.sagemaker.test_endpoints import Echo
 from finepoint import notebook as sagemaker
 from finepoint.engines.rehearsal import container, hosting
 from finepoint.engines.rehearsal.server import Rehearsal
+from finepoint.engines.sagemaker import cloud as clouds
 from finepoint.errors import ConfigurationError, JobError
 from finepoint.notebook import session as sessions
 
@@ -97,6 +98,34 @@ def test_a_job_that_is_not_waited_for_is_found_again_and_its_failure_told() -> N
     assert again.latest_training_job is not None
     with pytest.raises(JobError, match="one failed"):
         again.latest_training_job.wait()
+
+
+@pytest.mark.parametrize("attached", [False, True])
+def test_the_endpoint_of_an_estimator_has_its_versions_network_key_and_tags(
+    rehearsal: Rehearsal, attached: bool
+) -> None:
+    key = "arn:aws:kms:us-east-1:123456789012:key/1"
+    job = estimator(subnets=["s-1"], security_group_ids=["g-1"], output_kms_key=key, tags=[{"Key": "a", "Value": "b"}])
+    job.fit({"train": "data"}, job_name="one")
+    (sagemaker.PyTorch.attach("one") if attached else job).deploy(
+        1, "ml.c5.large", endpoint_name="cells", entry_point="inference.py"
+    )
+    (model,) = rehearsal.platform.models.values()
+    (configuration,) = rehearsal.platform.endpoint_configs.values()
+    assert model["VpcConfig"] == {"Subnets": ["s-1"], "SecurityGroupIds": ["g-1"]}
+    assert model["PrimaryContainer"]["Image"].endswith("pytorch-inference:2.1.0-cpu-py310")
+    assert {"Key": "a", "Value": "b"} in model["Tags"]
+    assert configuration["KmsKeyId"] == key
+
+
+def test_the_credentials_of_a_boto_session_are_those_that_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clouds, "_chosen", [])
+    chosen = boto3.session.Session("own-key", "own-secret", region_name="eu-west-1")
+    session = sagemaker.Session(chosen)
+    assert session.boto_region_name == "eu-west-1"
+    assert clouds.Cloud("us-east-1")._session.get_credentials().access_key == "own-key"
+    sagemaker.Session()
+    assert clouds.Cloud("us-east-1")._session.get_credentials().access_key != "own-key"
 
 
 def test_a_study_is_amts_and_its_best_trial_is_served_and_asked(rehearsal: Rehearsal) -> None:

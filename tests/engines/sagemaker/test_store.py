@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,14 @@ from finepoint.debugger.modes import ModeKeys
 from finepoint.debugger.recording import Recording
 from finepoint.debugger.trial import create_trial
 from finepoint.debugger.writing import RecordingWriter
+from finepoint.engines.channels import on_this_machine
+from finepoint.engines.checkpoints import KeptCheckpoints
 from finepoint.engines.rehearsal.server import Rehearsal
 from finepoint.engines.sagemaker import store
 from finepoint.engines.sagemaker.cloud import Cloud
 from finepoint.engines.sagemaker.store import S3Store
 from finepoint.engines.sagemaker.transfer import files_of, push
+from finepoint.engines.spec import Channel, JobSpec
 from finepoint.errors import CloudError, ConfigurationError, DataError, NotFoundError
 
 URI = "s3://photos/sets/colours"
@@ -123,6 +127,81 @@ def test_an_object_that_changed_meanwhile_is_fetched_anew(
     boto3.client("s3").put_object(Bucket="photos", Key="sets/a.bin", Body=b"second " * 100)
     S3Store().file("s3://photos/sets/a.bin", tmp_path / "a.bin")
     assert (tmp_path / "a.bin").read_bytes() == b"second " * 100
+
+
+def channel_of(address: str, tmp_path: Path) -> dict[str, str]:
+    (tmp_path / "train.py").touch()
+    script = {"entry_point": "train.py", "source_dir": str(tmp_path / "train.py")}
+    spec = on_this_machine(JobSpec("job", **script, channels={"train": Channel(address)}), tmp_path / "links", print)
+    root = spec.channels["train"].path
+    return {path.relative_to(root).as_posix(): path.read_text() for path in root.rglob("*") if path.is_file()}
+
+
+def put(**objects: str) -> None:
+    for key, content in objects.items():
+        boto3.client("s3").put_object(Bucket="photos", Key=key, Body=content.encode())
+
+
+def test_a_channel_is_every_object_whose_key_begins_so_as_in_aws(rehearsal: Rehearsal, tmp_path: Path) -> None:
+    put(**{"set/data.csv": "one", "set/data/a/1.png": "two", "set/data2/3.png": "three", "set/else.txt": "four"})
+    assert channel_of("s3://photos/set/data.csv", tmp_path) == {"data.csv": "one"}
+    assert channel_of("s3://photos/set/data/", tmp_path) == {"a/1.png": "two"}
+    whole = {"data.csv": "one", "a/1.png": "two", "data2/3.png": "three"}
+    assert channel_of("s3://photos/set/data", tmp_path) == whole
+    source = {"S3DataType": "S3Prefix", "S3Uri": "s3://photos/set/data"}
+    assert {name for name, _, _ in rehearsal.platform.objects.channel(source)} == set(whole)
+    boto3.client("s3").delete_object(Bucket="photos", Key="set/data2/3.png")
+    put(**{"set/data.csv": "other"})
+    assert channel_of("s3://photos/set/data", tmp_path) == {"data.csv": "other", "a/1.png": "two"}
+
+
+def test_objects_that_would_have_one_name_in_a_channel_are_refused(rehearsal: Rehearsal, tmp_path: Path) -> None:
+    put(**{"set/data/data": "one", "set/data": "two"})
+    with pytest.raises(DataError, match="which are data in a channel"):
+        channel_of("s3://photos/set/data", tmp_path)
+    put(**{"set/x": "one", "set/x/y": "two"})
+    with pytest.raises(DataError, match="no folder can hold"):
+        channel_of("s3://photos/set/", tmp_path)
+
+
+def test_what_was_pushed_is_a_channel_without_the_manifest_of_the_push(
+    cloud: Cloud, images: Path, tmp_path: Path
+) -> None:
+    push(cloud, files_of(images), URI)
+    assert set(channel_of(URI, tmp_path)) == set(files_of(images))
+    put(**{"sets/colours/train/a/1.png": "changed by others"})
+    assert channel_of(URI, tmp_path)["train/a/1.png"] == "changed by others"
+
+
+def test_an_object_of_a_manifest_that_changed_is_fetched_again_and_others_are_not(
+    rehearsal: Rehearsal, tmp_path: Path
+) -> None:
+    put(**{"set/a.txt": "one", "set/b.txt": "two"})
+    manifest = tmp_path / "x.manifest"
+    manifest.write_text(json.dumps([{"prefix": "s3://photos/se"}, "t/a.txt", "t/b.txt"]))
+    assert channel_of(str(manifest), tmp_path) == {"t/a.txt": "one", "t/b.txt": "two"}
+    put(**{"set/a.txt": "six"})  # of the same size
+    before = read(rehearsal)
+    assert channel_of(str(manifest), tmp_path) == {"t/a.txt": "six", "t/b.txt": "two"}
+    assert read(rehearsal) - before == 2  # the changed one, and the manifest of a push that there is not
+    manifest.write_text(json.dumps([{"prefix": "s3://photos/set/"}, "a.txt", "c.txt"]))
+    with pytest.raises(DataError, match=r"not there: s3://photos/set/c.txt \(1 in all\)"):
+        channel_of(str(manifest), tmp_path)
+
+
+def test_checkpoints_are_kept_in_s3(cloud: Cloud, rehearsal: Rehearsal, tmp_path: Path) -> None:
+    written = tmp_path / "one" / "checkpoints" / "epoch" / "1.txt"
+    written.parent.mkdir(parents=True)
+    kept = KeptCheckpoints(tmp_path / "one", "s3://photos/kept", print)
+    kept.bring()
+    written.write_text("1")
+    kept.end()
+    before = len(rehearsal.faults.calls)
+    kept.end()
+    assert len(rehearsal.faults.calls) == before  # what is there is not sent again
+    (tmp_path / "two" / "checkpoints").mkdir(parents=True)
+    KeptCheckpoints(tmp_path / "two", "s3://photos/kept", print).bring()
+    assert (tmp_path / "two" / "checkpoints" / "epoch" / "1.txt").read_text() == "1"
 
 
 def test_what_is_not_there_is_told(rehearsal: Rehearsal, tmp_path: Path) -> None:

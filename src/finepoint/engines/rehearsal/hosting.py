@@ -139,18 +139,23 @@ class Endpoint:
         uri = f"{place.rstrip('/')}/{self.name}/AllTraffic/{now:%Y/%m/%d/%H}/{uuid.uuid4()}.jsonl"
         self.platform.objects.write(uri, (json.dumps(line) + "\n").encode())
 
-    def invoke_async(self, location: str, content_type: str) -> str:
-        """Answer for an object, and return where the answer is put."""
-        config = self.platform.endpoint_configs[self.config]["AsyncInferenceConfig"]
-        target = f"{config['OutputConfig']['S3OutputPath'].rstrip('/')}/{uuid.uuid4()}.out"
+    def invoke_async(self, location: str, content_type: str, accept: str) -> tuple[str, str]:
+        """Answer for an object, and return where the answer is put, or the failure; "" where that has no place."""
+        output = self.platform.endpoint_configs[self.config]["AsyncInferenceConfig"]["OutputConfig"]
+        number, failures = uuid.uuid4(), output.get("S3FailurePath", "")
+        target = f"{output['S3OutputPath'].rstrip('/')}/{number}.out"
+        failure = f"{failures.rstrip('/')}/{number}-error.out" if failures else ""
 
         def answer() -> None:
-            status, body, kind = self.invoke(self.platform.objects.read(location), content_type, "*/*")
-            where = target if status == 200 else target.replace(".out", "-error.out")
-            self.platform.objects.write(where, body, kind)
+            status, body, kind = self.invoke(self.platform.objects.read(location), content_type, accept)
+            if status == 200:
+                self.platform.objects.write(target, body, kind)
+            elif failure:
+                words = f'Received server error ({status}) from primary with message "{body.decode(errors="replace")}"'
+                self.platform.objects.write(failure, words.encode(), "text/plain")
 
         threading.Thread(target=answer, daemon=True).start()
-        return target
+        return target, failure
 
     def take_down(self) -> None:
         """Stop it."""

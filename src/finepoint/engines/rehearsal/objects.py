@@ -15,6 +15,8 @@ import httpx
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
+from finepoint.engines.channels import name_in_channel
+
 LOG_GROUP = "/aws/sagemaker/TrainingJobs"
 
 
@@ -68,7 +70,7 @@ class Objects:
             prefix, *names = json.loads(self.read(uri))
             return [(name, *split(prefix["prefix"] + name)) for name in names]
         bucket, prefix = split(uri)
-        named = ((key[len(prefix) :].lstrip("/") or Path(key).name, key) for key in self.keys(uri))
+        named = ((name_in_channel(prefix, key), key) for key in self.keys(uri))
         return [(name, bucket, key) for name, key in named if not name.endswith("/")]
 
     def download(self, source: Mapping[str, str], target: Path) -> None:

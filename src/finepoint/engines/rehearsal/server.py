@@ -143,8 +143,11 @@ class Rehearsal:
         content_type = environ.get("CONTENT_TYPE") or "application/octet-stream"
         if operation == "InvokeEndpointAsync":
             kind = environ.get("HTTP_X_AMZN_SAGEMAKER_CONTENT_TYPE", content_type)
-            target = endpoint.invoke_async(environ["HTTP_X_AMZN_SAGEMAKER_INPUTLOCATION"], kind)
-            start("202 Accepted", [("Content-Type", "application/json"), ("X-Amzn-SageMaker-OutputLocation", target)])
+            accept = environ.get("HTTP_X_AMZN_SAGEMAKER_ACCEPT", "*/*")
+            places = endpoint.invoke_async(environ["HTTP_X_AMZN_SAGEMAKER_INPUTLOCATION"], kind, accept)
+            names = ("X-Amzn-SageMaker-OutputLocation", "X-Amzn-SageMaker-FailureLocation")
+            found = [(name, place) for name, place in zip(names, places, strict=True) if place]
+            start("202 Accepted", [("Content-Type", "application/json"), *found])
             return [json.dumps({"InferenceId": request_id()}).encode()]
         status, body, kind = endpoint.invoke(_body(environ), content_type, environ.get("HTTP_ACCEPT", "*/*"))
         if status != 200:

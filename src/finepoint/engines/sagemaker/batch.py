@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from finepoint.engines.sagemaker.cloud import Cloud, is_missing, is_taken
 from finepoint.engines.sagemaker.endpoints import delete
 from finepoint.engines.sagemaker.images import image_for
-from finepoint.engines.sagemaker.ledger import Ledger
+from finepoint.engines.sagemaker.ledger import Ledger, cloud_name, forget_name
 from finepoint.engines.sagemaker.rates import refuse_above
 from finepoint.engines.sagemaker.requests import tags_of
 from finepoint.engines.sagemaker.settings import SageMakerSettings
 from finepoint.engines.sagemaker.transfer import files_of, pull, push
-from finepoint.errors import CloudError, JobError
-from finepoint.files import digest_of, sha256_of
+from finepoint.errors import CloudError, JobError, NothingThereError
+from finepoint.files import digest_of, sha256_of, state_dir
 
 _ESTIMATE_HOURS = 1.0
 _ENDED = ("Completed", "Failed", "Stopped")
+_STEM = "finepoint-transform"
 
 
 def transform(
@@ -35,6 +36,9 @@ def transform(
     sleep: Callable[[float], None] = time.sleep,
 ) -> int:
     """Predict every file of a folder by a batch transform job, and put the answers (`NAME.out`) into a folder.
+
+    The job has one name for these images and this model on this machine: a repeated call goes on with the job that is
+    under way, and one that is done is not done again. An interrupt (Ctrl-C) stops it.
 
     Args:
         cloud: the account.
@@ -51,72 +55,161 @@ def transform(
 
     Raises:
         JobError: the job failed; AWS's reason is given.
+        ConfigurationError: an hour may cost more than `max_price`.
+        KeyboardInterrupt: it was interrupted; the job was stopped.
     """
-    kind = settings.inference_instance_type
-    say(refuse_above("Each hour of the batch transform", kind, _ESTIMATE_HOURS, 1, settings.max_price))
     files = files_of(images)
-    digest = digest_of({name: sha256_of(path) for name, path in files.items()})
-    package_digest = sha256_of(package)
-    name = "finepoint-" + hashlib.sha256(f"{digest} {package_digest} {time.time_ns()}".encode()).hexdigest()[:16]
-    source, answers = settings.uri("transforms", digest[:32]), settings.uri("transforms", name)
-    push(cloud, files, source, kms_key=settings.kms_key)
-    url = settings.uri("models", package_digest[:32])
-    push(cloud, {"model.tar.gz": package}, url, kms_key=settings.kms_key)
-    ledger, tags = Ledger(name), tags_of(name, settings)
-    image = image_for("inference", cloud.region, kind, settings.inference_image)
-    ledger.record("model", name, cloud.region)
-    container = {"Image": image, "ModelDataUrl": f"{url}/model.tar.gz"}
-    cloud.call(
-        "sagemaker",
-        "CreateModel",
-        ModelName=name,
-        PrimaryContainer=container,
-        ExecutionRoleArn=settings.role,
-        Tags=tags,
-    )
-    ledger.record("transform-job", name, cloud.region, kind)
-    data = {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": source + "/"}}
-    output: dict[str, Any] = {"S3OutputPath": answers, "Accept": "application/json"}
-    try:
-        cloud.call(
-            "sagemaker",
-            "CreateTransformJob",
-            TransformJobName=name,
-            ModelName=name,
-            TransformInput={"DataSource": data, "ContentType": content_type},
-            TransformOutput=output,
-            TransformResources={"InstanceType": kind, "InstanceCount": 1},
-            Tags=tags,
-        )
-    except CloudError as error:
-        if not is_taken(error):
-            raise
-    described = _wait(cloud, name, settings, say, sleep)
-    ledger.strike("transform-job", name)
-    delete(cloud, "model", name)
-    ledger.strike("model", name)
+    sent = digest_of({name: sha256_of(path) for name, path in files.items()})[:32]
+    image = image_for("inference", cloud.region, settings.inference_instance_type, settings.inference_image)
+    model = sha256_of(package)
+    what = {"images": sent, "model": model, "image": image, "content_type": content_type, "region": cloud.region}
+    folder = state_dir() / "transforms" / digest_of(what)[:32]
+    job = _Transform(cloud, settings, cloud_name(folder, _STEM), say, sleep)
+    before = job.status()
+    if before in ("Stopping", "Stopped", "Failed"):  # a name cannot be used twice
+        forget_name(folder)
+        job, before = _Transform(cloud, settings, cloud_name(folder, _STEM), say, sleep), ""
+    if before:
+        say(f"Going on with batch transform {job.name}, which is {before}")
+    else:
+        kind = settings.inference_instance_type
+        say(refuse_above("Each hour of the batch transform", kind, _ESTIMATE_HOURS, 1, settings.max_price))
+        source, url = settings.uri("transforms", sent), settings.uri("models", model[:32])
+        push(cloud, files, source, kms_key=settings.kms_key)
+        push(cloud, {"model.tar.gz": package}, url, kms_key=settings.kms_key)
+        job.begin(f"{source}/", {"Image": image, "ModelDataUrl": f"{url}/model.tar.gz"}, content_type)
+    described = job.follow()
     if described["TransformJobStatus"] != "Completed":
-        raise JobError(
-            f"batch transform {name} is {described['TransformJobStatus']}. {described.get('FailureReason', '')}"
-        )
-    return pull(cloud, answers, target).files
+        forget_name(folder)
+        reason = described.get("FailureReason", "")
+        raise JobError(f"batch transform {job.name} is {described['TransformJobStatus']}. {reason}")
+    try:
+        return pull(cloud, job.answers, target).files
+    except NothingThereError as error:
+        forget_name(folder)
+        raise JobError(f"{error}; its answers were removed. The same command predicts them again") from error
 
 
-def _wait(
-    cloud: Cloud,
-    name: str,
-    settings: SageMakerSettings,
-    say: Callable[[str], None],
-    sleep: Callable[[float], None],
-) -> dict[str, Any]:
-    say(f"Batch transform {name} is submitted")
-    while True:
+@dataclass
+class _Transform:
+    """A batch transform job and its model, which has the same name.
+
+    Args:
+        cloud: the account.
+        settings: where and on what.
+        name: of both.
+        say: is told what is done.
+        sleep: waits so many seconds between two looks.
+    """
+
+    cloud: Cloud
+    settings: SageMakerSettings
+    name: str
+    say: Callable[[str], None]
+    sleep: Callable[[float], None]
+
+    @property
+    def answers(self) -> str:
+        """Where its answers are."""
+        return self.settings.uri("transforms", self.name)
+
+    def status(self) -> str:
+        """Return its status; "" where there is no such job."""
+        described = self._describe()
+        return str(described["TransformJobStatus"]) if described is not None else ""
+
+    def begin(self, source: str, container: Mapping[str, str], content_type: str) -> None:
+        """Make model and job; of what AWS refuses nothing is left."""
+        region, kind = self.cloud.region, self.settings.inference_instance_type
+        ledger = Ledger(self.name)
+        ledger.record("model", self.name, region)
+        model = self._model(container)
+        self._make(lambda: self.cloud.call("sagemaker", "CreateModel", **model))
+        ledger.record("transform-job", self.name, region, kind)
+        request = self._request(source, content_type)
         try:
-            described = cloud.call("sagemaker", "DescribeTransformJob", TransformJobName=name)
+            self._make(lambda: self.cloud.call("sagemaker", "CreateTransformJob", **request))
+        except CloudError:
+            if self.status() == "":
+                self._gone()
+            raise
+        self.say(f"Batch transform {self.name} is submitted")
+
+    def follow(self) -> dict[str, Any]:
+        """Wait until it has ended, delete its model, and return what AWS says of it; an interrupt stops it."""
+        try:
+            described = self._wait()
+        except KeyboardInterrupt:
+            again = f"another interrupt leaves that to `finepoint cleanup {self.name}`"
+            self.say(f"Interrupted: stopping batch transform {self.name} in AWS; {again}")
+            self._stop()
+            self._wait()
+            self._gone()
+            raise
+        self._gone()
+        return described
+
+    def _model(self, container: Mapping[str, str]) -> dict[str, Any]:
+        settings = self.settings
+        model: dict[str, Any] = {
+            "ModelName": self.name,
+            "PrimaryContainer": dict(container),
+            "ExecutionRoleArn": settings.role,
+            "Tags": tags_of(self.name, settings),
+        }
+        if settings.subnets:
+            network = {"Subnets": list(settings.subnets), "SecurityGroupIds": list(settings.security_groups)}
+            model["VpcConfig"] = network
+        return model
+
+    def _request(self, source: str, content_type: str) -> dict[str, Any]:
+        settings = self.settings
+        output = {"S3OutputPath": self.answers, "Accept": "application/json"}
+        resources: dict[str, Any] = {"InstanceType": settings.inference_instance_type, "InstanceCount": 1}
+        if settings.kms_key:
+            output["KmsKeyId"] = resources["VolumeKmsKeyId"] = settings.kms_key
+        data = {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": source}}
+        return {
+            "TransformJobName": self.name,
+            "ModelName": self.name,
+            "TransformInput": {"DataSource": data, "ContentType": content_type},
+            "TransformOutput": output,
+            "TransformResources": resources,
+            "Tags": tags_of(self.name, settings),
+        }
+
+    def _make(self, call: Callable[[], dict[str, Any]]) -> None:
+        """Make something; that it is there already is success: nobody else has such a name."""
+        try:
+            call()
         except CloudError as error:
-            if not is_missing(error):
+            if not is_taken(error):
                 raise
-        else:
-            if described["TransformJobStatus"] in _ENDED:
+
+    def _describe(self) -> dict[str, Any] | None:
+        try:
+            return self.cloud.call("sagemaker", "DescribeTransformJob", TransformJobName=self.name)
+        except CloudError as error:
+            if is_missing(error):
+                return None
+            raise
+
+    def _wait(self) -> dict[str, Any]:
+        while True:
+            described = self._describe()
+            if described is not None and described["TransformJobStatus"] in _ENDED:
                 return described
-        sleep(settings.poll_seconds)
+            self.sleep(self.settings.poll_seconds)
+
+    def _stop(self) -> None:
+        try:
+            self.cloud.call("sagemaker", "StopTransformJob", TransformJobName=self.name)
+        except CloudError as error:
+            if error.code != "ValidationException":  # it has ended
+                raise
+
+    def _gone(self) -> None:
+        ledger = Ledger(self.name)
+        ledger.strike("transform-job", self.name)
+        delete(self.cloud, "model", self.name)
+        ledger.strike("model", self.name)

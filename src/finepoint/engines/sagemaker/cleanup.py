@@ -24,14 +24,18 @@ class Removed:
     Args:
         resource: as it was written down.
         was_there: whether AWS still had it, running or standing.
+        failure: why it could not be stopped or deleted; "" where it is gone.
     """
 
     resource: Resource
     was_there: bool
+    failure: str = ""
 
 
 def cleanup(name: str, cloud_for: Callable[[str], Cloud]) -> list[Removed]:
     """Stop or delete everything that a run, job or endpoint created and that is not known to be gone.
+
+    What AWS refuses does not keep the rest: each resource is tried, and what failed stays in the ledger.
 
     Args:
         name: of the run, job or endpoint.
@@ -39,7 +43,6 @@ def cleanup(name: str, cloud_for: Callable[[str], Cloud]) -> list[Removed]:
 
     Raises:
         NotFoundError: nothing was written down under that name.
-        CloudError: AWS refused or failed; what was done until then is struck off, and a repeated call goes on.
     """
     ledger = Ledger(name)
     resources = ledger.resources()
@@ -51,7 +54,11 @@ def cleanup(name: str, cloud_for: Callable[[str], Cloud]) -> list[Removed]:
     for resource in sorted((one for one in resources if not one.gone), key=lambda one: _ORDER.index(one.kind)):
         if resource.region not in clouds:
             clouds[resource.region] = cloud_for(resource.region)
-        was_there = _remove(clouds[resource.region], resource)
+        try:
+            was_there = _remove(clouds[resource.region], resource)
+        except CloudError as error:
+            removed.append(Removed(resource, True, str(error)))
+            continue
         ledger.strike(resource.kind, resource.name)
         removed.append(Removed(resource, was_there))
     return removed

@@ -26,24 +26,29 @@ _UNKNOWN_CREDENTIALS = {
 }
 
 
+_chosen: list[Any] = []
+
+
 class Cloud:
     """An AWS account in one region.
 
     Args:
         region: "" takes boto3's.
         attempts: tries of one call.
+        session: a boto3 session whose credentials are taken; by default what `use_session` was given, or boto3's own.
     """
 
-    def __init__(self, region: str = "", attempts: int = ATTEMPTS) -> None:
+    def __init__(self, region: str = "", attempts: int = ATTEMPTS, session: Any = None) -> None:
         try:
             import boto3
         except ImportError as error:
             raise ConfigurationError("boto3 is not installed; pip install 'finepoint[sagemaker]'") from error
-        self._session = boto3.session.Session(region_name=region or None)
+        session = session or next(iter(_chosen), None)
+        self._session = session or boto3.session.Session(region_name=region or None)
         self._attempts = attempts
         self._clients: dict[str, Any] = {}
         self._lock = threading.Lock()
-        self.region: str = self._session.region_name or ""
+        self.region: str = region or self._session.region_name or ""
         if not self.region:
             raise ConfigurationError(
                 "no AWS region is set; give region in finepoint.toml, --cloud region=, or AWS_REGION"
@@ -102,8 +107,13 @@ class Cloud:
                     read_timeout=_TIMEOUTS[1],
                     max_pool_connections=32,
                 )
-                self._clients[service] = self._session.client(service, config=config)
+                self._clients[service] = self._session.client(service, region_name=self.region, config=config)
             return self._clients[service]
+
+
+def use_session(session: Any) -> None:
+    """Take the credentials of a boto3 session for every account from now on in this process; None takes boto3's own."""
+    _chosen[:] = [] if session is None else [session]
 
 
 def snake(operation: str) -> str:

@@ -49,6 +49,19 @@ class CloudEndpoint:
     run: str
 
 
+@dataclass(frozen=True)
+class Pending:
+    """A request that an asynchronous endpoint has taken.
+
+    Args:
+        answer: the address where the answer will be.
+        failure: the address where it is said why there is none; "" where the endpoint has no place for that.
+    """
+
+    answer: str
+    failure: str
+
+
 class _NotUpdatedError(Exception):
     """The endpoint is in service with what it had before."""
 
@@ -194,21 +207,50 @@ def predict(
             first = next(iter(message.strip().splitlines()), "")
             raise RequestError(first, int(cause.get("OriginalStatusCode", 500))) from error
         if is_missing(error):
-            raise NotFoundError(
-                f"no endpoint {name!r} in {cloud.region}; `finepoint endpoints --engine sagemaker`"
-            ) from error
+            raise no_endpoint(cloud, name) from error
         raise
     return answer["Body"].read(), str(answer.get("ContentType", ""))
 
 
-def predict_async(cloud: Cloud, settings: SageMakerSettings, name: str, body: bytes, content_type: str) -> str:
-    """Hand an asynchronous endpoint a request by way of S3, and return the address where its answer will be."""
+def predict_async(
+    cloud: Cloud,
+    settings: SageMakerSettings,
+    name: str,
+    body: bytes,
+    content_type: str,
+    accept: str = "application/json",
+    custom_attributes: str = "",
+) -> Pending:
+    """Hand an asynchronous endpoint a request by way of S3, and return where its answer will be."""
     uri = settings.uri("requests", hashlib.sha256(body).hexdigest()[:32])
     put(cloud, uri, body, settings.kms_key)
     answer = cloud.call(
-        "sagemaker-runtime", "InvokeEndpointAsync", EndpointName=name, InputLocation=uri, ContentType=content_type
+        "sagemaker-runtime",
+        "InvokeEndpointAsync",
+        EndpointName=name,
+        InputLocation=uri,
+        ContentType=content_type,
+        Accept=accept,
+        **({"CustomAttributes": custom_attributes} if custom_attributes else {}),
     )
-    return str(answer["OutputLocation"])
+    return Pending(str(answer["OutputLocation"]), str(answer.get("FailureLocation", "")))
+
+
+def configuration_of(cloud: Cloud, name: str) -> dict[str, Any]:
+    """Return what AWS says of the configuration of an endpoint.
+
+    Raises:
+        NotFoundError: there is no such endpoint.
+    """
+    described = _describe(cloud, name)
+    if described is None:
+        raise no_endpoint(cloud, name)
+    return _configuration(cloud, described["EndpointConfigName"])
+
+
+def no_endpoint(cloud: Cloud, name: str) -> NotFoundError:
+    """Return the error that says that there is no such endpoint."""
+    return NotFoundError(f"no endpoint {name!r} in {cloud.region}; `finepoint endpoints --engine sagemaker`")
 
 
 def undeploy(cloud: Cloud, name: str, ledger_name: str = "") -> list[str]:
@@ -219,7 +261,7 @@ def undeploy(cloud: Cloud, name: str, ledger_name: str = "") -> list[str]:
     """
     described = _describe(cloud, name)
     if described is None:
-        raise NotFoundError(f"no endpoint {name!r} in {cloud.region}; `finepoint endpoints --engine sagemaker`")
+        raise no_endpoint(cloud, name)
     ledger = Ledger(ledger_name or name)
     _unscale(cloud, name, ledger)
     config = described["EndpointConfigName"]

@@ -91,9 +91,9 @@ def config_request(
         instance_type: of its machines.
         hosting: how.
         tags: of the resource.
-        answers: address for the answers of an asynchronous endpoint.
+        answers: address for the answers of an asynchronous endpoint; its failures are put below it.
         captured: address for what is captured.
-        kms_key: encrypts the machines' disks and what is captured.
+        kms_key: encrypts the machines' disks, answers in S3, and what is captured.
     """
     variant: dict[str, Any] = {"VariantName": VARIANT, "ModelName": model}
     if hosting.mode == "serverless":
@@ -103,7 +103,8 @@ def config_request(
         variant |= {"InstanceType": instance_type, "InitialInstanceCount": count, "InitialVariantWeight": 1.0}
     config: dict[str, Any] = {"EndpointConfigName": name, "ProductionVariants": [variant], "Tags": tags}
     if hosting.mode == "async":
-        config["AsyncInferenceConfig"] = {"OutputConfig": {"S3OutputPath": answers}}
+        output = {"S3OutputPath": answers, "S3FailurePath": f"{answers}/failures"}
+        config["AsyncInferenceConfig"] = {"OutputConfig": output | ({"KmsKeyId": kms_key} if kms_key else {})}
     if hosting.capture_percent:
         config["DataCaptureConfig"] = {
             "EnableCapture": True,

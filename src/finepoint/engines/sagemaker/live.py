@@ -74,7 +74,11 @@ def try_out(
             if found[0].severity != "error":
                 found.append(_try_endpoint(small, cloud, name, root, say, sleep))
         finally:
-            left = [entry.resource for entry in cleanup(name, lambda region: cloud) if entry.was_there]
+            removed = cleanup(name, lambda region: cloud)
+    if failed := [entry for entry in removed if entry.failure]:
+        words = "; ".join(f"{entry.resource.kind} {entry.resource.name}: {entry.failure}" for entry in failed)
+        return [*found, Finding("Cleaned up", "error", words, remedy=f"Type `finepoint cleanup {name}`.")]
+    left = [entry.resource for entry in removed if entry.was_there]
     words = "nothing is left" if not left else f"stopped or deleted {', '.join(one.name for one in left)}"
     return [*found, Finding("Cleaned up", "info", f"{words}; a few kilobytes stay in the bucket")]
 

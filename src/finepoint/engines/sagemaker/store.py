@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from finepoint.data.extracting import free_bytes
 from finepoint.engines.sagemaker.cloud import Cloud
-from finepoint.engines.sagemaker.transfer import Progress, parse_s3, pull, split_s3
+from finepoint.engines.sagemaker.objects import beginning, named, parse_s3, split_s3
+from finepoint.engines.sagemaker.transfer import Progress, pull, refuse_public, send
 from finepoint.errors import CloudError, DataError
 from finepoint.files import read_json, write_json
 
@@ -18,7 +20,7 @@ _CHANGED = ("PreconditionFailed", "InvalidRange", "412", "416")
 
 
 class S3Store:
-    """Reads from S3 by boto3's own credentials.
+    """Reads and writes S3 by boto3's own credentials.
 
     Args:
         cloud: the account; by default the one that boto3 finds.
@@ -26,6 +28,7 @@ class S3Store:
 
     def __init__(self, cloud: Cloud | None = None) -> None:
         self._cloud = cloud
+        self._private: set[str] = set()
 
     def file(self, address: str, target: Path, progress: Progress | None = None) -> None:
         """Bring one object to a file, going on where an earlier attempt, or process, broke off.
@@ -57,6 +60,28 @@ class S3Store:
     ) -> int:
         """Bring what lies under an address into a folder; arguments and errors are those of `pull`."""
         return pull(self._account(), address, target, exact=exact, sealed=sealed, progress=progress).files
+
+    def channel(self, address: str, target: Path) -> int:
+        """Bring what SageMaker takes for a channel's address into a folder; errors are those of `pull`."""
+        return pull(self._account(), address, target, exact=True, meaning=beginning).files
+
+    def named(self, prefix: str, names: Sequence[str], target: Path) -> None:
+        """Bring objects by their names after a prefix, only what changed; errors are those of `pull`."""
+        pull(self._account(), prefix, target, meaning=lambda cloud, uri: named(cloud, uri, names))
+
+    def send(self, files: Mapping[str, Path], address: str) -> None:
+        """Put files below an address, by name.
+
+        Raises:
+            ConfigurationError: the bucket can be read by everybody.
+            CloudError: AWS refused or failed.
+        """
+        bucket, prefix = parse_s3(address)
+        if bucket not in self._private:
+            refuse_public(self._account(), bucket)
+            self._private.add(bucket)
+        for name, path in files.items():
+            send(self._account(), path, bucket, prefix + name)
 
     def _attempt(self, address: str, target: Path, progress: Progress | None) -> bool:
         """Ask for the rest of an object, and return whether all of it is there."""

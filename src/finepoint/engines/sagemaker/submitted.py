@@ -10,7 +10,6 @@ from finepoint.engines.records import JobFolder, tuning_name
 from finepoint.engines.sagemaker import training, tuning
 from finepoint.engines.sagemaker.cloud import is_missing
 from finepoint.engines.sagemaker.training import SageMakerEngine
-from finepoint.engines.spec import JobSpec
 from finepoint.errors import CloudError, JobError
 
 _NEVER_BEGUN = "AWS has no such job: the command that was to begin it was interrupted; the same command begins it"
@@ -24,7 +23,7 @@ def wait(folder: Path, watcher: Watcher) -> dict[str, Any]:
     record = JobFolder(folder).read()
     if record["status"] != "InProgress":
         return record
-    engine, spec = SageMakerEngine.of(folder), JobSpec.from_json(record["spec"])
+    engine, spec = SageMakerEngine.of(folder), JobFolder(folder).spec()
     try:
         if tuning_name(folder):
             tuning.finish(engine, folder, spec, watcher)

@@ -15,11 +15,13 @@ from typing import Any
 
 from finepoint.engines.sagemaker.cloud import Cloud, is_missing
 from finepoint.engines.sagemaker.ledger import Ledger
-from finepoint.errors import CloudError, ConfigurationError, DataError
+from finepoint.engines.sagemaker.objects import WORKERS, S3Object, below
+from finepoint.engines.sagemaker.objects import parse_s3 as parse_s3
+from finepoint.engines.sagemaker.objects import split_s3 as split_s3
+from finepoint.errors import CloudError, ConfigurationError, DataError, NothingThereError
 from finepoint.files import atomic_path, digest_of, sha256_of, state_dir
 
-# Requests that are under way at once; S3 answers them independently, and each costs a round trip.
-_WORKERS = 16
+_WORKERS = WORKERS
 # S3's parts are at least 5 MiB, and at most 10,000.
 _PART = 16 * 2**20
 _PUBLIC_GROUPS = ("AllUsers", "AuthenticatedUsers")
@@ -50,31 +52,6 @@ class _Sent:
     sha256: str
     bytes: int
     etag: str
-
-
-def parse_s3(uri: str) -> tuple[str, str]:
-    """Return bucket and key prefix (ending in `/`) of `s3://BUCKET/PREFIX`.
-
-    Raises:
-        ConfigurationError: it is no such address.
-
-    >>> parse_s3("s3://photos/breeds")
-    ('photos', 'breeds/')
-    """
-    bucket, prefix = split_s3(uri)
-    if not uri.startswith("s3://") or not bucket or not prefix.strip("/"):
-        raise ConfigurationError(f"{uri!r} is not an address of the form s3://BUCKET/PREFIX")
-    return bucket, prefix.strip("/") + "/"
-
-
-def split_s3(uri: str) -> tuple[str, str]:
-    """Return bucket and key of an object's address; the key may be empty.
-
-    >>> split_s3("s3://photos/breeds/1.jpg")
-    ('photos', 'breeds/1.jpg')
-    """
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
-    return bucket, key
 
 
 def files_of(folder: Path) -> dict[str, Path]:
@@ -108,7 +85,7 @@ def push(
 ) -> Transfer:
     """Upload files to an address, leaving out those that lie there with the same content.
 
-    Beside the address a manifest (`PREFIX.manifest.json`) is kept: names, sizes, SHA-256, ETags. What an interrupted
+    Beside the address a manifest (`.PREFIX.manifest.json`) is kept: names, sizes, SHA-256, ETags. What an interrupted
     push had sent is known from a journal on this machine, and is compared with what S3 lists before it is believed.
 
     Args:
@@ -130,7 +107,7 @@ def push(
     sizes = {name: path.stat().st_size for name, path in files.items()}
     journal = _Journal("pushes", uri)
     known = {**read_manifest(cloud, uri), **journal.read()}
-    there = dict(_listed(cloud, bucket, prefix))
+    there = {name: found.etag for name, found in below(cloud, uri).items()}
     wanted = [
         name
         for name in files
@@ -141,14 +118,14 @@ def push(
     if dry_run:
         return result
 
-    def send(name: str) -> tuple[str, _Sent]:
-        etag = _send(cloud, files[name], bucket, prefix + name, hashes[name], kms_key)
+    def send_one(name: str) -> tuple[str, _Sent]:
+        etag = send(cloud, files[name], bucket, prefix + name, hashes[name], kms_key)
         entry = _Sent(hashes[name], sizes[name], etag)
         journal.add(name, entry)
         return name, entry
 
     sent = {name: known[name] for name in files if name not in set(wanted)}
-    for name, entry in _in_parallel(send, wanted):
+    for name, entry in _in_parallel(send_one, wanted):
         sent[name] = entry
         if progress is not None:
             progress(result.bytes - moved + sum(sent[one].bytes for one in wanted if one in sent), result.bytes)
@@ -165,9 +142,10 @@ def pull(
     dry_run: bool = False,
     exact: bool = False,
     sealed: bool = False,
+    meaning: Callable[[Cloud, str], Mapping[str, S3Object]] = below,
     progress: Progress | None = None,
 ) -> Transfer:
-    """Download what lies under an address into a folder, leaving out files that are there with the same content.
+    """Download what an address means into a folder, leaving out files that are there with the same content.
 
     That a file is the same is known from the manifest, or from a journal of what was pulled to this folder.
 
@@ -178,34 +156,37 @@ def pull(
         dry_run: only say what would be done.
         exact: remove from the folder what does not lie there any more; hidden files are left alone.
         sealed: what is there never changes, so that a file of the same size is the same.
+        meaning: returns the objects by the names that they get; by default what lies below the address.
         progress: is told bytes done and to do.
 
     Raises:
-        DataError: there is nothing, a name leads outside the folder, or content is not what the manifest says.
+        NothingThereError: there are no objects.
+        DataError: a name leads outside the folder, or content is not what the manifest says.
         CloudError: AWS refused or failed.
     """
-    bucket, prefix = parse_s3(uri)
-    there = {entry["Key"][len(prefix) :]: entry for entry in _objects(cloud, bucket, prefix)}
+    there = meaning(cloud, uri)
     if not there:
-        raise DataError(f"{uri} holds no objects")
+        raise NothingThereError(f"{uri} holds no objects")
     for name in there:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\0" in name:
             raise DataError(f"{uri}: the object {name!r} leads outside {target}")
-    manifest = {} if sealed else read_manifest(cloud, uri)
+    manifest = {} if sealed or not split_s3(uri)[1].strip("/") else read_manifest(cloud, uri)
+    if meaning is not below:  # what others put there since is meant as it is
+        manifest = {name: sent for name, sent in manifest.items() if name in there and there[name].etag == sent.etag}
     journal = _Journal("pulls", f"{uri} {target.resolve()}")
     pulled = {} if sealed else journal.read()
 
     def have(name: str) -> bool:
         path = target / name
-        if not path.is_file() or path.stat().st_size != there[name]["Size"]:
+        if not path.is_file() or path.stat().st_size != there[name].bytes:
             return False
         before = pulled.get(name)
-        known = before if before is not None and before.etag == there[name]["ETag"] else manifest.get(name)
+        known = before if before is not None and before.etag == there[name].etag else manifest.get(name)
         return sealed or (known is not None and sha256_of(path) == known.sha256)
 
     with ThreadPoolExecutor(_WORKERS) as pool:
         wanted = [name for name, same in zip(there, pool.map(have, there), strict=True) if not same]
-    moved, size = (sum(there[name]["Size"] for name in names) for names in (wanted, there))
+    moved, size = (sum(there[name].bytes for name in names) for names in (wanted, there))
     result = Transfer(len(there), size, len(wanted), moved)
     if dry_run:
         return result
@@ -213,13 +194,13 @@ def pull(
 
     def receive(name: str) -> tuple[str, None]:
         expected = manifest[name].sha256 if name in manifest else ""
-        digest = fetch(cloud, f"s3://{bucket}/{prefix}{name}", target / name, expected)
+        digest = fetch(cloud, there[name].uri, target / name, expected)
         if not sealed:
-            journal.add(name, _Sent(digest, there[name]["Size"], there[name]["ETag"]))
+            journal.add(name, _Sent(digest, there[name].bytes, there[name].etag))
         return name, None
 
     for name, _ in _in_parallel(receive, wanted):
-        done += there[name]["Size"]
+        done += there[name].bytes
         if progress is not None:
             progress(done, size)
     if exact:
@@ -304,7 +285,9 @@ def _write_manifest(cloud: Cloud, uri: str, sent: Mapping[str, _Sent], kms_key: 
 
 
 def _manifest_key(prefix: str) -> str:
-    return prefix.rstrip("/") + ".manifest.json"
+    """Return its key, which does not begin with the prefix: whoever reads all that does would find it too."""
+    folder, _, name = prefix.rstrip("/").rpartition("/")
+    return f"{folder}/.{name}.manifest.json".lstrip("/")
 
 
 def encryption(kms_key: str) -> dict[str, str]:
@@ -312,16 +295,18 @@ def encryption(kms_key: str) -> dict[str, str]:
     return {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": kms_key} if kms_key else {}
 
 
-def _send(cloud: Cloud, path: Path, bucket: str, key: str, sha256: str, kms_key: str) -> str:
+def send(cloud: Cloud, path: Path, bucket: str, key: str, sha256: str = "", kms_key: str = "") -> str:
+    """Upload one file, large ones in parts, and return its ETag; S3 refuses what has not the given SHA-256."""
     if path.stat().st_size > _PART:
         return _send_parts(cloud, path, bucket, key, kms_key)
-    checksum = base64.b64encode(bytes.fromhex(sha256)).decode()
+    content = path.read_bytes()
+    checksum = base64.b64encode(bytes.fromhex(sha256) if sha256 else hashlib.sha256(content).digest()).decode()
     answer = cloud.call(
         "s3",
         "PutObject",
         Bucket=bucket,
         Key=key,
-        Body=path.read_bytes(),
+        Body=content,
         ChecksumSHA256=checksum,
         **encryption(kms_key),
     )
@@ -381,15 +366,6 @@ def _unfinished(cloud: Cloud, bucket: str, key: str) -> tuple[str, dict[int, str
             pages = cloud.pages("s3", "ListParts", Bucket=bucket, Key=key, UploadId=upload)
             return upload, {part["PartNumber"]: part["ETag"] for page in pages for part in page.get("Parts", ())}
     return "", {}
-
-
-def _objects(cloud: Cloud, bucket: str, prefix: str) -> Iterator[dict[str, Any]]:
-    for page in cloud.pages("s3", "ListObjectsV2", Bucket=bucket, Prefix=prefix):
-        yield from (entry for entry in page.get("Contents", ()) if not entry["Key"].endswith("/"))
-
-
-def _listed(cloud: Cloud, bucket: str, prefix: str) -> Iterator[tuple[str, str]]:
-    yield from ((entry["Key"][len(prefix) :], entry["ETag"]) for entry in _objects(cloud, bucket, prefix))
 
 
 def _in_parallel(work: Callable[[str], Any], names: list[str]) -> Iterator[Any]:
