@@ -22,6 +22,7 @@ from finepoint.serving.application import EndpointApplication
 from finepoint.serving.builtin import BuiltinModel
 from finepoint.serving.capture import Capture
 from finepoint.serving.decoders import DecoderPool
+from finepoint.serving.gate import Gate
 from finepoint.serving.handlers import HandlerModel
 from finepoint.serving.insight import Insight
 from finepoint.serving.protocol import Limits
@@ -67,6 +68,7 @@ def serving(
     limits: Limits | None = None,
     service: Service | None = None,
     token: Token | None = None,
+    any_host: bool = True,
     folder: Path | None = None,
     insight: Insight | None = None,
     capture: Capture | None = None,
@@ -87,8 +89,9 @@ def serving(
             )
             opened = BuiltinModel(model, decoders, service, insight)
         await opened.open()
+        gate = Gate(token, any_host=any_host)
         application = EndpointApplication(
-            opened, "reddest", request_seconds=service.request_seconds, token=token, capture=capture
+            opened, "reddest", request_seconds=service.request_seconds, gate=gate, capture=capture
         )
         server = Server(application, limits)
         listener = listening_socket("127.0.0.1", 0)

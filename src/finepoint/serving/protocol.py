@@ -8,8 +8,6 @@ refused is refused as soon as the head is there; the rest of such a body is thro
 from __future__ import annotations
 
 import asyncio
-import sys
-import traceback
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +16,7 @@ from urllib.parse import parse_qsl, unquote
 
 import httptools
 
-from finepoint.serving.messages import Request, Response, refusal
+from finepoint.serving.messages import Request, Response, mistake, refusal
 
 _LINGER_SECONDS = 1.0
 
@@ -59,6 +57,10 @@ class Application(Protocol):
 
     async def answer(self, request: Request) -> Response:
         """Return the answer to a whole request; cancelled when the client goes away."""
+        ...
+
+    def note(self, request: Request, response: Response) -> None:
+        """Take note of a refusal that was sent without asking, of what there is of a request."""
         ...
 
 
@@ -264,8 +266,7 @@ class Connection(asyncio.Protocol):
         try:
             return await self._application.answer(message.request)
         except Exception:  # noqa: BLE001 - a defect of ours costs one answer, not the connection's task
-            sys.stderr.write(traceback.format_exc())
-            return refusal(500, "the server made a mistake; its log has the details")
+            return mistake()
 
     def _after_answer(self, message: _Message) -> None:
         if not message.keep_alive or self._draining:
