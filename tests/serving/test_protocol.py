@@ -1,10 +1,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
+import ssl
+import subprocess
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -12,6 +18,7 @@ from tests.serving.conftest import Reddest, Served, eventually, picture, serving
 
 from finepoint.serving.admission import Service
 from finepoint.serving.protocol import Limits
+from finepoint.serving.server import _REFUSED_AT_ONCE, Server, listening_socket
 
 IMAGE = picture((255, 0, 0))
 SHORT = Limits(
@@ -248,3 +255,106 @@ def test_a_thousand_wishes_for_another_protocol_at_once_are_answered(served: Ser
 
 def test_a_tunnel_is_refused(served: Served) -> None:
     assert exchange(served, b"CONNECT x:443 HTTP/1.1\r\nhost: x\r\n\r\n").startswith(b"HTTP/1.1 400")
+
+
+def unread(served: Served, request: bytes) -> socket.socket:
+    """Return a connection that asks on and on and reads no answer, once the server reads no more of it either."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.connect(("127.0.0.1", served.port))
+    connection.settimeout(0.2)
+    with contextlib.suppress(OSError):
+        for _ in range(100_000):
+            connection.sendall(request)
+    return connection
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/docs"])
+def test_who_asks_on_and_reads_no_answer_is_neither_read_from_nor_kept(path: str) -> None:
+    request = f"GET {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode()
+    limits = Limits(answer_seconds=1.0, head_seconds=30, idle_seconds=30, pipelined=100_000)
+    with serving(limits=limits, service=Service(decoders=1)) as served:
+        start = time.monotonic()
+        connection = unread(served, request * 100)
+        (kept,) = served.server._crowd.connections or (None,)
+        # Answers that nobody reads are written no further than what had come in one piece, however much is asked.
+        assert kept is None or kept._transport.get_write_buffer_size() < 4 * 2**20
+        assert eventually(lambda: served.server.connections == 0, 5)
+        assert time.monotonic() - start < 10
+        connection.close()
+
+
+def test_a_request_on_its_way_keeps_its_time_while_the_answer_before_it_is_read() -> None:
+    limits = Limits(answer_seconds=30, head_seconds=0.5, idle_seconds=30)
+    with serving(limits=limits, service=Service(decoders=1)) as served, connected(served) as connection:
+        connection.sendall(b"GET /docs HTTP/1.1\r\nhost: x\r\n\r\nGET /ping HTTP/1.1\r\n")
+        assert everything(connection).startswith(b"HTTP/1.1 200")  # and then it is closed
+
+
+def test_bodies_are_bounded_together_and_small_ones_are_answered_all_the_same() -> None:
+    limits = Limits(body_bytes=100_000, bodies_bytes=150_000, connections=10, body_seconds=30)
+    with serving(limits=limits, service=Service(decoders=1)) as served:
+        large = post(b"x" * 100_000)[:-10]
+        with connected(served) as first, connected(served) as second:
+            first.sendall(large)
+            assert eventually(lambda: served.server._crowd.body_bytes == 99_990)
+            second.sendall(large)
+            refused = everything(second)
+            assert refused.startswith(b"HTTP/1.1 503") and b"retry-after: 1" in refused
+            assert served.ask(IMAGE, "image/png").status_code == 200
+            first.sendall(b"x" * 10)
+            assert first.recv(65536).startswith(b"HTTP/1.1 400")
+        assert eventually(lambda: served.server._crowd.body_bytes == 0)
+        assert served.ask(IMAGE + bytes(90_000), "image/png").status_code == 200
+        assert served.server._crowd.body_bytes == 0
+
+
+def test_a_body_that_took_its_time_is_judged_by_the_load_when_it_is_there() -> None:
+    model = Gated()
+    with serving(model, service=Service(queue_images=1, decoders=1)) as served, connected(served) as slow:
+        slow.sendall(post(IMAGE)[:-5])
+        assert eventually(lambda: served.server._crowd.body_bytes == len(IMAGE) - 5)
+        model.gate.clear()
+        answers: list[int] = []
+        thread = asked(served, answers)
+        assert eventually(lambda: in_work(served) == 1)
+        slow.sendall(IMAGE[-5:])
+        refused = slow.recv(65536)
+        assert refused.startswith(b"HTTP/1.1 503") and b"retry-after" in refused
+        model.gate.set()
+        thread.join()
+        assert answers == [200]
+
+
+def test_what_is_refused_without_asking_the_application_is_counted(impatient: Served) -> None:
+    exchange(impatient, b"POST /invocations HTTP/1.1\r\nhost: x\r\ncontent-length: 999999999\r\n\r\n")
+    exchange(impatient, b"GARBAGE\r\n\r\n")
+    metrics = impatient.client.get("/metrics").text
+    assert 'finepoint_requests_total{path="/invocations",status="413"}' in metrics
+    assert 'finepoint_requests_total{path="other",status="400"}' in metrics
+
+
+def test_who_does_not_finish_agreeing_on_tls_is_bounded_and_sent_away(tmp_path: Path) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost"
+    if subprocess.run([*command.split(), "-keyout", key, "-out", certificate], capture_output=True).returncode:
+        pytest.skip("no openssl to make a certificate with")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+
+    async def run() -> None:
+        server = Server(cast(Any, None), Limits(connections=5, head_seconds=0.5))
+        listener = listening_socket("127.0.0.1", 0)
+        server.listen(listener, context)
+        address = listener.getsockname()
+        silent = [await asyncio.open_connection(*address) for _ in range(5 + _REFUSED_AT_ONCE)]
+        reader, writer = await asyncio.open_connection(*address)
+        began = time.monotonic()
+        assert await reader.read() == b""  # at once: too many are agreeing
+        assert time.monotonic() - began < 0.4
+        assert {await reader.read() for reader, _ in silent} == {b""}  # their time is over
+        for _, each in [(reader, writer), *silent]:
+            each.close()
+        await server.stop()
+
+    asyncio.run(run())

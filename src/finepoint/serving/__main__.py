@@ -126,7 +126,7 @@ async def _serve(given: argparse.Namespace, gate: Gate, tls: ssl.SSLContext | No
                 outlive_parent()
         log = LoggedApplication(answering, given.request_log) if given.request_log is not None else None
         answering = log or answering
-        server = Server(answering, Limits(body_bytes=given.max_body_bytes))
+        server = Server(answering, _limits(given.max_body_bytes))
         # A socket in the file system belongs to a canary; TLS ends in the worker that passes requests on.
         server.listen(listener, None if listener.family == socket.AF_UNIX else tls)
         if supervisor:
@@ -135,6 +135,10 @@ async def _serve(given: argparse.Namespace, gate: Gate, tls: ssl.SSLContext | No
         await server.stop(grace_seconds=_GRACE_SECONDS, idle_seconds=idle_seconds)
         if log is not None:
             log.close()
+
+
+def _limits(body_bytes: int) -> Limits:
+    return Limits(body_bytes=body_bytes, bodies_bytes=max(Limits().bodies_bytes, 4 * body_bytes))
 
 
 @asynccontextmanager

@@ -139,6 +139,8 @@ class EndpointApplication:
     def note(self, request: Request, response: Response) -> None:
         """Count a refusal that was sent without asking."""
         self._count(request, response)
+        if response.status == 503:
+            self._rejected.add()
 
     async def _answer(self, request: Request, work: Answer) -> Response:
         # While a body was on its way others were let in: who has sent his faster is not held up by who has not.
