@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import socket
 import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +17,9 @@ import numpy as np
 import pytest
 from tests.serving.conftest import Reddest, Served, eventually, picture, serving
 
+from finepoint.evaluation.explaining import Explanation
 from finepoint.serving.admission import Service
+from finepoint.serving.insight import Explained, Insight
 from finepoint.serving.protocol import Limits
 from finepoint.serving.server import _REFUSED_AT_ONCE, Server, listening_socket
 
@@ -156,8 +159,10 @@ class Gated(Reddest):
         return super().compute(crops, outputs)
 
 
-def asked(served: Served, answers: list[int], **headers: str) -> threading.Thread:
-    thread = threading.Thread(target=lambda: answers.append(served.ask(IMAGE, "image/png", **headers).status_code))
+def asked(
+    served: Served, answers: list[int], body: bytes = IMAGE, kind: str = "image/png", path: str = "/invocations"
+) -> threading.Thread:
+    thread = threading.Thread(target=lambda: answers.append(served.ask(body, kind, path).status_code))
     thread.start()
     return thread
 
@@ -183,6 +188,50 @@ def test_beyond_capacity_503_comes_at_once_with_retry_after() -> None:
         for thread in threads:
             thread.join()
         assert answers == [200, 200, 200]
+
+
+class Mapped(Insight):
+    """Explains when its gate is open."""
+
+    begun, gate = threading.Event(), threading.Event()
+
+    def outputs(self, *, embedding: bool, explained: bool) -> tuple[str, ...]:
+        return ("logits",)
+
+    def explain(self, found: Sequence[Mapping[str, np.ndarray]], label: str | None) -> list[Explained]:
+        self.wait()
+        return [Explained(Explanation("red", np.zeros((1, 1)), 1.0, 1.0, 0.0), b"a picture")]
+
+    def wait(self) -> None:
+        self.begun.set()
+        assert self.gate.wait(10)
+
+
+def test_a_request_is_in_work_also_while_its_pixels_are_resized_or_its_heat_map_is_drawn() -> None:
+    stream, insight = io.BytesIO(), Mapped()
+    np.save(stream, np.zeros((9, 9, 3), np.uint8))
+    with serving(insight=insight, service=Service(queue_images=1, decoders=1)) as served:
+        resized = served.model._resized
+
+        def slowly(pixels: np.ndarray) -> list[np.ndarray]:
+            insight.wait()
+            return resized(pixels)
+
+        served.model._resized = slowly
+        for body, kind, path in (
+            (stream.getvalue(), "application/x-npy", "/invocations"),
+            (IMAGE, "image/png", "/invocations?explain=true"),
+        ):
+            insight.begun.clear()
+            insight.gate.clear()
+            answers: list[int] = []
+            thread = asked(served, answers, body, kind, path)
+            assert insight.begun.wait(10)
+            assert served.ask(IMAGE, "image/png").status_code == 503
+            insight.gate.set()
+            thread.join()
+            assert answers == [200]
+        assert in_work(served) == 0
 
 
 def test_a_request_past_its_time_is_answered_504() -> None:
