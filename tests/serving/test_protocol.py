@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import re
 import socket
 import ssl
 import subprocess
@@ -89,6 +90,24 @@ def test_a_body_without_a_length_is_bounded_too(impatient: Served) -> None:
 
     answer = impatient.client.post("/invocations", content=parts(), headers={"Content-Type": "image/jpeg"})
     assert answer.status_code == 413
+
+
+@pytest.mark.parametrize("start", [b"1;", b"1\r\nx\r\n0\r\nlast: "])
+def test_what_a_body_has_around_it_is_bounded_too(impatient: Served, start: bytes) -> None:
+    def refused() -> int:
+        found = re.search(r'path="/invocations",status="431"} (\d+)', impatient.client.get("/metrics").text)
+        return int(found[1]) if found else 0
+
+    head = b"POST /invocations HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+    before = refused()
+    with connected(impatient) as connection:
+        connection.sendall(head)
+        # The parser keeps a trailer's value until its end.
+        with contextlib.suppress(OSError):
+            connection.sendall(start)
+            for _ in range(100):
+                connection.sendall(b"x" * 1000)
+    assert refused() == before + 1
 
 
 def test_a_chunked_body_is_answered(impatient: Served) -> None:

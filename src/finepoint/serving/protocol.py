@@ -28,7 +28,7 @@ class Limits:
 
     Args:
         body_bytes: the largest body.
-        head_bytes: the request line and headers together.
+        head_bytes: the request line and headers together, and what chunks and trailers have around theirs.
         headers: how many of them.
         head_seconds: from the first byte of a head to its last.
         body_seconds: that a body may take to arrive.
@@ -130,7 +130,7 @@ class Connection(asyncio.Protocol):
         """Parse; the callbacks below do the rest."""
         if self._closing:
             return
-        message = self._message
+        message, size = self._message, self._message.size
         try:
             self._feed(memoryview(data))
         except httptools.HttpParserCallbackError as error:
@@ -138,10 +138,11 @@ class Connection(asyncio.Protocol):
                 raise
         except httptools.HttpParserError as error:
             self._refuse(400, f"this is not HTTP/1.1 as it should be: {error}")
-        if self._message is message and message.begun and not message.head_complete:
-            message.head_bytes += len(data)
-            if message.head_bytes > self._limits.head_bytes:
-                self._refuse(431, f"the request's head is larger than {self._limits.head_bytes:,} bytes")
+        if self._message is message and message.begun:
+            # What belongs to no body: a head, and what chunks and trailers have around theirs.
+            message.outside_bytes = message.outside_bytes + len(data) if message.size == size else 0
+            if message.outside_bytes > self._limits.head_bytes:
+                self._refuse(431, f"more than {self._limits.head_bytes:,} bytes came that are of no body")
 
     def pause_writing(self) -> None:
         """Read no more until the client has read its answers, for which it has a time of its own."""
@@ -370,12 +371,12 @@ class _Message:
     __slots__ = (
         "answered",
         "begun",
-        "head_bytes",
         "head_complete",
         "header_bytes",
         "headers",
         "headers_seen",
         "keep_alive",
+        "outside_bytes",
         "parts",
         "refused",
         "request",
@@ -389,7 +390,7 @@ class _Message:
         self.parts: list[bytes] = []
         self.request: Request | None = None
         self.refused: Response | None = None
-        self.headers_seen = self.header_bytes = self.head_bytes = self.size = 0
+        self.headers_seen = self.header_bytes = self.outside_bytes = self.size = 0
         self.begun = self.head_complete = self.answered = False
         self.keep_alive = True
 
