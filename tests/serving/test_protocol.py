@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -402,18 +401,31 @@ def test_what_is_refused_without_asking_the_application_is_counted(impatient: Se
     assert 'finepoint_requests_total{path="other",status="400"}' in metrics
 
 
-def test_who_does_not_finish_agreeing_on_tls_is_bounded_and_sent_away(tmp_path: Path) -> None:
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
+    folder = tmp_path_factory.mktemp("tls")
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
     command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost"
     if subprocess.run([*command.split(), "-keyout", key, "-out", certificate], capture_output=True).returncode:
         pytest.skip("no openssl to make a certificate with")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
+    return context
 
+
+def test_a_connection_with_tls_is_answered_again_and_again(tls: ssl.SSLContext) -> None:
+    with serving(tls=tls, limits=Limits(answer_seconds=1), service=Service(decoders=1)) as served:
+        for _ in range(5):
+            assert served.ask(IMAGE, "image/png").status_code == 200
+            assert served.client.get("/docs").status_code == 200
+        assert served.server.connections == 1
+
+
+def test_who_does_not_finish_agreeing_on_tls_is_bounded_and_sent_away(tls: ssl.SSLContext) -> None:
     async def run() -> None:
         server = Server(cast(Any, None), Limits(connections=5, head_seconds=0.5))
         listener = listening_socket("127.0.0.1", 0)
-        server.listen(listener, context)
+        server.listen(listener, tls)
         address = listener.getsockname()
         silent = [await asyncio.open_connection(*address) for _ in range(5 + _REFUSED_AT_ONCE)]
         reader, writer = await asyncio.open_connection(*address)

@@ -108,7 +108,8 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to wait for a head."""
         self._transport = cast(asyncio.Transport, transport)
-        self._transport.set_write_buffer_limits(high=0)
+        # Anything that is not sent yet counts. Not 0: with TLS that is reached with nothing waiting.
+        self._transport.set_write_buffer_limits(high=1, low=0)
         self._crowd.connections.add(self)
         if len(self._crowd.connections) > self._limits.connections:
             self._refuse(503, "too many connections are open; try again in a second", {"retry-after": "1"})
