@@ -108,8 +108,9 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to wait for a head."""
         self._transport = cast(asyncio.Transport, transport)
-        # Anything that is not sent yet counts. Not 0: with TLS that is reached with nothing waiting.
-        self._transport.set_write_buffer_limits(high=1, low=0)
+        # Anything that is not sent yet counts; not at 0, which with TLS is reached by nothing at all, and not before
+        # TLS has sent what ends its own agreeing.
+        self._loop.call_soon(self._transport.set_write_buffer_limits, 1, 0)
         self._crowd.connections.add(self)
         if len(self._crowd.connections) > self._limits.connections:
             self._refuse(503, "too many connections are open; try again in a second", {"retry-after": "1"})
