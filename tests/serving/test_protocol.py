@@ -104,9 +104,10 @@ def test_what_a_body_has_around_it_is_bounded_too(impatient: Served, start: byte
         # The parser keeps a trailer's value until its end.
         with contextlib.suppress(OSError):
             connection.sendall(start)
+            assert eventually(lambda: impatient.server._crowd.body_bytes == start.count(b"x"))
             for _ in range(100):
                 connection.sendall(b"x" * 1000)
-    assert refused() == before + 1
+    assert eventually(lambda: refused() == before + 1)
 
 
 def test_a_chunked_body_is_answered(impatient: Served) -> None:
