@@ -137,7 +137,9 @@ def test_a_package_of_this_machines_own_job_runs_its_code_unasked_and_says_so(tm
             True,
             True,
         )
-        text = registry.request_log_path("own").read_text()
+        log = registry.request_log_path("own")
+        assert eventually(lambda: '"POST"' in log.read_text())  # it is written by a thread of its own
+        text = log.read_text()
         logged = [json.loads(line) for line in text.splitlines()]
         assert [(row["path"], row["status"], row["bytes"]) for row in logged if row["method"] == "POST"] == [
             ("/invocations", 200, 12)

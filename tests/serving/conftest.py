@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,7 @@ from finepoint.serving.application import EndpointApplication
 from finepoint.serving.builtin import BuiltinModel
 from finepoint.serving.capture import Capture
 from finepoint.serving.decoders import DecoderPool
+from finepoint.serving.gate import Gate
 from finepoint.serving.handlers import HandlerModel
 from finepoint.serving.insight import Insight
 from finepoint.serving.protocol import Limits
@@ -50,11 +52,11 @@ class Reddest:
 class Served:
     """A server that runs in a thread of its own, as tests see it."""
 
-    def __init__(self, port: int, model: Any, server: Server) -> None:
+    def __init__(self, port: int, model: Any, server: Server, *, tls: bool = False) -> None:
         self.port, self.model, self.server = port, model, server
         self.loop = asyncio.get_running_loop()
-        self.url = f"http://127.0.0.1:{port}"
-        self.client = httpx.Client(base_url=self.url, trust_env=False, timeout=30)
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{port}"
+        self.client = httpx.Client(base_url=self.url, trust_env=False, timeout=30, verify=not tls)
 
     def ask(self, body: bytes, kind: str, path: str = "/invocations", **headers: str) -> httpx.Response:
         return self.client.post(path, content=body, headers={"Content-Type": kind, **headers})
@@ -67,6 +69,8 @@ def serving(
     limits: Limits | None = None,
     service: Service | None = None,
     token: Token | None = None,
+    any_host: bool = True,
+    tls: ssl.SSLContext | None = None,
     folder: Path | None = None,
     insight: Insight | None = None,
     capture: Capture | None = None,
@@ -87,13 +91,14 @@ def serving(
             )
             opened = BuiltinModel(model, decoders, service, insight)
         await opened.open()
+        gate = Gate(token, any_host=any_host)
         application = EndpointApplication(
-            opened, "reddest", request_seconds=service.request_seconds, token=token, capture=capture
+            opened, "reddest", request_seconds=service.request_seconds, gate=gate, capture=capture
         )
         server = Server(application, limits)
         listener = listening_socket("127.0.0.1", 0)
-        server.listen(listener)
-        started.append(Served(listener.getsockname()[1], opened, server))
+        server.listen(listener, tls)
+        started.append(Served(listener.getsockname()[1], opened, server, tls=tls is not None))
         ready.set()
         await stop.wait()
         await server.stop(grace_seconds=5)

@@ -6,13 +6,13 @@ import io
 import json
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from tests.serving.conftest import Served, picture, serving
+from tests.serving.conftest import Reddest, Served, picture, serving
 
 from finepoint.serving.tokens import Token
 
@@ -134,8 +134,14 @@ def test_the_runtime_clients_path_and_errors(served: Served) -> None:
     assert (bad.status_code, bad.headers["x-amzn-errortype"]) == (424, "ModelError")
     assert bad.json()["OriginalStatusCode"] == 400
     assert "not an image" in bad.json()["OriginalMessage"]
-    other = served.ask(RED, "image/png", "/endpoints/other/invocations")
-    assert (other.status_code, other.headers["x-amzn-errortype"]) == (400, "ValidationError")
+    for name, headers in (
+        ("other", {}),
+        ("reddest", {"X-Amzn-SageMaker-Target-Variant": "other"}),
+        ("reddest", {"X-Amzn-SageMaker-Target-Model": "a"}),
+    ):
+        other = served.ask(RED, "image/png", f"/endpoints/{name}/invocations", **headers)
+        assert (other.status_code, other.headers["x-amzn-errortype"]) == (400, "ValidationError")
+    assert served.ask(RED, "image/png", path, **{"X-Amzn-SageMaker-Target-Variant": "AllTraffic"}).status_code == 200
 
 
 def test_metadata_metrics_and_documentation(served: Served) -> None:
@@ -267,6 +273,44 @@ def test_a_token_is_demanded_where_there_is_one_but_not_by_ping() -> None:
         assert b"401 Unauthorized" in exchange(guarded, pipelined)
 
 
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1:8080", 200),
+        ("localhost", 200),
+        ("LOCALHOST:1", 200),
+        ("[::1]:8080", 200),
+        ("10.0.0.7", 200),
+        ("elsewhere.example", 421),
+        ("elsewhere.example:8080", 421),
+        ("127.0.0.1.elsewhere.example", 421),
+        ("localhost.elsewhere.example", 421),
+        ("localhost@elsewhere.example", 421),
+        ("127.0.0.1, elsewhere.example", 421),
+    ],
+)
+def test_who_gives_this_machines_address_another_name_is_refused_on_loopback(
+    unnamed: Served, host: str, status: int
+) -> None:
+    for path in ("/metadata", "/", "/ping"):
+        assert unnamed.client.get(path, headers={"Host": host}).status_code == status
+    assert unnamed.ask(RED, "image/png", Host=host).status_code == status
+
+
+def test_where_a_token_is_asked_or_everybody_may_ask_an_endpoint_has_any_name(served: Served) -> None:
+    named = {"Host": "elsewhere.example"}
+    assert served.client.get("/metadata", headers=named).status_code == 200
+    with serving(token=Token("a-secret-of-some-length"), any_host=False) as guarded:
+        shown = {"Authorization": "Bearer a-secret-of-some-length"}
+        assert guarded.client.get("/metadata", headers={**named, **shown}).status_code == 200
+
+
+@pytest.fixture(scope="module")
+def unnamed() -> Iterator[Served]:
+    with serving(any_host=False) as running:
+        yield running
+
+
 def exchange(served: Served, data: bytes) -> bytes:
     import socket
 
@@ -276,6 +320,31 @@ def exchange(served: Served, data: bytes) -> bytes:
         while part := connection.recv(65536):
             parts.append(part)
     return b"".join(parts)
+
+
+class Broken(Reddest):
+    """Fails at what it is asked."""
+
+    broken = False
+
+    def compute(self, crops: Sequence[np.ndarray], outputs: Sequence[str]) -> dict[str, np.ndarray]:
+        if self.broken:
+            raise RuntimeError("the device is gone")
+        return super().compute(crops, outputs)
+
+
+def test_what_a_runtime_fails_at_is_a_model_error_counted_and_logged(capsys: pytest.CaptureFixture[str]) -> None:
+    model = Broken()
+    with serving(model) as served:
+        model.broken = True
+        assert served.ask(RED, "image/png").status_code == 500
+        runtime = served.ask(RED, "image/png", "/endpoints/reddest/invocations")
+        assert (runtime.status_code, runtime.headers["x-amzn-errortype"]) == (424, "ModelError")
+        assert runtime.json()["OriginalStatusCode"] == 500
+        counted = served.client.get("/metrics").text
+    assert 'finepoint_requests_total{path="/invocations",status="500"} 1' in counted
+    assert 'finepoint_requests_total{path="/endpoints/NAME/invocations",status="424"} 1' in counted
+    assert capsys.readouterr().err.count("RuntimeError: the device is gone") == 2
 
 
 def test_httpx_needs_no_more_than_one_connection(served: Served) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,29 @@ def test_what_a_slow_disk_cannot_take_is_dropped_and_counted(tmp_path: Path, mon
     writer.offer(*asked())
     writer.close()
     assert writer.metrics[1].values == {(): 1}
+
+
+def test_what_waits_for_the_disk_is_bounded_in_bytes_and_holds_no_body_that_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capture, "_WAITING_BYTES", 10_000)
+    disk = threading.Event()
+    append = Capture._append
+
+    def slowly(self: Capture, line: bytes, at: datetime) -> None:
+        assert disk.wait(10)
+        append(self, line, at)
+
+    monkeypatch.setattr(Capture, "_append", slowly)
+    for images, kept in ((True, 3), (False, 20)):
+        disk.clear()
+        writer = Capture(CaptureSettings(tmp_path / str(images), images=images), "clothes")
+        for number in range(20):
+            writer.offer(*asked(number, size=3000))
+        disk.set()
+        writer.close()
+        assert len(lines(tmp_path / str(images))) == kept
+        assert sum(writer.metrics[1].values.values()) == 20 - kept
 
 
 def test_a_share_must_be_one() -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,22 +17,29 @@ from tests.serving.packages import handler
 
 from finepoint.profiler.cgroups import ControlGroup
 from finepoint.serving import memory, multimodel
+from finepoint.serving.__main__ import main
 from finepoint.serving.admission import Service
+from finepoint.serving.gate import Gate
 from finepoint.serving.loading import open_model
 from finepoint.serving.memory import free_bytes
 from finepoint.serving.multimodel import MultiModelApplication
 from finepoint.serving.server import Server, listening_socket
+from finepoint.serving.tokens import Token
 
 
 @contextmanager
-def serving(folder: Path, max_models: int = 0) -> Iterator[httpx.Client]:
+def serving(folder: Path, max_models: int = 0, gate: Gate | None = None) -> Iterator[httpx.Client]:
     loop, ready, stop = asyncio.new_event_loop(), threading.Event(), asyncio.Event()
     port = 0
 
     async def run() -> None:
         nonlocal port
         application = MultiModelApplication(
-            lambda path: open_model(path, Service(), body_bytes=10_000, allow_code=True), folder, max_models=max_models
+            lambda path: open_model(path, Service(), body_bytes=10_000, allow_code=True),
+            folder,
+            "many",
+            max_models=max_models,
+            gate=gate,
         )
         server = Server(application)
         listener = listening_socket("127.0.0.1", 0)
@@ -102,3 +112,65 @@ def test_free_memory_is_what_the_nearer_limit_leaves(tmp_path: Path) -> None:
     assert free_bytes(group) == 2_000_000
     (tmp_path / "memory.max").write_text("max\n")
     assert free_bytes(group) > 5_000_000
+
+
+def test_a_token_is_demanded_at_every_path_but_ping(tmp_path: Path) -> None:
+    one = handler(tmp_path / "1" / "model", "one")
+    with serving(tmp_path, gate=Gate(Token("a-secret-of-some-length"))) as client:
+        asked = [("GET", "/models"), ("POST", "/models"), ("GET", "/models/a"), ("DELETE", "/models/a")]
+        asked += [("POST", "/models/a/invoke"), ("POST", "/endpoints/many/invocations"), ("GET", "/nothing")]
+        for shown in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic a-secret-of-some-length"}):
+            assert {client.request(*each, headers=shown).status_code for each in asked} == {401}
+        assert client.get("/ping").status_code == 200
+        client.headers["Authorization"] = "Bearer a-secret-of-some-length"
+        assert load(client, "a", one) == 200
+        assert client.post("/models/a/invoke", content=b"x", headers={"Content-Type": "text/csv"}).text == "one"
+        cross = {"Sec-Fetch-Site": "cross-site"}
+        assert client.post("/models", json={}, headers=cross).status_code == 403
+
+
+def test_the_servers_process_guards_its_models_by_the_token_file(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("0123456789abcdef0123\n")
+    given = [sys.executable, "-m", "finepoint.serving", "--models", str(tmp_path), "--name", "many"]
+    given += ["--token-file", str(token), "--port", "0"]
+    ours, theirs = socket.socketpair()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        fds = [listener.fileno(), theirs.fileno()]
+        process = subprocess.Popen([*given, "--listen-fd", str(fds[0]), "--ready-fd", str(fds[1])], pass_fds=fds)
+        try:
+            ours.settimeout(60)
+            assert ours.recv(1) == b"1"
+            url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            assert httpx.get(f"{url}/models", trust_env=False).status_code == 401
+            shown = {"Authorization": "Bearer 0123456789abcdef0123"}
+            assert httpx.get(f"{url}/models", trust_env=False, headers=shown).json() == {"models": []}
+        finally:
+            process.kill()
+            process.wait()
+            ours.close()
+            theirs.close()
+
+
+def test_capture_does_not_go_with_many_models(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--models", str(tmp_path), "--name", "many", "--capture-folder", str(tmp_path)]) == 2
+    assert "does not go with --models" in capsys.readouterr().err
+
+
+def test_the_runtime_client_names_a_model_which_is_loaded_where_it_is_not(tmp_path: Path) -> None:
+    handler(tmp_path / "a", "one")
+    path, kind = "/endpoints/many/invocations", {"Content-Type": "text/csv"}
+    with serving(tmp_path) as client:
+        good = client.post(path, content=b"x", headers={**kind, "X-Amzn-SageMaker-Target-Model": "a"})
+        assert (good.status_code, good.text) == (200, "one")
+        assert good.headers["x-amzn-invoked-production-variant"] == "AllTraffic"
+        assert client.get("/models/a").json() == {"modelName": "a", "modelUrl": str(tmp_path / "a")}
+        for headers in (
+            {},
+            {"X-Amzn-SageMaker-Target-Model": "a", "X-Amzn-SageMaker-Target-Variant": "other"},
+        ):
+            refused = client.post(path, content=b"x", headers={**kind, **headers})
+            assert (refused.status_code, refused.headers["x-amzn-errortype"]) == (400, "ValidationError")
+        for name in ("nothing", "..", "%2e%2e", "a/../a"):
+            refused = client.post(path, content=b"x", headers={**kind, "X-Amzn-SageMaker-Target-Model": name})
+            assert (refused.status_code, refused.headers["x-amzn-errortype"]) == (424, "ModelError")

@@ -1,17 +1,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import io
+import re
 import socket
+import ssl
+import subprocess
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from tests.serving.conftest import Reddest, Served, eventually, picture, serving
 
+from finepoint.evaluation.explaining import Explanation
 from finepoint.serving.admission import Service
+from finepoint.serving.insight import Explained, Insight
 from finepoint.serving.protocol import Limits
+from finepoint.serving.server import _REFUSED_AT_ONCE, Server, listening_socket
 
 IMAGE = picture((255, 0, 0))
 SHORT = Limits(
@@ -79,6 +89,25 @@ def test_a_body_without_a_length_is_bounded_too(impatient: Served) -> None:
 
     answer = impatient.client.post("/invocations", content=parts(), headers={"Content-Type": "image/jpeg"})
     assert answer.status_code == 413
+
+
+@pytest.mark.parametrize("start", [b"1;", b"1\r\nx\r\n0\r\nlast: "])
+def test_what_a_body_has_around_it_is_bounded_too(impatient: Served, start: bytes) -> None:
+    def refused() -> int:
+        found = re.search(r'path="/invocations",status="431"} (\d+)', impatient.client.get("/metrics").text)
+        return int(found[1]) if found else 0
+
+    head = b"POST /invocations HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+    before = refused()
+    with connected(impatient) as connection:
+        connection.sendall(head)
+        # The parser keeps a trailer's value until its end.
+        with contextlib.suppress(OSError):
+            connection.sendall(start)
+            assert eventually(lambda: impatient.server._crowd.body_bytes == start.count(b"x"))
+            for _ in range(100):
+                connection.sendall(b"x" * 1000)
+    assert eventually(lambda: refused() == before + 1)
 
 
 def test_a_chunked_body_is_answered(impatient: Served) -> None:
@@ -149,8 +178,10 @@ class Gated(Reddest):
         return super().compute(crops, outputs)
 
 
-def asked(served: Served, answers: list[int], **headers: str) -> threading.Thread:
-    thread = threading.Thread(target=lambda: answers.append(served.ask(IMAGE, "image/png", **headers).status_code))
+def asked(
+    served: Served, answers: list[int], body: bytes = IMAGE, kind: str = "image/png", path: str = "/invocations"
+) -> threading.Thread:
+    thread = threading.Thread(target=lambda: answers.append(served.ask(body, kind, path).status_code))
     thread.start()
     return thread
 
@@ -176,6 +207,50 @@ def test_beyond_capacity_503_comes_at_once_with_retry_after() -> None:
         for thread in threads:
             thread.join()
         assert answers == [200, 200, 200]
+
+
+class Mapped(Insight):
+    """Explains when its gate is open."""
+
+    begun, gate = threading.Event(), threading.Event()
+
+    def outputs(self, *, embedding: bool, explained: bool) -> tuple[str, ...]:
+        return ("logits",)
+
+    def explain(self, found: Sequence[Mapping[str, np.ndarray]], label: str | None) -> list[Explained]:
+        self.wait()
+        return [Explained(Explanation("red", np.zeros((1, 1)), 1.0, 1.0, 0.0), b"a picture")]
+
+    def wait(self) -> None:
+        self.begun.set()
+        assert self.gate.wait(10)
+
+
+def test_a_request_is_in_work_also_while_its_pixels_are_resized_or_its_heat_map_is_drawn() -> None:
+    stream, insight = io.BytesIO(), Mapped()
+    np.save(stream, np.zeros((9, 9, 3), np.uint8))
+    with serving(insight=insight, service=Service(queue_images=1, decoders=1)) as served:
+        resized = served.model._resized
+
+        def slowly(pixels: np.ndarray) -> list[np.ndarray]:
+            insight.wait()
+            return resized(pixels)
+
+        served.model._resized = slowly
+        for body, kind, path in (
+            (stream.getvalue(), "application/x-npy", "/invocations"),
+            (IMAGE, "image/png", "/invocations?explain=true"),
+        ):
+            insight.begun.clear()
+            insight.gate.clear()
+            answers: list[int] = []
+            thread = asked(served, answers, body, kind, path)
+            assert insight.begun.wait(10)
+            assert served.ask(IMAGE, "image/png").status_code == 503
+            insight.gate.set()
+            thread.join()
+            assert answers == [200]
+        assert in_work(served) == 0
 
 
 def test_a_request_past_its_time_is_answered_504() -> None:
@@ -248,3 +323,119 @@ def test_a_thousand_wishes_for_another_protocol_at_once_are_answered(served: Ser
 
 def test_a_tunnel_is_refused(served: Served) -> None:
     assert exchange(served, b"CONNECT x:443 HTTP/1.1\r\nhost: x\r\n\r\n").startswith(b"HTTP/1.1 400")
+
+
+def unread(served: Served, request: bytes) -> socket.socket:
+    """Return a connection that asks on and on and reads no answer, once the server reads no more of it either."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.connect(("127.0.0.1", served.port))
+    connection.settimeout(0.2)
+    with contextlib.suppress(OSError):
+        for _ in range(100_000):
+            connection.sendall(request)
+    return connection
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/docs"])
+def test_who_asks_on_and_reads_no_answer_is_neither_read_from_nor_kept(path: str) -> None:
+    request = f"GET {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode()
+    limits = Limits(answer_seconds=1.0, head_seconds=30, idle_seconds=30, pipelined=100_000)
+    with serving(limits=limits, service=Service(decoders=1)) as served:
+        start = time.monotonic()
+        connection = unread(served, request * 100)
+        (kept,) = served.server._crowd.connections or (None,)
+        # Answers that nobody reads are written no further than what had come in one piece, however much is asked.
+        assert kept is None or kept._transport.get_write_buffer_size() < 4 * 2**20
+        assert eventually(lambda: served.server.connections == 0, 5)
+        assert time.monotonic() - start < 10
+        connection.close()
+
+
+def test_a_request_on_its_way_keeps_its_time_while_the_answer_before_it_is_read() -> None:
+    limits = Limits(answer_seconds=30, head_seconds=0.5, idle_seconds=30)
+    with serving(limits=limits, service=Service(decoders=1)) as served, connected(served) as connection:
+        connection.sendall(b"GET /docs HTTP/1.1\r\nhost: x\r\n\r\nGET /ping HTTP/1.1\r\n")
+        assert everything(connection).startswith(b"HTTP/1.1 200")  # and then it is closed
+
+
+def test_bodies_are_bounded_together_and_small_ones_are_answered_all_the_same() -> None:
+    limits = Limits(body_bytes=100_000, bodies_bytes=150_000, connections=10, body_seconds=30)
+    with serving(limits=limits, service=Service(decoders=1)) as served:
+        large = post(b"x" * 100_000)[:-10]
+        with connected(served) as first, connected(served) as second:
+            first.sendall(large)
+            assert eventually(lambda: served.server._crowd.body_bytes == 99_990)
+            second.sendall(large)
+            refused = everything(second)
+            assert refused.startswith(b"HTTP/1.1 503") and b"retry-after: 1" in refused
+            assert served.ask(IMAGE, "image/png").status_code == 200
+            first.sendall(b"x" * 10)
+            assert first.recv(65536).startswith(b"HTTP/1.1 400")
+        assert eventually(lambda: served.server._crowd.body_bytes == 0)
+        assert served.ask(IMAGE + bytes(90_000), "image/png").status_code == 200
+        assert served.server._crowd.body_bytes == 0
+
+
+def test_a_body_that_took_its_time_is_judged_by_the_load_when_it_is_there() -> None:
+    model = Gated()
+    with serving(model, service=Service(queue_images=1, decoders=1)) as served, connected(served) as slow:
+        slow.sendall(post(IMAGE)[:-5])
+        assert eventually(lambda: served.server._crowd.body_bytes == len(IMAGE) - 5)
+        model.gate.clear()
+        answers: list[int] = []
+        thread = asked(served, answers)
+        assert eventually(lambda: in_work(served) == 1)
+        slow.sendall(IMAGE[-5:])
+        refused = slow.recv(65536)
+        assert refused.startswith(b"HTTP/1.1 503") and b"retry-after" in refused
+        model.gate.set()
+        thread.join()
+        assert answers == [200]
+
+
+def test_what_is_refused_without_asking_the_application_is_counted(impatient: Served) -> None:
+    exchange(impatient, b"POST /invocations HTTP/1.1\r\nhost: x\r\ncontent-length: 999999999\r\n\r\n")
+    exchange(impatient, b"GARBAGE\r\n\r\n")
+    metrics = impatient.client.get("/metrics").text
+    assert 'finepoint_requests_total{path="/invocations",status="413"}' in metrics
+    assert 'finepoint_requests_total{path="other",status="400"}' in metrics
+
+
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
+    folder = tmp_path_factory.mktemp("tls")
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost"
+    if subprocess.run([*command.split(), "-keyout", key, "-out", certificate], capture_output=True).returncode:
+        pytest.skip("no openssl to make a certificate with")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    return context
+
+
+def test_a_connection_with_tls_is_answered_again_and_again(tls: ssl.SSLContext) -> None:
+    with serving(tls=tls, limits=Limits(answer_seconds=1), service=Service(decoders=1)) as served:
+        for _ in range(5):
+            assert served.ask(IMAGE, "image/png").status_code == 200
+            assert served.client.get("/docs").status_code == 200
+        assert served.server.connections == 1
+
+
+def test_who_does_not_finish_agreeing_on_tls_is_bounded_and_sent_away(tls: ssl.SSLContext) -> None:
+    async def run() -> None:
+        server = Server(cast(Any, None), Limits(connections=5, head_seconds=0.5))
+        listener = listening_socket("127.0.0.1", 0)
+        server.listen(listener, tls)
+        address = listener.getsockname()
+        silent = [await asyncio.open_connection(*address) for _ in range(5 + _REFUSED_AT_ONCE)]
+        reader, writer = await asyncio.open_connection(*address)
+        began = time.monotonic()
+        assert await reader.read() == b""  # at once: too many are agreeing
+        assert time.monotonic() - began < 0.4
+        assert {await reader.read() for reader, _ in silent} == {b""}  # their time is over
+        for _, each in [(reader, writer), *silent]:
+            each.close()
+        await server.stop()
+
+    asyncio.run(run())

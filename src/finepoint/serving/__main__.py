@@ -24,6 +24,7 @@ from finepoint.serving.application import EndpointApplication
 from finepoint.serving.builtin import BuiltinModel
 from finepoint.serving.canary import SharedTraffic, follow_orders
 from finepoint.serving.capture import Capture, CaptureSettings
+from finepoint.serving.gate import Gate
 from finepoint.serving.handlers import HandlerModel
 from finepoint.serving.lifetime import die_with_parent, outlive_parent
 from finepoint.serving.loading import open_model
@@ -52,8 +53,11 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         token = Token(read_token(given.token_file)) if given.token_file else None
         check_host(given.host, allowed=token is not None or given.no_auth)
+        if given.models is not None and given.capture_folder is not None:
+            raise ConfigurationError("--capture-folder keeps what one model is asked; it does not go with --models")
+        gate = Gate(token, any_host=given.no_auth)
         tls = _tls(given.tls_certificate, given.tls_key)
-        asyncio.run(_serve(given, token, tls))
+        asyncio.run(_serve(given, gate, tls))
     except FinepointError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
@@ -77,7 +81,7 @@ def check_host(host: str, *, allowed: bool) -> None:
         )
 
 
-async def _serve(given: argparse.Namespace, token: Token | None, tls: ssl.SSLContext | None) -> None:
+async def _serve(given: argparse.Namespace, gate: Gate, tls: ssl.SSLContext | None) -> None:
     stopping = asyncio.Event()
     idle_seconds = 0.0
     parent = os.getppid()
@@ -92,7 +96,7 @@ async def _serve(given: argparse.Namespace, token: Token | None, tls: ssl.SSLCon
     loop.add_signal_handler(signal.SIGINT, stop, 0.0)
     loop.add_signal_handler(signal.SIGUSR1, stop, _HANDOVER_IDLE_SECONDS)  # another process has taken over
     # Loaded before a connection is accepted: clients wait in the socket's queue rather than being refused.
-    async with _application(given, token) as application:
+    async with _application(given, gate) as application:
         answering: Application = application
         listener = open_listener(given.host, given.port, given.listen_fd)
         supervisor = socket.socket(fileno=given.ready_fd) if given.ready_fd is not None else None
@@ -120,26 +124,37 @@ async def _serve(given: argparse.Namespace, token: Token | None, tls: ssl.SSLCon
             bear_more(_SETTLING_SECONDS)
             if lasting:
                 outlive_parent()
-        if given.request_log is not None:
-            answering = LoggedApplication(answering, given.request_log)
-        server = Server(answering, Limits(body_bytes=given.max_body_bytes))
+        log = LoggedApplication(answering, given.request_log) if given.request_log is not None else None
+        answering = log or answering
+        server = Server(answering, _limits(given.max_body_bytes))
         # A socket in the file system belongs to a canary; TLS ends in the worker that passes requests on.
         server.listen(listener, None if listener.family == socket.AF_UNIX else tls)
         if supervisor:
             supervisor.send(b"1")
         await stopping.wait()
         await server.stop(grace_seconds=_GRACE_SECONDS, idle_seconds=idle_seconds)
+        if log is not None:
+            log.close()
+
+
+def _limits(body_bytes: int) -> Limits:
+    return Limits(body_bytes=body_bytes, bodies_bytes=max(Limits().bodies_bytes, 4 * body_bytes))
 
 
 @asynccontextmanager
-async def _application(given: argparse.Namespace, token: Token | None) -> AsyncIterator[Application]:
+async def _application(given: argparse.Namespace, gate: Gate) -> AsyncIterator[Application]:
     """Yield what answers, its model loaded and warm, and close it."""
     service = Service(queue_images=given.queue_images, request_seconds=given.request_seconds)
     seconds = given.request_seconds
     if given.models is not None:
         each = replace(service, decoders=1)
         many = MultiModelApplication(
-            lambda path: _opened(path, each, given), given.models, max_models=given.max_models, request_seconds=seconds
+            lambda path: _opened(path, each, given),
+            given.models,
+            given.name,
+            max_models=given.max_models,
+            request_seconds=seconds,
+            gate=gate,
         )
         try:
             yield many
@@ -149,7 +164,7 @@ async def _application(given: argparse.Namespace, token: Token | None) -> AsyncI
     model = await _opened(given.model, service, given)
     capture = _capture(given)
     try:
-        yield EndpointApplication(model, given.name, request_seconds=seconds, token=token, capture=capture)
+        yield EndpointApplication(model, given.name, request_seconds=seconds, gate=gate, capture=capture)
     finally:
         await model.close()
         if capture is not None:

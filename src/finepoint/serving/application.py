@@ -26,14 +26,14 @@ import finepoint
 from finepoint.errors import RequestError
 from finepoint.serving import runtime_client
 from finepoint.serving.capture import Capture
-from finepoint.serving.messages import Request, Response, json_response, refusal
+from finepoint.serving.gate import Gate
+from finepoint.serving.messages import Request, Response, json_response, mistake, refusal
 from finepoint.serving.metrics import CONTENT_TYPE, SECONDS, Counter, Histogram, Metric, Rate, exposition
 from finepoint.serving.openapi import openapi, reference_page
 from finepoint.serving.page import PAGES, page
-from finepoint.serving.tokens import Token
 
 _OPEN = frozenset({"/ping", *PAGES})  # without a token
-_RUNTIME_PATH = re.compile(r"/endpoints/([^/]{1,200})/invocations")
+RUNTIME_PATH = re.compile(r"/endpoints/([^/]{1,200})/invocations")
 
 
 class ServedModel(Protocol):
@@ -78,7 +78,7 @@ class EndpointApplication:
         model: what answers.
         name: the endpoint's.
         request_seconds: that answering may take.
-        token: that clients must show, or None.
+        gate: who may ask; by default everybody.
         capture: keeps a sample of requests and answers, or None.
     """
 
@@ -88,14 +88,14 @@ class EndpointApplication:
         name: str,
         *,
         request_seconds: float = 60.0,
-        token: Token | None = None,
+        gate: Gate | None = None,
         capture: Capture | None = None,
     ) -> None:
         self._capture = capture
         self._model = model
         self._name = name
         self._request_seconds = request_seconds
-        self._token = token
+        self._gate = gate or Gate()
         self._requests = Counter("finepoint_requests", "Requests answered, by path and status.")
         self._rejected = Counter("finepoint_rejected", "Requests refused because too many were in work.")
         self._latency = Histogram("finepoint_request_seconds", "From a request's head to its answer.", SECONDS)
@@ -117,48 +117,58 @@ class EndpointApplication:
 
     def admit(self, request: Request) -> Response | None:
         """Return the refusal of a request that need not be read further, or None."""
-        refused = self._refused(request)
+        refused = self._gate.refused(request, open_to_all=request.path in _OPEN)
         if refused is None:
-            return None
-        if _RUNTIME_PATH.fullmatch(request.path):
-            refused = runtime_client.translated(refused)
+            refused = self._refused(request)
+            if refused is None:
+                return None
+            if RUNTIME_PATH.fullmatch(request.path):
+                refused = runtime_client.translated(refused)
         return self._finished(request, refused)
 
     async def answer(self, request: Request) -> Response:
         """Return the answer to a whole request."""
-        found = _RUNTIME_PATH.fullmatch(request.path)
-        work = self._invoke if found else self._routes[request.path][1]
-        try:
-            async with asyncio.timeout(max(0.0, request.arrived + self._request_seconds - time.monotonic())):
-                response = await work(request)
-        except RequestError as error:
-            headers = {"retry-after": self._model.retry_after() or "1"} if error.status == 503 else None
-            response = refusal(error.status, str(error), headers)
-        except TimeoutError:
-            response = refusal(504, f"no answer within {self._request_seconds:g} s")
+        found = RUNTIME_PATH.fullmatch(request.path)
+        response = await self._answer(request, self._invoke if found else self._routes[request.path][1])
         if self._capture is not None and request.method == "POST" and response.status == 200:
             self._capture.offer(request, response)
         if found:
             response = runtime_client.translated(response)
         return self._finished(request, response)
 
+    def note(self, request: Request, response: Response) -> None:
+        """Count a refusal that was sent without asking."""
+        self._count(request, response)
+        if response.status == 503:
+            self._rejected.add()
+
+    async def _answer(self, request: Request, work: Answer) -> Response:
+        # While a body was on its way others were let in: who has sent his faster is not held up by who has not.
+        if request.method == "POST" and (refused := self._overload()) is not None:
+            return refused
+        try:
+            async with asyncio.timeout(max(0.0, request.arrived + self._request_seconds - time.monotonic())):
+                return await work(request)
+        except RequestError as error:
+            headers = {"retry-after": self._model.retry_after() or "1"} if error.status == 503 else None
+            return refusal(error.status, str(error), headers)
+        except TimeoutError:
+            return refusal(504, f"no answer within {self._request_seconds:g} s")
+        except Exception:  # noqa: BLE001 - what a runtime raises costs its request, and is counted as all else is
+            return mistake()
+
     def _refused(self, request: Request) -> Response | None:
-        runtime = _RUNTIME_PATH.fullmatch(request.path)
+        runtime = RUNTIME_PATH.fullmatch(request.path)
         if runtime is None and request.path not in self._routes:
             return refusal(404, "there is nothing at this path; POST images to /invocations, GET /ping; see /docs")
         method = "POST" if runtime else self._routes[request.path][0]
         if request.method != method and (method, request.method) != ("GET", "HEAD"):
             return refusal(405, f"this path takes {method}; see /docs", {"allow": method})
-        if method == "POST" and request.headers.get("sec-fetch-site", "none") in ("cross-site", "same-site"):
-            # Browsers send forms anywhere, though they do not show the answer: whoever browses is not asked either.
-            return refusal(403, "a page from elsewhere may not ask this endpoint")
-        if self._token is not None and request.path not in _OPEN and not self._token.shown_in(request.headers):
-            message = "show the endpoint's token: `Authorization: Bearer TOKEN`"
-            return refusal(401, message, {"www-authenticate": 'Bearer realm="finepoint"'})
-        if runtime and runtime[1] != self._name:
-            return runtime_client.unknown_endpoint(runtime[1])
-        if method != "POST":
-            return None
+        if runtime and (refused := runtime_client.misdirected(runtime[1], self._name, request.headers)) is not None:
+            return refused
+        return self._overload() if method == "POST" else None
+
+    def _overload(self) -> Response | None:
         if not self._model.ready:
             return refusal(503, "the model is still being loaded; try again in a second", {"retry-after": "1"})
         if (later := self._model.retry_after()) is not None:
@@ -167,15 +177,18 @@ class EndpointApplication:
         return None
 
     def _finished(self, request: Request, response: Response) -> Response:
-        path = request.path if request.path in self._routes else "other"
-        if _RUNTIME_PATH.fullmatch(request.path):
-            path = "/endpoints/NAME/invocations"
-        self._requests.add(path=path, status=str(response.status))
+        self._count(request, response)
         if request.method == "POST" and response.status == 200:
             self._latency.observe(time.monotonic() - request.arrived)
             self._rate.add()
         headers = {"x-amzn-requestid": str(uuid.uuid4()), "x-finepoint-model-version": self._model.version}
         return Response(response.body, response.status, response.content_type, {**headers, **response.headers})
+
+    def _count(self, request: Request, response: Response) -> None:
+        path = request.path if request.path in self._routes else "other"
+        if RUNTIME_PATH.fullmatch(request.path):
+            path = "/endpoints/NAME/invocations"
+        self._requests.add(path=path, status=str(response.status))
 
     async def _ping(self, _request: Request) -> Response:
         if not self._model.ready:

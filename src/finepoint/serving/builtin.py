@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -156,17 +157,18 @@ class BuiltinModel:
         kind = request.content_type.split(";")[0].strip().lower()
         if kind == formats.NPY:
             arrays, single = read_array(request.body, MAX_IMAGES)
-            crops = await asyncio.to_thread(self._resized, arrays)
-            found = await self._all([self._compute(part, wish, request) for part in crops])
+            works = [self._classify_pixels(array, wish, request) for array in arrays]
         else:
             images = read_images(request.body, request.content_type)
             single = is_single(request.body, request.content_type)
-            found = await self._all([self._classify(image, wish, request) for image in images], named=not single)
-        if not wish.explain:
-            return self._response(found, wish, single=single)
-        if wish.form == formats.PNG and not single:
-            raise RequestError("several heat maps are no picture; ask for Accept: application/json", 406)
-        explained = await asyncio.to_thread(self._insight.explain, found, wish.label)
+            works = [self._classify(image, wish, request) for image in images]
+        with self._holding(works):
+            found = await self._all(works, named=not single)
+            if not wish.explain:
+                return self._response(found, wish, single=single)
+            if wish.form == formats.PNG and not single:
+                raise RequestError("several heat maps are no picture; ask for Accept: application/json", 406)
+            explained = await asyncio.to_thread(self._insight.explain, found, wish.label)
         if wish.form == formats.PNG:
             return explained[0].response()
         return self._response(found, wish, single=single, explained=explained)
@@ -195,7 +197,9 @@ class BuiltinModel:
                 return {"name": image.name, "error": {"code": error.status, "message": str(error)}}
             return {"name": image.name, **row}
 
-        rows = await self._all([one(image) for image in images])
+        works = [one(image) for image in images]
+        with self._holding(works):
+            rows = await self._all(works)
         if wish.form == formats.LINES:
             return Response(formats.json_lines(rows), 200, formats.LINES)
         return json_response({"predictions": rows, "model_version": self.version})
@@ -205,6 +209,9 @@ class BuiltinModel:
         crops = await self._decoders.decode(image)
         self._seconds.observe(time.perf_counter() - start, "decode")
         return await self._compute(crops, wish, request)
+
+    async def _classify_pixels(self, pixels: np.ndarray, wish: _Wish, request: Request) -> dict[str, np.ndarray]:
+        return await self._compute(await asyncio.to_thread(self._resized, pixels), wish, request)
 
     async def _compute(self, crops: list[np.ndarray], wish: _Wish, request: Request) -> dict[str, np.ndarray]:
         deadline = min(request.arrived + self._service.request_seconds, time.monotonic() + self._service.queue_seconds)
@@ -218,8 +225,7 @@ class BuiltinModel:
     async def _all(self, works: Sequence[Any], *, named: bool = False) -> list[Any]:
         """Run works of one request, a window of them at a time; the first failure ends the others."""
         if len(works) == 1 and not named:
-            with self._admission.holding(1):
-                return [await works[0]]
+            return [await works[0]]
         window = asyncio.Semaphore(self._service.window)
 
         async def one(work: Any, number: int) -> Any:
@@ -229,19 +235,22 @@ class BuiltinModel:
                 except RequestError as error:
                     raise RequestError(f"image {number}: {error}", error.status) from error
 
-        with self._admission.holding(min(len(works), self._service.window)):
-            try:
-                async with asyncio.TaskGroup() as group:
-                    tasks = [group.create_task(one(work, number)) for number, work in enumerate(works)]
-            except ExceptionGroup as failures:
-                raise failures.exceptions[0] from None
-            finally:
-                for work in works:
-                    work.close()
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(one(work, number)) for number, work in enumerate(works)]
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+        finally:
+            for work in works:
+                work.close()
         return [task.result() for task in tasks]
 
-    def _resized(self, images: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
-        return [[part.apply(np.ascontiguousarray(image)) for part in self._model.preprocessings] for image in images]
+    def _holding(self, works: Sequence[Any]) -> AbstractContextManager[None]:
+        """Count a request's images as in work, from their bytes to the answer."""
+        return self._admission.holding(min(len(works), self._service.window))
+
+    def _resized(self, pixels: np.ndarray) -> list[np.ndarray]:
+        return [part.apply(np.ascontiguousarray(pixels)) for part in self._model.preprocessings]
 
     def _rows(self, found: Sequence[dict[str, np.ndarray]], wish: _Wish) -> list[dict[str, Any]]:
         probabilities = self._model.probabilities(np.stack([outputs["logits"] for outputs in found]))

@@ -100,6 +100,10 @@ class SharedTraffic:
         """Return the refusal of a request that need not be read further, or None."""
         return self._application.admit(request)
 
+    def note(self, request: Request, response: Response) -> None:
+        """Take note of a refusal that was sent without asking."""
+        self._application.note(request, response)
+
     async def answer(self, request: Request) -> Response:
         """Return the answer to a whole request, the other worker's or our own."""
         if not self._socket or request.method != "POST":
@@ -179,7 +183,7 @@ async def _asked(path: str, request: Request) -> Response | None:
 def _head(request: Request) -> bytes:
     target = quote(request.path) + (f"?{urlencode(request.query)}" if request.query else "")
     kept = {name: value for name, value in request.headers.items() if name not in _OF_THE_CONNECTION}
-    kept |= {"host": "canary", "connection": "close", "content-length": str(len(request.body))}
+    kept |= {"host": "localhost", "connection": "close", "content-length": str(len(request.body))}
     lines = [f"{request.method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in kept.items())]
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 

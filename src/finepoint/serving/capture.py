@@ -15,7 +15,7 @@ import random
 import sys
 import threading
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from finepoint.serving.metrics import Counter
 
 _FILE_BYTES = 8 * 2**20
 _WAITING = 64
+_WAITING_BYTES = 64 * 2**20
 _TEXTS = {JSON: "JSON", "application/jsonlines": "JSON", "text/csv": "CSV"}
 
 
@@ -75,7 +76,8 @@ class Capture:
         self._kept = Counter("finepoint_captured", "Requests kept by data capture.")
         self._dropped = Counter("finepoint_capture_dropped", "Requests that data capture could not keep up with.")
         self.metrics = [self._kept, self._dropped]
-        self._queue: queue.Queue[tuple[Request, Response, datetime] | None] = queue.Queue(_WAITING)
+        self._queue: queue.Queue[_Sample | None] = queue.Queue(_WAITING)
+        self._offered_bytes = self._written_bytes = 0  # each changed by one thread alone
         self._file: Path | None = None
         self._thread = threading.Thread(target=self._write_all, name="capture", daemon=True)
         self._thread.start()
@@ -84,8 +86,19 @@ class Capture:
         """Keep a request and its answer if it is of the sample; returns at once."""
         if self._random.random() >= self._settings.share:
             return
+        sample = _Sample(
+            request.content_type,
+            request.body if self._settings.images else None,
+            request.headers.get("x-amzn-sagemaker-inference-id", ""),
+            response.content_type,
+            response.body,
+        )
+        if self._offered_bytes - self._written_bytes + sample.size > _WAITING_BYTES:
+            self._dropped.add()
+            return
         try:
-            self._queue.put_nowait((request, response, datetime.now(UTC)))
+            self._queue.put_nowait(sample)
+            self._offered_bytes += sample.size
         except queue.Full:
             self._dropped.add()
 
@@ -95,14 +108,17 @@ class Capture:
         self._thread.join()
 
     def _write_all(self) -> None:
-        while (item := self._queue.get()) is not None:
-            line = json.dumps(_event(*item, images=self._settings.images), ensure_ascii=False).encode() + b"\n"
+        while (sample := self._queue.get()) is not None:
+            line = json.dumps(_event(sample), ensure_ascii=False).encode() + b"\n"
+            at, size = sample.at, sample.size
+            del sample  # while the disk is slow its line is there, and its bodies are not
             try:
-                self._append(line, item[2])
+                self._append(line, at)
                 self._kept.add()
             except OSError as error:
                 self._dropped.add()
                 sys.stderr.write(f"data capture: {error}\n")
+            self._written_bytes += size
 
     def _append(self, line: bytes, at: datetime) -> None:
         if self._file is None or not self._file.is_file() or self._file.stat().st_size + len(line) > _FILE_BYTES:
@@ -128,18 +144,33 @@ class Capture:
             excess -= size
 
 
-def _event(request: Request, response: Response, at: datetime, *, images: bool) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """What is kept of a request; its body only where images are asked for."""
+
+    asked_type: str
+    asked: bytes | None
+    inference_id: str
+    answered_type: str
+    answered: bytes
+    at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    @property
+    def size(self) -> int:
+        return len(self.asked or b"") + len(self.answered)
+
+
+def _event(sample: _Sample) -> dict[str, Any]:
     """Return a captured request as SageMaker writes it."""
-    captured = {"endpointOutput": _side("OUTPUT", response.content_type, response.body)}
-    if images:
-        captured = {"endpointInput": _side("INPUT", request.content_type, request.body), **captured}
-    inference = request.headers.get("x-amzn-sagemaker-inference-id")
+    captured = {"endpointOutput": _side("OUTPUT", sample.answered_type, sample.answered)}
+    if sample.asked is not None:
+        captured = {"endpointInput": _side("INPUT", sample.asked_type, sample.asked), **captured}
     return {
         "captureData": captured,
         "eventMetadata": {
             "eventId": str(uuid.uuid4()),
-            **({"inferenceId": inference} if inference else {}),
-            "inferenceTime": at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            **({"inferenceId": sample.inference_id} if sample.inference_id else {}),
+            "inferenceTime": sample.at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         },
         "eventVersion": "0",
     }

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,13 +41,18 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A response.
+    r"""A response.
 
     Args:
         body: as sent.
         status: of HTTP.
         content_type: with its parameters.
-        headers: further ones; a value that would break the line is refused by `head`.
+        headers: further ones.
+
+    A line's end within a header, which could begin another header or another answer, is sent as a space.
+
+    >>> Response(content_type="text/plain\r\nset-cookie: a=b").head(close=False).splitlines()[1]
+    b'content-type: text/plain  set-cookie: a=b'
     """
 
     body: bytes = b""
@@ -57,7 +64,7 @@ class Response:
         """Return the status line and the headers, up to and with the empty line."""
         lines = [
             f"HTTP/1.1 {self.status} {_PHRASES.get(self.status, 'Status')}",
-            f"content-type: {self.content_type}",
+            f"content-type: {_one_line(self.content_type)}",
             f"content-length: {len(self.body)}",
             *(f"{name}: {_one_line(value)}" for name, value in self.headers.items()),
         ]
@@ -81,6 +88,12 @@ def refusal(status: int, message: str, headers: Mapping[str, str] | None = None)
     return json_response({"error": {"code": status, "message": message}}, status, headers)
 
 
+def mistake() -> Response:
+    """Write the exception that is being handled to the log, and return what its request is answered."""
+    sys.stderr.write(traceback.format_exc())
+    return refusal(500, "the server made a mistake; its log has the details")
+
+
 def _one_line(value: str) -> str:
     return value.replace("\r", " ").replace("\n", " ")
 
@@ -98,7 +111,9 @@ _PHRASES = {
     413: "Content Too Large",
     414: "URI Too Long",
     415: "Unsupported Media Type",
+    421: "Misdirected Request",
     424: "Failed Dependency",
+    429: "Too Many Requests",
     431: "Request Header Fields Too Large",
     500: "Internal Server Error",
     503: "Service Unavailable",

@@ -33,8 +33,8 @@ class Counter:
 
     def lines(self) -> list[str]:
         """Return its samples."""
-        values = self.values or {(): 0.0}
-        return [f"{self.name}_total{_labels(key)} {value:g}" for key, value in sorted(values.items())]
+        values = self.values or {(): 0}
+        return [f"{self.name}_total{_labels(key)} {_number(value)}" for key, value in sorted(values.items())]
 
 
 class Gauge:
@@ -49,8 +49,10 @@ class Gauge:
         """Return its samples."""
         value = self._read()
         if isinstance(value, Mapping):
-            return [f"{self.name}{_labels(((self._label, key),))} {part:g}" for key, part in sorted(value.items())]
-        return [f"{self.name} {value:g}"]
+            return [
+                f"{self.name}{_labels(((self._label, key),))} {_number(part)}" for key, part in sorted(value.items())
+            ]
+        return [f"{self.name} {_number(value)}"]
 
 
 class Histogram:
@@ -59,7 +61,8 @@ class Histogram:
     kind = "histogram"
 
     def __init__(self, name: str, text: str, bounds: Sequence[float], label: str = "") -> None:
-        self.name, self.text, self._bounds, self._label = name, text, tuple(bounds), label
+        self.name, self.text, self._label = name, text, label
+        self._bounds = tuple(float(bound) for bound in bounds)  # as OpenMetrics wants them written
         self._counts: dict[str, list[int]] = {}
         self._sums: dict[str, float] = {}
         self._recent: dict[str, deque[float]] = {}
@@ -87,10 +90,10 @@ class Histogram:
             total = 0
             for bound, count in zip((*self._bounds, "+Inf"), counts, strict=True):
                 total += count
-                found.append(f"{self.name}_bucket{_labels((*own, ('le', f'{bound}')))} {total}")
+                found.append(f"{self.name}_bucket{_labels((*own, ('le', str(bound))))} {total}")
             found += [
                 f"{self.name}_count{_labels(own)} {total}",
-                f"{self.name}_sum{_labels(own)} {self._sums[label]:g}",
+                f"{self.name}_sum{_labels(own)} {_number(self._sums[label])}",
             ]
         return found
 
@@ -130,6 +133,12 @@ def exposition(metrics: Sequence[Metric]) -> bytes:
     for metric in metrics:
         lines += [f"# TYPE {metric.name} {metric.kind}", f"# HELP {metric.name} {metric.text}", *metric.lines()]
     return ("\n".join([*lines, "# EOF"]) + "\n").encode()
+
+
+def _number(value: float) -> str:
+    """Return a number with all its digits: a counter that shows six stands still from a million on."""
+    text = str(value) if isinstance(value, int) else repr(float(value))
+    return {"nan": "NaN", "inf": "+Inf", "-inf": "-Inf"}.get(text, text)
 
 
 def _labels(pairs: Labels) -> str:

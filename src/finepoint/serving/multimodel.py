@@ -6,6 +6,7 @@
     GET    /models, /models/NAME            what is loaded (?limit=, ?next_page_token=)
     DELETE /models/NAME                     unload, when what it has begun is finished
     POST   /models/NAME/invoke              as /invocations
+    POST   /endpoints/NAME/invocations      the same for AWS's runtime client; TargetModel says which model
     GET    /ping                            200
 
 Source: "Build Your Own Container for SageMaker AI Multi-Model Endpoints" in the SageMaker developer guide.
@@ -17,15 +18,17 @@ import asyncio
 import contextlib
 import json
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 from finepoint.errors import EndpointError, FinepointError
-from finepoint.serving.application import EndpointApplication
+from finepoint.serving import runtime_client
+from finepoint.serving.application import RUNTIME_PATH, EndpointApplication
 from finepoint.serving.builtin import BuiltinModel
+from finepoint.serving.gate import Gate
 from finepoint.serving.handlers import HandlerModel
 from finepoint.serving.memory import free_bytes
 from finepoint.serving.messages import Request, Response, json_response, refusal
@@ -54,27 +57,37 @@ class MultiModelApplication:
     Args:
         open_model: opens the package in a folder.
         folder: that every model must lie in.
+        name: the endpoint's.
         max_models: at once; 0 lets free memory alone decide.
         request_seconds: that answering may take.
+        gate: who may ask, also what is loaded and that it be; by default everybody.
     """
 
     def __init__(
         self,
         open_model: Callable[[Path], Awaitable[Opened]],
         folder: Path,
+        name: str,
         *,
         max_models: int = 0,
         request_seconds: float = 60.0,
+        gate: Gate | None = None,
     ) -> None:
         self._open_model = open_model
         self._folder = folder.resolve()
+        self._name = name
+        self._gate = gate or Gate()
         self._max_models = max_models
         self._request_seconds = request_seconds
         self._loaded: dict[str, _Loaded] = {}
-        self._loading: set[str] = set()
+        self._loading: dict[str, asyncio.Task[Response]] = {}
 
     def admit(self, request: Request) -> Response | None:
         """Return the refusal of a request that need not be read further, or None."""
+        if (refused := self._gate.refused(request, open_to_all=request.path == "/ping")) is not None:
+            return refused
+        if (runtime := RUNTIME_PATH.fullmatch(request.path)) is not None:
+            return self._admit_runtime(runtime[1], request)
         found = _PATH.fullmatch(request.path)
         if found is not None and found[2]:
             loaded = self._loaded.get(found[1])
@@ -82,11 +95,7 @@ class MultiModelApplication:
                 return refusal(404, f"model {found[1]!r} is not loaded")
             return loaded.application.admit(replace(request, path="/invocations"))
         allowed = {"/ping": ("GET",), "/models": ("GET", "POST")}.get(request.path, ("GET", "DELETE") if found else ())
-        if not allowed:
-            return refusal(404, "there is nothing at this path; see /models")
-        if request.method not in allowed:
-            return refusal(405, f"this path takes {' or '.join(allowed)}", {"allow": ", ".join(allowed)})
-        return None
+        return _refused_method(request, allowed)
 
     async def answer(self, request: Request) -> Response:
         """Return the answer to a whole request."""
@@ -94,6 +103,8 @@ class MultiModelApplication:
             return json_response({"status": "healthy", "models": len(self._loaded)})
         if request.path == "/models":
             return await self._load(request) if request.method == "POST" else self._list(request)
+        if RUNTIME_PATH.fullmatch(request.path):
+            return await self._answer_runtime(request)
         found = _PATH.fullmatch(request.path)
         assert found is not None  # `admit` saw to that
         name = found[1]
@@ -107,8 +118,12 @@ class MultiModelApplication:
             return json_response({"status": f"model {name} unloaded"})
         return json_response(_row(name, loaded))
 
+    def note(self, request: Request, response: Response) -> None:
+        """Take note of a refusal that was sent without asking: there is nothing here that counts it."""
+
     async def close(self) -> None:
-        """Unload every model."""
+        """Unload every model, also those that are just being loaded."""
+        await asyncio.gather(*self._loading.values(), return_exceptions=True)
         for name, loaded in list(self._loaded.items()):
             await self._unload(name, loaded)
 
@@ -122,12 +137,37 @@ class MultiModelApplication:
             if not loaded.in_work:
                 loaded.idle.set()
 
+    def _admit_runtime(self, asked: str, request: Request) -> Response | None:
+        refused = _refused_method(request, ("POST",)) or runtime_client.misdirected(
+            asked, self._name, request.headers, many_models=True
+        )
+        if refused is None and (loaded := self._loaded.get(runtime_client.target_model(request.headers))) is not None:
+            refused = loaded.application.admit(replace(request, path="/invocations"))
+        return runtime_client.translated(refused) if refused is not None else None
+
+    async def _answer_runtime(self, request: Request) -> Response:
+        """Answer by the model that is asked for, which is loaded first where it is not, as the platform would do."""
+        name = runtime_client.target_model(request.headers)
+        if name not in self._loaded:
+            opened = await self._open(name, str(self._folder / name))
+            if opened.status == 409:
+                return runtime_client.not_ready(name)
+            if opened.status != 200:
+                return runtime_client.translated(opened)
+        loaded = self._loaded.get(name)
+        if loaded is None:
+            return runtime_client.not_ready(name)  # it was unloaded at once
+        return runtime_client.translated(await self._invoke(loaded, request))
+
     async def _load(self, request: Request) -> Response:
         try:
             wanted = json.loads(request.body)
             name, url = str(wanted["model_name"]), str(wanted["url"])
         except (ValueError, KeyError, TypeError, RecursionError):
             return refusal(400, 'the body must be {"model_name": NAME, "url": PATH}')
+        return await self._open(name, url)
+
+    async def _open(self, name: str, url: str) -> Response:
         path = Path(unquote(url.removeprefix("file://"))).resolve()
         if not _PATH.fullmatch(f"/models/{name}"):
             return refusal(400, "a model's name is 1 to 500 characters without a slash")
@@ -137,15 +177,18 @@ class MultiModelApplication:
             return refusal(409, f"model {name!r} is loaded already")
         if (full := self._full(path)) is not None:
             return refusal(507, full)
-        self._loading.add(name)
+        # Once begun it is finished, whoever still waits for it: half a model could not be closed.
+        work = self._loading[name] = asyncio.get_running_loop().create_task(self._open_now(name, url, path))
+        work.add_done_callback(lambda _: self._loading.pop(name))
+        return await asyncio.shield(work)
+
+    async def _open_now(self, name: str, url: str, path: Path) -> Response:
         try:
             model = await self._open_model(path)
         except MemoryError:
             return refusal(507, f"there is not enough memory for model {name!r}")
         except FinepointError as error:
             return refusal(500 if isinstance(error, EndpointError) else 400, str(error))
-        finally:
-            self._loading.discard(name)
         application = EndpointApplication(model, name, request_seconds=self._request_seconds)
         self._loaded[name] = _Loaded(url, model, application)
         return json_response({"status": f"model {name} loaded"})
@@ -180,6 +223,14 @@ class MultiModelApplication:
         if end < len(rows):
             page["nextPageToken"] = str(end)
         return json_response(page)
+
+
+def _refused_method(request: Request, allowed: Sequence[str]) -> Response | None:
+    if not allowed:
+        return refusal(404, "there is nothing at this path; see /models")
+    if request.method not in allowed:
+        return refusal(405, f"this path takes {' or '.join(allowed)}", {"allow": ", ".join(allowed)})
+    return None
 
 
 def _row(name: str, loaded: _Loaded) -> dict[str, str]:

@@ -73,6 +73,7 @@ _REFUSALS = {
     "408": "the body took too long to arrive",
     "413": "the body is too large",
     "415": "the type is not understood",
+    "421": "asked by another name than an address or localhost, where no token is asked",
     "503": "too much load, or still loading; `Retry-After` says when to come back",
     "504": "no answer in time",
 }
@@ -115,13 +116,13 @@ def openapi(name: str) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {"title": f"finepoint endpoint {name}", "version": finepoint.__version__},
         "paths": {
-            "/ping": {"get": _operation("Say whether the model can answer.", {"application/json": {}}, ("503",))},
+            "/ping": {"get": _operation("Say whether the model can answer.", {"application/json": {}}, ("421", "503"))},
             "/invocations": {"post": _operation("Classify images.", answers, tuple(_REFUSALS), bodies)},
             "/invocations/batch": {
                 "post": _operation("Classify many images, each answered for itself.", lines, tuple(_REFUSALS), many)
             },
-            "/metadata": {"get": _operation("Say what is served.", {"application/json": {}}, ("401",))},
-            "/metrics": {"get": _operation("Say how it goes.", {"application/openmetrics-text": {}}, ("401",))},
+            "/metadata": {"get": _operation("Say what is served.", {"application/json": {}}, ("401", "421"))},
+            "/metrics": {"get": _operation("Say how it goes.", {"application/openmetrics-text": {}}, ("401", "421"))},
         },
     }
 

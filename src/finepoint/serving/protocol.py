@@ -2,14 +2,13 @@
 
 A connection waits, receives a head, receives a body, is answered, and waits again. Only a request that has arrived
 whole costs more than its bytes: slow clients and half-sent bodies hold a connection and nothing else. What can be
-refused is refused as soon as the head is there; the rest of such a body is thrown away as it comes.
+refused is refused as soon as the head is there; the rest of such a body is thrown away as it comes. Who does not read
+his answers is not read from either.
 """
 
 from __future__ import annotations
 
 import asyncio
-import sys
-import traceback
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from urllib.parse import parse_qsl, unquote
 
 import httptools
 
-from finepoint.serving.messages import Request, Response, refusal
+from finepoint.serving.messages import Request, Response, mistake, refusal
 
 _LINGER_SECONDS = 1.0
 
@@ -29,7 +28,7 @@ class Limits:
 
     Args:
         body_bytes: the largest body.
-        head_bytes: the request line and headers together.
+        head_bytes: the request line and headers together, and what chunks and trailers have around theirs.
         headers: how many of them.
         head_seconds: from the first byte of a head to its last.
         body_seconds: that a body may take to arrive.
@@ -37,6 +36,8 @@ class Limits:
         idle_seconds: that a connection may wait between two requests.
         connections: at once; more are refused with 503.
         pipelined: requests that a client may send ahead of their answers.
+        bodies_bytes: of the bodies of all connections together, until they are answered. Beyond it a connection may
+            hold no more than its even share; what needs more is refused with 503.
     """
 
     body_bytes: int = 20 * 2**20
@@ -48,6 +49,7 @@ class Limits:
     idle_seconds: float = 75.0
     connections: int = 1000
     pipelined: int = 16
+    bodies_bytes: int = 256 * 2**20
 
 
 class Application(Protocol):
@@ -61,6 +63,18 @@ class Application(Protocol):
         """Return the answer to a whole request; cancelled when the client goes away."""
         ...
 
+    def note(self, request: Request, response: Response) -> None:
+        """Take note of a refusal that was sent without asking, of what there is of a request."""
+        ...
+
+
+class Crowd:
+    """A server's connections, which enter and leave by themselves, and the bytes of bodies that they hold together."""
+
+    def __init__(self) -> None:
+        self.connections: set[Connection] = set()
+        self.body_bytes = 0
+
 
 class Connection(asyncio.Protocol):
     """One client's connection.
@@ -68,17 +82,19 @@ class Connection(asyncio.Protocol):
     Args:
         application: what answers.
         limits: of the connection.
-        open_connections: the set of all; this one adds and removes itself.
+        crowd: all connections.
     """
 
-    def __init__(self, application: Application, limits: Limits, open_connections: set[Connection]) -> None:
+    def __init__(self, application: Application, limits: Limits, crowd: Crowd) -> None:
         self._application = application
         self._limits = limits
-        self._open = open_connections
+        self._crowd = crowd
         self._loop = asyncio.get_running_loop()
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)  # set when the connection is made
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None  # of what is received
+        self._unread_timer: asyncio.TimerHandle | None = None  # of what is sent
+        self._held_bytes = 0
         self._message = _Message()
         self._head_again = b""
         self._whole: deque[_Message] = deque()
@@ -92,18 +108,22 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to wait for a head."""
         self._transport = cast(asyncio.Transport, transport)
-        self._transport.set_write_buffer_limits(high=0)
-        self._open.add(self)
-        if len(self._open) > self._limits.connections:
+        # Anything that is not sent yet counts; not at 0, which with TLS is reached by nothing at all, and not before
+        # TLS has sent what ends its own agreeing.
+        self._loop.call_soon(self._transport.set_write_buffer_limits, 1, 0)
+        self._crowd.connections.add(self)
+        if len(self._crowd.connections) > self._limits.connections:
             self._refuse(503, "too many connections are open; try again in a second", {"retry-after": "1"})
         else:
             self._arm(self._limits.head_seconds, self._close)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop computing for a client that has gone."""
-        self._open.discard(self)
+        self._crowd.connections.discard(self)
         self._closing = True
         self._disarm()
+        self._disarm_unread()
+        self._let_go(self._held_bytes)
         self._sent.set()
         if self._task is not None:
             self._task.cancel()
@@ -112,7 +132,7 @@ class Connection(asyncio.Protocol):
         """Parse; the callbacks below do the rest."""
         if self._closing:
             return
-        message = self._message
+        message, size = self._message, self._message.size
         try:
             self._feed(memoryview(data))
         except httptools.HttpParserCallbackError as error:
@@ -120,17 +140,22 @@ class Connection(asyncio.Protocol):
                 raise
         except httptools.HttpParserError as error:
             self._refuse(400, f"this is not HTTP/1.1 as it should be: {error}")
-        if self._message is message and message.begun and not message.head_complete:
-            message.head_bytes += len(data)
-            if message.head_bytes > self._limits.head_bytes:
-                self._refuse(431, f"the request's head is larger than {self._limits.head_bytes:,} bytes")
+        if self._message is message and message.begun:
+            # What belongs to no body: a head, and what chunks and trailers have around theirs.
+            message.outside_bytes = message.outside_bytes + len(data) if message.size == size else 0
+            if message.outside_bytes > self._limits.head_bytes:
+                self._refuse(431, f"more than {self._limits.head_bytes:,} bytes came that are of no body")
 
     def pause_writing(self) -> None:
-        """Note that an answer is still on its way."""
+        """Read no more until the client has read its answers, for which it has a time of its own."""
         self._sent.clear()
+        self._transport.pause_reading()
+        self._unread_timer = self._loop.call_later(self._limits.answer_seconds, self.abort)
 
     def resume_writing(self) -> None:
-        """Note that the answer is sent."""
+        """Go on: the answers are sent."""
+        self._disarm_unread()
+        self._transport.resume_reading()
         self._sent.set()
 
     def _feed(self, data: memoryview) -> None:
@@ -209,6 +234,7 @@ class Connection(asyncio.Protocol):
             self._refuse_large()
         if message.refused is None:
             message.parts.append(part)
+            self._hold(len(part))
 
     def on_message_complete(self) -> None:
         """Have the request answered, after those before it."""
@@ -252,8 +278,9 @@ class Connection(asyncio.Protocol):
         while self._whole and not self._closing:
             message = self._whole.popleft()
             self._write(message, message.refused or await self._answer(message))
+            if message.refused is None:
+                self._let_go(message.size)
             if not self._sent.is_set():
-                self._arm(self._limits.answer_seconds, self.abort)
                 await self._sent.wait()
         self._task = None
         if not self._closing:
@@ -264,8 +291,7 @@ class Connection(asyncio.Protocol):
         try:
             return await self._application.answer(message.request)
         except Exception:  # noqa: BLE001 - a defect of ours costs one answer, not the connection's task
-            sys.stderr.write(traceback.format_exc())
-            return refusal(500, "the server made a mistake; its log has the details")
+            return mistake()
 
     def _after_answer(self, message: _Message) -> None:
         if not message.keep_alive or self._draining:
@@ -288,8 +314,12 @@ class Connection(asyncio.Protocol):
         if self._task is not None or self._message.answered:
             self._close()  # another answer is under way or sent; there is no place for this one
             return
-        self._write(self._message, refusal(status, message, headers))
+        response = refusal(status, message, headers)
+        self._write(self._message, response)
+        self._application.note(self._message.what_came(), response)
         self._closing = True
+        self._message.parts.clear()
+        self._let_go(self._held_bytes)
         if self._transport.can_write_eof():
             self._transport.write_eof()
         self._arm(_LINGER_SECONDS, self.abort)
@@ -297,6 +327,20 @@ class Connection(asyncio.Protocol):
     def _refuse_large(self) -> None:
         self._refuse(413, f"the body is larger than {self._limits.body_bytes:,} bytes; send a smaller image")
         raise _RefusedError
+
+    def _hold(self, size: int) -> None:
+        """Count bytes of a body, and refuse it where all bodies together have become too many."""
+        limits, crowd = self._limits, self._crowd
+        crowd.body_bytes += size
+        self._held_bytes += size
+        if crowd.body_bytes > limits.bodies_bytes and self._held_bytes > limits.bodies_bytes // limits.connections:
+            self._refuse(503, "too many large bodies are on their way; try again in a second", {"retry-after": "1"})
+            raise _RefusedError
+
+    def _let_go(self, size: int) -> None:
+        size = min(size, self._held_bytes)  # a connection that is lost has let go of all
+        self._crowd.body_bytes -= size
+        self._held_bytes -= size
 
     def _too_slow(self) -> None:
         self._refuse(408, "the request took too long to arrive")
@@ -317,6 +361,11 @@ class Connection(asyncio.Protocol):
             self._timer.cancel()
             self._timer = None
 
+    def _disarm_unread(self) -> None:
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
+            self._unread_timer = None
+
 
 class _Message:
     """A request on its way in."""
@@ -324,12 +373,12 @@ class _Message:
     __slots__ = (
         "answered",
         "begun",
-        "head_bytes",
         "head_complete",
         "header_bytes",
         "headers",
         "headers_seen",
         "keep_alive",
+        "outside_bytes",
         "parts",
         "refused",
         "request",
@@ -343,9 +392,14 @@ class _Message:
         self.parts: list[bytes] = []
         self.request: Request | None = None
         self.refused: Response | None = None
-        self.headers_seen = self.header_bytes = self.head_bytes = self.size = 0
+        self.headers_seen = self.header_bytes = self.outside_bytes = self.size = 0
         self.begun = self.head_complete = self.answered = False
         self.keep_alive = True
+
+    def what_came(self) -> Request:
+        """Return the request, or what there is of it."""
+        path = self.url.partition(b"?")[0].decode("latin-1")
+        return self.request or Request("", path, headers=self.headers)
 
 
 class _RefusedError(Exception):

@@ -7,10 +7,13 @@ load is ServiceUnavailable (503); an unknown endpoint a ValidationError (400). S
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 from finepoint.serving.messages import Response, json_response
 
-_VARIANT = {"x-amzn-invoked-production-variant": "AllTraffic"}
+_ONLY_VARIANT = "AllTraffic"
+_VARIANT = {"x-amzn-invoked-production-variant": _ONLY_VARIANT}
+_TARGET_VARIANT, _TARGET_MODEL = "x-amzn-sagemaker-target-variant", "x-amzn-sagemaker-target-model"
 
 
 def translated(response: Response) -> Response:
@@ -22,7 +25,7 @@ def translated(response: Response) -> Response:
     status = response.status
     if status < 400:
         return Response(response.body, status, response.content_type, {**_VARIANT, **response.headers})
-    if "x-amzn-errortype" in response.headers or status == 401:
+    if "x-amzn-errortype" in response.headers:
         return response
     message = _message(response)
     if status == 503:
@@ -36,11 +39,41 @@ def translated(response: Response) -> Response:
     return json_response(value, 424, {**_VARIANT, "x-amzn-errortype": "ModelError"})
 
 
-def unknown_endpoint(name: str) -> Response:
-    """Return the answer to a request for an endpoint that is not here."""
-    return json_response(
-        {"Message": f"there is no endpoint {name!r} here"}, 400, {"x-amzn-errortype": "ValidationError"}
-    )
+def misdirected(asked: str, own: str, headers: Mapping[str, str], *, many_models: bool = False) -> Response | None:
+    """Return the refusal of a request that means another endpoint, variant or model than is here, or None.
+
+    Args:
+        asked: the endpoint's name in the path.
+        own: the endpoint's name.
+        headers: of the request.
+        many_models: whether the endpoint holds many, so that a request must say which.
+    """
+    variant, model = headers.get(_TARGET_VARIANT, _ONLY_VARIANT), target_model(headers)
+    if asked != own:
+        return invalid(f"there is no endpoint {asked!r} here")
+    if variant != _ONLY_VARIANT:
+        return invalid(f"endpoint {own!r} has no variant {variant[:200]!r}, only {_ONLY_VARIANT}")
+    if many_models and not model:
+        return invalid(f"endpoint {own!r} holds many models; name one as TargetModel")
+    if model and not many_models:
+        return invalid(f"endpoint {own!r} holds one model; TargetModel is for endpoints of many")
+    return None
+
+
+def target_model(headers: Mapping[str, str]) -> str:
+    """Return the model that a request asks for, or ""."""
+    return headers.get(_TARGET_MODEL, "")
+
+
+def invalid(message: str) -> Response:
+    """Return the answer to a request that is none to this endpoint."""
+    return json_response({"Message": message}, 400, {"x-amzn-errortype": "ValidationError"})
+
+
+def not_ready(model: str) -> Response:
+    """Return the answer to a request for a model that is being loaded."""
+    message = f"model {model!r} is being loaded; try again"
+    return json_response({"Message": message}, 429, {"x-amzn-errortype": "ModelNotReadyException"})
 
 
 def _message(response: Response) -> str:

@@ -9,11 +9,13 @@ import ssl
 import time
 
 from finepoint.errors import ConfigurationError
-from finepoint.serving.protocol import Application, Connection, Limits
+from finepoint.serving.protocol import Application, Connection, Crowd, Limits
 
 _BACKLOG = 1024
 _POLL_SECONDS = 0.01
 _EXHAUSTED_SECONDS = 0.1
+# Clients beyond the bound that may agree on TLS at once, to be told that they are too many.
+_REFUSED_AT_ONCE = 64
 
 
 class Server:
@@ -27,7 +29,7 @@ class Server:
     def __init__(self, application: Application, limits: Limits | None = None) -> None:
         self._application = application
         self._limits = limits or Limits()
-        self._connections: set[Connection] = set()
+        self._crowd = Crowd()
         self._listeners: list[socket.socket] = []
         self._accepting: set[asyncio.Task[object]] = set()
         self._loop = asyncio.get_running_loop()
@@ -35,7 +37,7 @@ class Server:
     @property
     def connections(self) -> int:
         """How many are open."""
-        return len(self._connections)
+        return len(self._crowd.connections)
 
     def listen(self, listener: socket.socket, tls: ssl.SSLContext | None = None) -> None:
         """Accept connections on a socket that listens and does not block, with TLS if a context is given."""
@@ -60,13 +62,13 @@ class Server:
         told: set[Connection] = set()
         while True:
             # Some that were just being accepted show up only now.
-            for connection in self._connections - told:
+            for connection in self._crowd.connections - told:
                 connection.drain(idle_seconds=idle_seconds)
                 told.add(connection)
             await asyncio.sleep(_POLL_SECONDS)
-            if not self._connections or time.monotonic() > deadline:
+            if not self._crowd.connections or time.monotonic() > deadline:
                 break
-        for connection in list(self._connections):
+        for connection in list(self._crowd.connections):
             connection.abort()
         await asyncio.sleep(_POLL_SECONDS)  # aborted connections are closed in the loop's next round
 
@@ -81,6 +83,12 @@ class Server:
                 self._loop.remove_reader(listener)
                 self._loop.call_later(_EXHAUSTED_SECONDS, self._listen_again, listener, tls)
                 return
+            if (
+                tls is not None
+                and len(self._accepting) + self.connections >= self._limits.connections + _REFUSED_AT_ONCE
+            ):
+                accepted.close()  # agreeing on TLS costs more than a refusal is worth
+                continue
             accepted.setblocking(False)
             task = self._loop.create_task(self._connect(accepted, tls))
             self._accepting.add(task)
@@ -93,7 +101,7 @@ class Server:
         # A client that hangs up, or whose TLS fails, is its own affair.
         with contextlib.suppress(OSError, TimeoutError):
             await self._loop.connect_accepted_socket(
-                lambda: Connection(self._application, self._limits, self._connections),
+                lambda: Connection(self._application, self._limits, self._crowd),
                 accepted,
                 ssl=tls,
                 ssl_handshake_timeout=seconds,
