@@ -205,7 +205,7 @@ def test_a_supervisor_hears_sigterm_while_an_old_worker_still_has_clients(tmp_pa
     slow = handler(tmp_path / "a", "old")
     (slow / "code" / "inference.py").write_text(
         "import time\ndef model_fn(folder): ...\n"
-        "def transform_fn(*_):\n    time.sleep(4)\n    return 'old', 'text/plain'\n"
+        "def transform_fn(a, b, c, d):\n    time.sleep(4)\n    return 'old', 'text/plain'\n"
     )
     endpoint = deploy(slow, name="draining", access=ALLOWED)
     port = int(endpoint.url.rsplit(":", 1)[1])

@@ -23,7 +23,7 @@ from finepoint.models.package import has_own_handler, open_package
 from finepoint.serving import registry
 from finepoint.serving.canary import CanaryPlan
 from finepoint.serving.capture import CaptureSettings
-from finepoint.serving.client import Endpoint
+from finepoint.serving.client import Endpoint, trusted
 from finepoint.serving.registry import EndpointRecord
 from finepoint.serving.server import open_listener
 from finepoint.serving.versions import package_version
@@ -207,13 +207,13 @@ def _create(name: str, wanted: Mapping[str, str], plan: _Plan, capture: CaptureS
         process = None
         try:
             process = _start(plan, name, host, listener, options)
-            _wait_until_healthy(process, name, url, plan.start_seconds)
+            _wait_until_healthy(process, name, url, wanted.get("tls-certificate", ""), plan.start_seconds)
         except BaseException:
             _end(process)
             for number in (os.getpid(), *([process.pid] if process else [])):
                 registry.forget(name, number)
             raise
-    return Endpoint(name, url, plan.version)
+    return _endpoint(name, url, plan.version, wanted)
 
 
 def undeploy(name: str) -> None:
@@ -255,7 +255,13 @@ def find_endpoint(name_or_url: str) -> Endpoint:
     record = registry.find(name_or_url)
     if record is None:
         raise NotFoundError(_unknown(name_or_url))
-    return Endpoint(record.name, record.url, record.model_version)
+    return _endpoint(record.name, record.url, record.model_version, record.settings)
+
+
+def _endpoint(name: str, url: str, version: str, settings: Mapping[str, str]) -> Endpoint:
+    """Return an endpoint of this machine; the certificate that it was deployed with is trusted."""
+    own = settings.get("tls-certificate")
+    return Endpoint(name, url, version, ca=own) if own else Endpoint(name, url, version)
 
 
 def _unknown(name: str) -> str:
@@ -266,23 +272,24 @@ def _unknown(name: str) -> str:
 def _state(record: EndpointRecord) -> EndpointState:
     if record.process() is None:
         return EndpointState(record, "stale", {})
-    if _asked(record.url, "/ping") is None:
+    certificate = record.settings.get("tls-certificate", "")
+    if _asked(record.url, "/ping", certificate) is None:
         return EndpointState(record, "unhealthy", {})
-    return EndpointState(record, "healthy", (_asked(record.url, "/metadata") or {}).get("traffic", {}))
+    return EndpointState(record, "healthy", (_asked(record.url, "/metadata", certificate) or {}).get("traffic", {}))
 
 
-def _asked(url: str, path: str) -> dict[str, Any] | None:
+def _asked(url: str, path: str, certificate: str) -> dict[str, Any] | None:
     """Return what an endpoint of this machine says, or None where it does not."""
     import httpx
 
     token = os.environ.get("FINEPOINT_TOKEN", "")
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
-        # The registry knows whose process this is; its certificate may be its own.
-        verify = not url.startswith("https")
+        # The certificate that it was deployed with, and no other; the address is ours, and need not be in it.
+        verify = trusted(certificate, pinned=bool(certificate))
         answer = httpx.get(f"{url}{path}", headers=headers, timeout=2, trust_env=False, verify=verify)
         return dict(answer.json()) if answer.status_code == 200 else None
-    except (httpx.HTTPError, ValueError):
+    except (httpx.HTTPError, ValueError, ConfigurationError):
         return None
 
 
@@ -322,7 +329,7 @@ def _update(
             if outcome["id"] == identity:
                 if tried := outcome["canary"]:
                     say(f"The canary got {tried['requests']} requests and failed at {tried['failed']}: it takes over")
-                return Endpoint(taken.name, taken.url, plan.version)
+                return _endpoint(taken.name, taken.url, plan.version, taken.settings)
         time.sleep(_POLL_SECONDS)
     why = f"its supervisor did not say within {seconds:g} s" if running.is_running() else "its supervisor has ended"
     raise EndpointError(f"endpoint {taken.name!r} was not updated: {why}; {_log_end(taken.name)}")
@@ -361,7 +368,7 @@ def _inherited() -> list[int]:
     return found
 
 
-def _wait_until_healthy(process: psutil.Process, name: str, url: str, start_seconds: float) -> None:
+def _wait_until_healthy(process: psutil.Process, name: str, url: str, certificate: str, start_seconds: float) -> None:
     """Return once the server is healthy; the supervisor keeps the time that a model has to load."""
     deadline = time.monotonic() + start_seconds + _MARGIN_SECONDS
     while time.monotonic() < deadline:
@@ -369,7 +376,7 @@ def _wait_until_healthy(process: psutil.Process, name: str, url: str, start_seco
             words = _log_end(name)
             kind = ConfigurationError if code == 2 else EndpointError
             raise kind(f"the server of endpoint {name!r} could not start: {words}")
-        found = _asked(url, "/ping")
+        found = _asked(url, "/ping", certificate)
         if found is not None and found.get("endpoint") == name:
             return
         time.sleep(_POLL_SECONDS)

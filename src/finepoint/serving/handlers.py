@@ -74,7 +74,7 @@ class HandlerModel:
             self._writer.close()
             _kill(process)
             await process.wait()
-            raise EndpointError(f"the package's handler failed: {head['failure']}")
+            raise EndpointError(f"the package's handler failed: {head['failure']}{self._remedy(head['failure'])}")
         self._process = process
         self._watching = asyncio.get_running_loop().create_task(self._watch(process))
 
@@ -85,6 +85,13 @@ class HandlerModel:
             if task is not None:
                 task.cancel()
         await self._end()
+
+    def _remedy(self, failure: str) -> str:
+        """Return what to do where a module is missing that the package asks for."""
+        requirements = self._folder / "code" / "requirements.txt"
+        if "ModuleNotFoundError" not in failure or not requirements.is_file():
+            return ""
+        return f"what it requires is not installed by the server; `{sys.executable} -m pip install -r {requirements}`"
 
     @property
     def ready(self) -> bool:
