@@ -18,7 +18,8 @@ import pytest
 from tests.serving.conftest import eventually
 from tests.serving.packages import handler
 
-from finepoint.errors import ConfigurationError, EndpointError
+from finepoint.errors import ConfigurationError, EndpointError, NotFoundError
+from finepoint.runs.workflow import model_path
 from finepoint.serving import registry
 from finepoint.serving.capture import CaptureSettings
 from finepoint.serving.deployment import Access, deploy, endpoints, undeploy
@@ -223,3 +224,9 @@ def test_a_supervisor_hears_sigterm_while_an_old_worker_still_has_clients(tmp_pa
         os.kill(supervisor.pid, signal.SIGTERM)
         assert client.recv(1000).startswith(b"HTTP/1.1 200")  # what was begun is finished
         assert psutil.wait_procs([supervisor, old], timeout=20)[1] == []
+
+
+def test_a_folder_with_a_handler_of_its_own_is_a_model(tmp_path: Path) -> None:
+    assert model_path(handler(tmp_path / "a", "mine")) == tmp_path / "a"
+    with pytest.raises(NotFoundError, match="no run"):
+        model_path(tmp_path)
