@@ -40,7 +40,7 @@ from finepoint.serving.versions import package_version
 
 _GRACE_SECONDS = 30.0
 # Until a model must be loaded, where nobody says otherwise.
-START_SECONDS = 300.0
+_START_SECONDS = 300.0
 # A worker that lived so long gets its successor at once; one that did not waits longer and longer.
 _SETTLED_SECONDS = 5.0
 _LONGEST_PAUSE_SECONDS = 5.0
@@ -56,16 +56,12 @@ class Supervisor:
         name: the endpoint's.
         listener: the socket.
         options: of every worker, whatever it serves.
-        start_seconds: until a worker must have loaded its model.
     """
 
-    def __init__(
-        self, name: str, listener: socket.socket, options: Sequence[str], start_seconds: float = START_SECONDS
-    ) -> None:
+    def __init__(self, name: str, listener: socket.socket, options: Sequence[str]) -> None:
         self._name = name
         self._listener = listener
         self._options = list(options)
-        self._start_seconds = start_seconds
         self._registered = "--registered" in options
         self._draining: set[asyncio.Task[object]] = set()
         self._stopping = asyncio.Event()
@@ -83,7 +79,7 @@ class Supervisor:
             loop.add_signal_handler(number, self._stopping.set)
         loop.add_signal_handler(signal.SIGHUP, self._updating.set)
         worker, started = await self._start(model), time.monotonic()
-        if not await self._ready(worker):
+        if not await self._ready(worker, model):
             # It said why; there is nothing to keep up.
             return 0 if self._stopping.is_set() else max(1, worker.process.returncode or 1)
         if predecessors is not None:
@@ -94,7 +90,8 @@ class Supervisor:
         while True:
             await _first(worker.process.wait(), self._stopping.wait(), self._updating.wait())
             if self._stopping.is_set():
-                code = await _end(worker)
+                # One that has ended, or was still loading, has nothing to finish.
+                code = 0 if worker.process.returncode is not None else await _end(worker)
                 await asyncio.gather(*self._draining)
                 return code
             if self._updating.is_set():
@@ -108,15 +105,14 @@ class Supervisor:
             worker.channel.close()
             await _first(asyncio.sleep(pause), self._stopping.wait())
             worker, started = await self._start(model), time.monotonic()
-            await self._ready(worker)  # if it is not, it has ended, and the next round starts another one
+            await self._ready(worker, model)  # if it is not, it has ended, and the next round starts another one
 
     async def _update(self, old: _Worker, model: Served) -> tuple[_Worker, Served]:
         """Return the worker and the model that serve after an update."""
         wanted = read_json(registry.wanted_path(self._name))
-        served = Served(str(wanted["model"]), tuple(wanted["options"]))
-        self._start_seconds = float(wanted["start_seconds"])
+        served = Served(str(wanted["model"]), tuple(wanted["options"]), float(wanted["start_seconds"]))
         tried: dict[str, int] = {}
-        _bear_more(old, self._start_seconds)
+        _bear_more(old, served.start_seconds)
         if wanted["canary"]:
             failure, tried = await self._try(old, served, CanaryPlan(**wanted["canary"]))
             if failure:
@@ -124,7 +120,7 @@ class Supervisor:
                 self._report(wanted, failure, tried)
                 return old, model
         new = await self._start(served)
-        if await self._ready(new):
+        if await self._ready(new, served):
             with contextlib.suppress(ProcessLookupError):
                 old.process.send_signal(signal.SIGUSR1)
             self._let_end(_drained(old))
@@ -162,11 +158,12 @@ class Supervisor:
             listener.listen(_BACKLOG)
             new = await self._start(model, listener)
             listener.close()
-            if not await self._ready(new):
+            if not await self._ready(new, model):
                 return "the new worker did not come up; the old one goes on", {}
-            with contextlib.suppress(BlockingIOError):
+            with contextlib.suppress(OSError):
                 old.channel.recv(4096)  # the last words on an earlier canary
-            old.channel.send(order({"socket": f"{folder}/canary", "share": plan.share}))
+            with contextlib.suppress(OSError):  # it may just have died, which is seen below
+                old.channel.send(order({"socket": f"{folder}/canary", "share": plan.share}))
             loop.add_reader(old.channel, hear)
             verdict: bool | None = None
             while verdict is None and not self._stopping.is_set():
@@ -204,11 +201,11 @@ class Supervisor:
         theirs.close()
         return _Worker(process, ours)
 
-    async def _ready(self, worker: _Worker) -> bool:
+    async def _ready(self, worker: _Worker, model: Served) -> bool:
         """Return whether a worker says that it is ready before its time is up; one that does not has ended then."""
         loop, said = asyncio.get_running_loop(), asyncio.Event()
         loop.add_reader(worker.channel, said.set)  # a word, or the end
-        await _first(said.wait(), asyncio.sleep(self._start_seconds), self._stopping.wait())
+        await _first(said.wait(), asyncio.sleep(model.start_seconds), self._stopping.wait())
         loop.remove_reader(worker.channel)
         if said.is_set() and _heard(worker.channel) != b"":
             return True
@@ -216,7 +213,7 @@ class Supervisor:
             await _first(worker.process.wait(), asyncio.sleep(_LAST_WORDS_SECONDS))
         elif not self._stopping.is_set():
             sys.stderr.write(
-                f"error: the model was not loaded within {self._start_seconds:g} s; --start-seconds gives it longer\n"
+                f"error: the model was not loaded within {model.start_seconds:g} s; --start-seconds gives it longer\n"
             )
         await _kill(worker)  # it has no clients yet
         return False
@@ -229,10 +226,12 @@ class Served:
     Args:
         path: of the package.
         options: of its worker: whether its code may run, and what computes it.
+        start_seconds: until a worker must have loaded it.
     """
 
     path: str
-    options: tuple[str, ...] = ()
+    options: tuple[str, ...]
+    start_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,7 +300,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--listen-fd", type=int, help="a socket that listens already, instead of host and port")
     parser.add_argument("--predecessor", type=int, help="number of the process whose registered endpoint this is")
     parser.add_argument("--predecessor-fd", type=int, help="a socket to the worker of a supervisor that was killed")
-    parser.add_argument("--start-seconds", type=float, default=START_SECONDS, help="until a model must be loaded")
+    parser.add_argument("--start-seconds", type=float, default=_START_SECONDS, help="until a model must be loaded")
     parser.add_argument("--allow-code", action="store_true", help="run the package's own code/inference.py")
     parser.add_argument("--runtime", help="that computes")
     given, options = parser.parse_known_args(arguments)
@@ -326,8 +325,8 @@ async def _run(
     given: argparse.Namespace, options: Sequence[str], listener: socket.socket, predecessors: socket.socket | None
 ) -> int:
     own = (*(["--allow-code"] if given.allow_code else []), *(["--runtime", given.runtime] if given.runtime else []))
-    supervisor = Supervisor(given.name, listener, ["--host", given.host, *options], given.start_seconds)
-    return await supervisor.run(Served(given.model, own), predecessors)
+    supervisor = Supervisor(given.name, listener, ["--host", given.host, *options])
+    return await supervisor.run(Served(given.model, own, given.start_seconds), predecessors)
 
 
 if __name__ == "__main__":
