@@ -29,6 +29,7 @@ from finepoint.serving.server import open_listener
 from finepoint.serving.versions import package_version
 
 _ON = "on"
+_OF_CAPTURE = ("capture-folder", "capture-bytes")
 State = Literal["healthy", "unhealthy", "stale"]
 _POLL_SECONDS = 0.05
 # As SageMaker's hosts do: 30 seconds between SIGTERM and SIGKILL.
@@ -177,7 +178,7 @@ def _refuse_changes(taken: EndpointRecord, wanted: Mapping[str, str]) -> None:
         f"--{name}{'' if value == _ON else f' {value}'}: endpoint {taken.name!r} runs "
         f"{f'with {taken.settings[name]}' if name in taken.settings else 'without'}; {remedy}"
         for name, value in wanted.items()
-        if taken.settings.get(name) != value
+        if taken.settings.get(name) != value and (name not in _OF_CAPTURE or "capture" in taken.settings)
     ]
     if mistakes:
         raise ConfigurationError(mistakes)
