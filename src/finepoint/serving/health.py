@@ -28,6 +28,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 0 if connection.getresponse().status == 200 else 1
     except (OSError, http.client.HTTPException):
         return 1
+    finally:
+        connection.close()
 
 
 if __name__ == "__main__":
