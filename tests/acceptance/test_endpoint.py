@@ -72,13 +72,13 @@ def test_an_update_under_load_fails_no_request_and_a_bad_one_is_rolled_back(tmp_
     try:
         with Load(endpoint.url) as load:
             assert eventually(lambda: len(load.answers) > 50)
-            updated = deploy(handler(tmp_path / "b", "new"), name="rolling")
+            updated = deploy(handler(tmp_path / "b", "new"), name="rolling", access=access)
             seen = len(load.answers)
             assert eventually(lambda: len(load.answers) > seen + 50)
             broken = handler(tmp_path / "c", "broken")
             (broken / "code" / "inference.py").write_text("raise RuntimeError('I do not load')")
             with pytest.raises(EndpointError, match="not updated"):
-                deploy(broken, name="rolling")
+                deploy(broken, name="rolling", access=access)
             seen = len(load.answers)
             assert eventually(lambda: len(load.answers) > seen + 50)
         assert set(load.answers) == {"old", "new"}
@@ -91,7 +91,8 @@ def test_an_update_under_load_fails_no_request_and_a_bad_one_is_rolled_back(tmp_
 
 
 def test_a_canary_gets_its_share_and_then_all_and_a_bad_one_is_noticed_by_nobody(tmp_path: Path) -> None:
-    endpoint = deploy(handler(tmp_path / "a", "old"), name="canary", access=Access(allow_code=True))
+    access = Access(allow_code=True)
+    endpoint = deploy(handler(tmp_path / "a", "old"), name="canary", access=access)
     try:
         with Load(endpoint.url) as load:
             assert eventually(lambda: len(load.answers) > 50)
@@ -100,11 +101,12 @@ def test_a_canary_gets_its_share_and_then_all_and_a_bad_one_is_noticed_by_nobody
                 "def model_fn(folder): ...\ndef transform_fn(*_): raise RuntimeError('only with real requests')"
             )
             with pytest.raises(EndpointError, match=r"it failed: of \d+ requests [3-9] failed; the old model goes on"):
-                deploy(bad, name="canary", canary=CanaryPlan(0.2))
+                deploy(bad, name="canary", access=access, canary=CanaryPlan(0.2))
             assert set(load.answers) == {"old"}
             said: list[str] = []
             seen = len(load.answers)
-            deploy(handler(tmp_path / "c", "new"), name="canary", canary=CanaryPlan(0.2, requests=50), say=said.append)
+            plan = CanaryPlan(0.2, requests=50)
+            deploy(handler(tmp_path / "c", "new"), name="canary", access=access, canary=plan, say=said.append)
             tried = load.answers[seen:]
             assert eventually(lambda: load.answers[-1] == "new")
         assert set(load.answers) == {"old", "new"}
@@ -228,7 +230,8 @@ def test_undeploy_ends_every_process_and_frees_the_port(deployed: Endpoint, pack
 
 
 def test_a_supervisor_that_is_killed_comes_back_and_no_request_fails(tmp_path: Path) -> None:
-    endpoint = deploy(handler(tmp_path / "a", "steady"), name="headless", access=Access(allow_code=True))
+    access = Access(allow_code=True)
+    endpoint = deploy(handler(tmp_path / "a", "steady"), name="headless", access=access)
     before = registry.find("headless")
     assert before is not None
     worker = worker_of("headless")
@@ -252,7 +255,7 @@ def test_a_supervisor_that_is_killed_comes_back_and_no_request_fails(tmp_path: P
             endpoint.url,
             before.model_version,
         )
-        assert deploy(handler(tmp_path / "b", "newer"), name="headless").url == endpoint.url
+        assert deploy(handler(tmp_path / "b", "newer"), name="headless", access=access).url == endpoint.url
     finally:
         undeploy("headless")
     assert not endpoint.healthy()

@@ -50,6 +50,16 @@ def test_it_decodes_as_the_one_preprocessing_does() -> None:
     with_pool(work, processes=2)
 
 
+def test_the_warm_up_waits_for_every_process() -> None:
+    async def work(pool: DecoderPool) -> None:
+        await pool.warm_up()
+        # Each has decoded an image, without one that came later.
+        assert [slot.memory[0] for slot in pool._slots] == [128, 128]
+        assert len(nursery().children()) == 2
+
+    with_pool(work, processes=2)
+
+
 def test_a_refusal_has_the_decoders_reason_and_costs_no_process() -> None:
     async def work(pool: DecoderPool) -> None:
         with pytest.raises(RequestError, match="not an image") as caught:

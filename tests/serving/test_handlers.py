@@ -4,12 +4,20 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
+import httpx
+import psutil
 import pytest
 from tests.serving.conftest import eventually, serving
+from tests.serving.packages import handler
 
-from finepoint.errors import ConfigurationError, EndpointError
+from finepoint.errors import ConfigurationError, EndpointError, PackageError
+from finepoint.models.package import has_own_handler, open_package, pack
 from finepoint.serving.admission import Service
 from finepoint.serving.handlers import HandlerModel
 from finepoint.serving.loading import open_model
@@ -120,3 +128,82 @@ def test_transform_fn_excludes_the_others(tmp_path: Path) -> None:
 
     with pytest.raises(EndpointError, match="Cannot use transform_fn"):
         asyncio.run(load())
+
+
+def test_a_request_has_its_504_at_its_own_deadline_however_long_it_waited_for_its_turn(tmp_path: Path) -> None:
+    with serving(folder=package(tmp_path / "p", HANDLER), service=Service(request_seconds=1.5)) as served:
+        statuses: list[int] = []
+
+        def first() -> None:
+            with httpx.Client(base_url=served.url, trust_env=False, timeout=30) as client:
+                statuses.append(client.post("/invocations", content=b"loop").status_code)
+
+        asking = threading.Thread(target=first)
+        asking.start()
+        assert eventually(lambda: "finepoint_requests_in_work 1" in served.client.get("/metrics").text)
+        start = time.monotonic()
+        # It comes to its turn when the first one is ended, and then loops itself: its time is counted from here.
+        assert served.ask(b"loop", "text/csv").status_code in (503, 504)
+        assert time.monotonic() - start < 2.5
+        asking.join()
+        assert statuses == [504]
+        assert eventually(lambda: served.ask(b"x", "text/csv").status_code == 200)
+
+
+SPAWNS = """
+import subprocess, sys
+
+def model_fn(folder):
+    child = subprocess.Popen([sys.executable, "-c", "import threading; threading.Event().wait()"])
+    return str(child.pid)
+
+def transform_fn(model, data, content_type, accept):
+    if data == "die":
+        import os
+        os._exit(3)
+    return model, "text/plain"
+"""
+
+
+def test_what_a_handler_has_started_ends_with_it(tmp_path: Path) -> None:
+    with serving(folder=package(tmp_path / "p", SPAWNS)) as served:
+        first = psutil.Process(int(served.ask(b"who", "text/csv").text))
+        assert served.ask(b"die", "text/csv").status_code == 500
+        assert psutil.wait_procs([first], timeout=5)[1] == []
+        found: list[str] = []
+        assert eventually(lambda: found.append(served.ask(b"who", "text/csv").text) or found[-1].isdecimal())
+        second = psutil.Process(int(found[-1]))
+    assert psutil.wait_procs([second], timeout=5)[1] == []
+
+
+def test_what_a_handler_has_started_ends_also_where_the_server_is_killed(tmp_path: Path) -> None:
+    folder = package(tmp_path / "p", SPAWNS)
+    command = [sys.executable, "-m", "finepoint.serving", "--model", str(folder), "--name", "x", "--port", "0"]
+    with subprocess.Popen([*command, "--allow-code"]) as server:
+        family = psutil.Process(server.pid)
+        # the handler's keeper, the handler, and what it started
+        assert eventually(lambda: len(family.children(recursive=True)) == 3, 30)
+        others = family.children(recursive=True)
+        server.kill()
+        assert psutil.wait_procs(others, timeout=5)[1] == []
+
+
+def test_sagemaker_program_names_the_script_that_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = handler(tmp_path / "p", "mine")
+    (folder / "code" / "inference.py").rename(folder / "code" / "serve_me.py")
+    with pytest.raises(PackageError):
+        open_package(folder, foreign=True)
+    monkeypatch.setenv("SAGEMAKER_PROGRAM", "serve_me.py")
+    archive = tmp_path / "model.tar.gz"
+    pack(folder, archive)
+    opened = open_package(archive, foreign=True)
+    assert has_own_handler(open_package(folder, foreign=True))
+    with serving(folder=opened) as served:
+        assert served.ask(b"x", "text/csv").text == "mine"
+
+
+def test_a_module_that_only_requirements_txt_names_is_missed_with_the_command_that_installs_it(tmp_path: Path) -> None:
+    folder = package(tmp_path / "p", "import nothing_of_this_name")
+    (folder / "code" / "requirements.txt").write_text("nothing-of-this-name")
+    with pytest.raises(EndpointError, match=r"pip install -r .*code/requirements\.txt"):
+        asyncio.run(HandlerModel(folder, Service(), "v1").open())

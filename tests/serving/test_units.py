@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -38,6 +39,35 @@ def test_a_compose_file_publishes_only_the_address_asked_for(model: Path, tmp_pa
     given = _parser().parse_args(service["entrypoint"][3:])  # the server knows every flag
     assert (str(given.token_file), given.no_auth, given.allow_code) == ("/run/secrets/token-file", False, False)
     assert service["read_only"] and service["cap_drop"] == ["ALL"]
+
+
+def test_a_compose_files_container_can_read_what_it_is_given_and_says_whether_it_is_healthy(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [tmp_path / name for name in ("token", "certificate", "key")]
+    for file in files:
+        file.write_text("x")
+        file.chmod(0o600)
+    access = Access(files[0], False, files[1], files[2])
+    monkeypatch.setattr(os, "getuid", lambda: 1234)
+    monkeypatch.setattr(os, "getgid", lambda: 567)
+    service = yaml.safe_load(unit("compose", model, name="c", host="0.0.0.0", port=1, access=access))["services"]["c"]
+    assert service["user"] == "1234:567"
+    check = service["healthcheck"]["test"]
+    assert check[:4] == ["CMD", "python", "-m", "finepoint.serving.health"]
+    assert check[4:] == ["--port", "8080", "--certificate", "/run/secrets/tls-certificate"]
+    assert check[-1] in [volume["target"] for volume in service["volumes"]]
+    plain = yaml.safe_load(unit("compose", model, name="c", host="127.0.0.1", port=1, access=Access()))
+    assert "--certificate" not in plain["services"]["c"]["healthcheck"]["test"]
+    # Printed by root the container is another user than who owns the files.
+    monkeypatch.setattr(os, "getuid", lambda: 0)
+    with pytest.raises(ConfigurationError, match="3 settings are wrong") as refused:
+        unit("compose", model, name="c", host="0.0.0.0", port=1, access=access)
+    assert all(str(file) in str(refused.value) for file in files)
+    for file in files:
+        file.chmod(0o644)
+    readable = yaml.safe_load(unit("compose", model, name="c", host="0.0.0.0", port=1, access=access))
+    assert "user" not in readable["services"]["c"]  # the image's own
 
 
 def test_neither_opens_an_endpoint_to_everybody_unasked(model: Path) -> None:

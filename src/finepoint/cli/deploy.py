@@ -21,7 +21,7 @@ def _in_aws(*names: str, text: str, metavar: str | None = None) -> Any:
 def command(
     model: ModelArgument,
     name: Annotated[str | None, typer.Option("--name", help="Name of the endpoint.", show_default="the run's")] = None,
-    host: Annotated[str, typer.Option("--host", help="Address to bind to.")] = "127.0.0.1",
+    host: Annotated[str | None, typer.Option("--host", help="Address to bind to.", show_default="127.0.0.1")] = None,
     port: Annotated[int, typer.Option("--port", help="Port to bind to; 0 takes a free one.", min=0, max=65535)] = 0,
     token_file: Annotated[
         Path | None, typer.Option("--token-file", help="File with the token that clients must show.")
@@ -58,6 +58,9 @@ def command(
         str | None,
         typer.Option("--canary", help="Over a running endpoint: first give the new model this share, as 10%."),
     ] = None,
+    start_seconds: Annotated[
+        float, typer.Option("--start-seconds", help="Until the model must be loaded.", min=1, max=300)
+    ] = 60.0,
     printed: Annotated[
         Literal["systemd", "compose"] | None,
         typer.Option("--print", help="Deploy nothing; print a systemd unit or a compose file that does."),
@@ -87,6 +90,8 @@ def command(
     Over a running endpoint of the same name the new model is loaded beside the old one and takes over without failing
     a request. With --canary it takes over once it has answered 100 requests of its share, or after 30 seconds; where it
     fails at more than 2 % of what the old model can answer, the old one stays. What it fails at the old one answers.
+    --allow-code and --runtime hold for the package that is deployed; address, access and capture are the endpoint's: an
+    update that asks for others is refused.
 
     Examples:
 
@@ -105,15 +110,17 @@ def command(
         finepoint deploy first --engine sagemaker --instances 2 --max-instances 6 --scale-at 300 --update rolling
     """
     from finepoint.cli.output import plain, print_json, say, show
+    from finepoint.errors import ConfigurationError
     from finepoint.runs.deploying import captures_dir, deploy
     from finepoint.serving.canary import CanaryPlan, parse_share
     from finepoint.serving.deployment import Access
 
     share = parse_share(capture, "capture") if capture is not None else None
+    if capture_images and share is None:
+        raise ConfigurationError("--capture-images goes with --capture; give it too, as --capture 100%")
     if engine == "sagemaker":
         from finepoint.cli.endpoints import deploy_in_cloud
         from finepoint.engines.sagemaker.hosting import Hosting
-        from finepoint.errors import ConfigurationError
 
         if canary is not None or capture_images:
             raise ConfigurationError(
@@ -127,7 +134,9 @@ def command(
     if printed is not None:
         from finepoint.runs.deploying import unit_of
 
-        text = unit_of(printed, model, name=name, host=host, port=port, access=access, directory=runs_dir)
+        text = unit_of(
+            printed, model, name=name, host=host or "127.0.0.1", port=port, access=access, directory=runs_dir
+        )
         sys.stdout.write(text)
         return
     endpoint = deploy(
@@ -135,6 +144,7 @@ def command(
         name=name,
         host=host,
         port=port,
+        start_seconds=start_seconds,
         access=access,
         capture=share,
         capture_images=capture_images,

@@ -55,6 +55,7 @@ def command(
             rate,
             seconds,
             token=found.token,
+            trust=found.trust(),
             progress=lambda passed: bar.update(task, completed=min(passed, seconds)),
         )
     result = _result(measured, rate, seconds)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import os
 import shutil
 import tarfile
 import tempfile
@@ -29,7 +30,7 @@ from finepoint.files import atomic_path, cache_dir, digest_of, read_json, sha256
 SCHEMA_VERSION = 1
 DESCRIPTION = "finepoint.json"
 GRAPH = "model.onnx"
-HANDLER = "code/inference.py"
+_PROGRAM = "inference.py"
 # Of a package that may come from anywhere. Weights that were never trained may shrink to nothing: no ratio is refused.
 PACKAGE_LIMITS = Limits(bytes=8 << 30, files=10_000, ratio=math.inf)
 # What a description says about the model; all else in it decides answers.
@@ -64,7 +65,7 @@ def open_package(path: Path, *, foreign: bool = False) -> Path:
 
     Args:
         path: a folder or an archive.
-        foreign: one without our description will do where it has a handler, `code/inference.py`, of its own.
+        foreign: one without our description will do where it has a handler (`handler_file`) of its own.
 
     Raises:
         PackageError: it is neither, is damaged, unsafe, or of a newer schema.
@@ -75,10 +76,10 @@ def open_package(path: Path, *, foreign: bool = False) -> Path:
         folder = cache_dir() / "packages" / sha256_of(path)
         if not folder.is_dir():
             folder.parent.mkdir(parents=True, exist_ok=True)
-            _extract(path, folder, HANDLER if foreign else DESCRIPTION)
+            _extract(path, folder, handler_file() if foreign else DESCRIPTION)
     else:
         raise PackageError(f"{path}: there is no such file or folder; give a model.tar.gz or a run")
-    if not (foreign and (folder / HANDLER).is_file() and not (folder / DESCRIPTION).is_file()):
+    if not (foreign and (folder / handler_file()).is_file() and not (folder / DESCRIPTION).is_file()):
         read_description(folder)
     return folder
 
@@ -108,9 +109,21 @@ def read_description(folder: Path) -> dict[str, Any]:
     return dict(value)
 
 
+def handler_file() -> str:
+    """Return where a package's own handler lies: `code/inference.py`, or in `code/` what `$SAGEMAKER_PROGRAM` names."""
+    return f"code/{os.environ.get('SAGEMAKER_PROGRAM') or _PROGRAM}"
+
+
 def has_own_handler(folder: Path) -> bool:
-    """Return whether serving the package in a folder means running its `code/inference.py`."""
-    return not (folder / DESCRIPTION).is_file() or read_description(folder)["handler"] != "builtin"
+    """Return whether serving the package in a folder means running its own handler.
+
+    The `code/inference.py` of a package with the built-in handler is for other people's containers; another program
+    that `$SAGEMAKER_PROGRAM` names is meant to run.
+    """
+    if not (folder / DESCRIPTION).is_file() or read_description(folder)["handler"] != "builtin":
+        return True
+    named = handler_file()
+    return named != f"code/{_PROGRAM}" and (folder / named).is_file()
 
 
 def version_of(description: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from finepoint.serving import registry
 from finepoint.serving.canary import CanaryPlan
 from finepoint.serving.capture import CaptureSettings
 from finepoint.serving.client import Endpoint
-from finepoint.serving.deployment import Access
+from finepoint.serving.deployment import START_SECONDS, Access
 from finepoint.serving.deployment import deploy as deploy_package
 from finepoint.serving.units import Kind, unit
 
@@ -23,8 +23,9 @@ def deploy(
     model: Run | str | Path,
     *,
     name: str | None = None,
-    host: str = "127.0.0.1",
+    host: str | None = None,
     port: int = 0,
+    start_seconds: float = START_SECONDS,
     access: Access | None = None,
     capture: float | None = None,
     capture_images: bool = False,
@@ -39,8 +40,9 @@ def deploy(
     Args:
         model: a run, its name, or a package.
         name: the endpoint's; by default it is the run's, or the package's file name.
-        host: address to bind to; another one than loopback needs a token or `no_auth`.
+        host: address to bind to, by default 127.0.0.1; another one than loopback needs a token or `no_auth`.
         port: to bind to; 0 takes a free one.
+        start_seconds: until it must be healthy, above 0 to 300.
         access: who may reach it, and what the package may do.
         capture: share of requests, above 0 to 1, whose answers are kept, in `captures_dir`.
         capture_images: keep the images too.
@@ -62,7 +64,15 @@ def deploy(
         access = replace(access or Access(), allow_code=True)  # who names the script has read it
     settings = CaptureSettings(captures_dir(), capture, capture_images) if capture is not None else None
     return deploy_package(
-        path, name=name, host=host, port=port, access=access, capture=settings, canary=canary, say=say
+        path,
+        name=name,
+        host=host,
+        port=port,
+        start_seconds=start_seconds,
+        access=access,
+        capture=settings,
+        canary=canary,
+        say=say,
     )
 
 

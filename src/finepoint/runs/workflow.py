@@ -26,6 +26,7 @@ from finepoint.evaluation.labels import find_label_issues
 from finepoint.evaluation.metrics import evaluate_logits
 from finepoint.files import exists, read_json
 from finepoint.models.classifier import Classifier, Prediction, load_classifier
+from finepoint.models.package import handler_file
 from finepoint.models.runtimes import cores
 from finepoint.runs.folder import RECORD, RunFolder, create_or_open, find_run, now, runs_dir
 from finepoint.runs.listener import Listener
@@ -199,6 +200,8 @@ def model_path(model: Run | str | Path, directory: Path | None = None) -> Path:
             if not packed.is_file():
                 raise NotFoundError(f"job {job.name} left no model; its script puts one into SM_MODEL_DIR")
             return packed
+    if (path / handler_file()).is_file():
+        return path
     folder = find_run(model, directory)
     if not folder.model.is_file():
         raise NotFoundError(f"run {folder.name} has no model yet; `finepoint train PATH --run {folder.name}` makes one")

@@ -40,6 +40,8 @@ _GRACE_SECONDS = 30.0
 _HANDOVER_IDLE_SECONDS = 5.0
 # At its start a worker answers who has gathered meanwhile, and still loads what it computes with under load.
 _SETTLING_SECONDS = 5.0
+# What is loading when the server is told to end may take so long to notice.
+_ABANDON_SECONDS = 2.0
 # Until another supervisor's worker has taken over.
 _SUCCESSION_SECONDS = 60.0
 
@@ -58,6 +60,8 @@ def main(arguments: list[str] | None = None) -> int:
         gate = Gate(token, any_host=given.no_auth)
         tls = _tls(given.tls_certificate, given.tls_key)
         asyncio.run(_serve(given, gate, tls))
+    except asyncio.CancelledError:
+        return 0  # told to end while it was loading
     except FinepointError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
@@ -85,18 +89,22 @@ async def _serve(given: argparse.Namespace, gate: Gate, tls: ssl.SSLContext | No
     stopping = asyncio.Event()
     idle_seconds = 0.0
     parent = os.getppid()
+    loop, loading = asyncio.get_running_loop(), asyncio.current_task()
 
     def stop(seconds: float) -> None:
         nonlocal idle_seconds
         idle_seconds = seconds
         stopping.set()
+        if loading is not None:
+            loading.cancel()
+            loop.call_later(_ABANDON_SECONDS, os._exit, 0)  # a thread that still loads cannot be told
 
-    loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop, 0.0)
     loop.add_signal_handler(signal.SIGINT, stop, 0.0)
     loop.add_signal_handler(signal.SIGUSR1, stop, _HANDOVER_IDLE_SECONDS)  # another process has taken over
     # Loaded before a connection is accepted: clients wait in the socket's queue rather than being refused.
     async with _application(given, gate) as application:
+        loading = None
         answering: Application = application
         listener = open_listener(given.host, given.port, given.listen_fd)
         supervisor = socket.socket(fileno=given.ready_fd) if given.ready_fd is not None else None

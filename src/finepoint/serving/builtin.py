@@ -93,7 +93,7 @@ class BuiltinModel:
         """Connect to the event loop and answer a warm-up request."""
         await self._decoders.open()
         blank = [np.zeros((part.height, part.width, 3), np.uint8) for part in self._model.preprocessings]
-        await self._batcher.submit(blank, ("logits",))
+        await asyncio.gather(self._batcher.submit(blank, ("logits",)), self._decoders.warm_up())
         self._ready = True
 
     def widen_with(self, load: Callable[[], tuple[Compute, int]], max_batch: int) -> None:

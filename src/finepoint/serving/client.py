@@ -14,10 +14,12 @@ import itertools
 import json
 import os
 import random
+import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, overload
 from urllib.parse import unquote
@@ -25,7 +27,7 @@ from urllib.parse import unquote
 import httpx
 
 from finepoint.data.decoding import content_type
-from finepoint.errors import AnswerError, DataError, EndpointError, RequestError
+from finepoint.errors import AnswerError, ConfigurationError, DataError, EndpointError, RequestError
 from finepoint.models.classifier import Prediction
 
 Image = bytes | str | Path
@@ -46,6 +48,8 @@ class Endpoint:
         token: shown to the endpoint; by default what `$FINEPOINT_TOKEN` holds.
         retries: how often a request that is refused for too much load (503) is sent again, after the time that the
             endpoint says, give or take half of it, so that many clients do not come back together.
+        ca: PEM file with a certificate to trust beside the system's, such as the endpoint's own; by default what
+            `$FINEPOINT_CA` names. An endpoint's certificate is always verified.
     """
 
     name: str
@@ -53,6 +57,7 @@ class Endpoint:
     model_version: str = ""
     token: str = field(default_factory=lambda: os.environ.get("FINEPOINT_TOKEN", ""), repr=False)
     retries: int = 3
+    ca: str = field(default_factory=lambda: os.environ.get("FINEPOINT_CA", ""))
 
     def __post_init__(self) -> None:
         if not self.url:
@@ -143,7 +148,7 @@ class Endpoint:
             EndpointError: it does not answer.
         """
         if client is None:
-            async with httpx.AsyncClient(trust_env=False) as own:
+            async with httpx.AsyncClient(trust_env=False, verify=self.trust()) as own:
                 return await self.predict_async(image, top=top, client=own)
         data = await asyncio.to_thread(read_image, image)
         request = self._request(data, content_type(data), top)
@@ -190,9 +195,18 @@ class Endpoint:
     def healthy(self, timeout: float = 2.0) -> bool:
         """Return whether the endpoint says that it can answer, within a timeout in seconds."""
         try:
-            return httpx.get(f"{self.url}/ping", timeout=timeout, trust_env=False).status_code == 200
+            answer = httpx.get(f"{self.url}/ping", timeout=timeout, trust_env=False, verify=self.trust())
+            return answer.status_code == 200
         except httpx.HTTPError:
             return False
+
+    def trust(self) -> ssl.SSLContext:
+        """Return the certificates that the endpoint's is verified by.
+
+        Raises:
+            ConfigurationError: `ca` cannot be read.
+        """
+        return trusted(self.ca)
 
     def delete(self) -> None:
         """Stop the endpoint and forget it.
@@ -215,7 +229,7 @@ class Endpoint:
 
     def _ask(self, method: str, **request: Any) -> httpx.Response:
         try:
-            return httpx.request(method, trust_env=False, **request)
+            return httpx.request(method, trust_env=False, verify=self.trust(), **request)
         except httpx.HTTPError as error:
             raise self._silent(error) from error
 
@@ -239,6 +253,29 @@ class Endpoint:
         return EndpointError(
             f"endpoint {self.name} at {self.url} does not answer ({error}); `finepoint endpoints` shows its state"
         )
+
+
+@lru_cache(maxsize=16)
+def trusted(ca: str, *, pinned: bool = False) -> ssl.SSLContext:
+    """Return what verifies a server's certificate.
+
+    Args:
+        ca: PEM file to trust beside the system's certificates, or "".
+        pinned: trust only what is in the file, whatever host it names.
+
+    Raises:
+        ConfigurationError: the file cannot be read, or holds no certificate.
+    """
+    try:
+        context = ssl.create_default_context(cafile=ca if pinned else None)
+        if ca:
+            context.load_verify_locations(ca)
+    except OSError as error:  # SSLError is one
+        raise ConfigurationError(f"{ca} holds no certificate that can be read ({error}); give a PEM file") from error
+    # A certificate that is itself in the file is trusted, whoever signed it.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.check_hostname = not pinned
+    return context
 
 
 def _pause(answer: httpx.Response) -> float:

@@ -8,6 +8,7 @@ pipes in docs/decisions/031.
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import mmap
@@ -31,6 +32,11 @@ _ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": str(4 * 2**20),
     "MALLOC_TRIM_THRESHOLD_": str(8 * 2**20),
 }
+
+# A PNG of one grey pixel.
+_SAMPLE = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAAAAggCBd81ytgAAAABJRU5ErkJggg=="
+)
 
 
 class DecoderPool:
@@ -68,6 +74,14 @@ class DecoderPool:
             loop.add_reader(slot.channel, self._on_reply, slot)
         assert self._control is not None
         loop.add_reader(self._control, self._on_death)
+
+    async def warm_up(self) -> None:
+        """Return once each process has decoded an image, so that no client waits for its start."""
+        works = [slot.run(_SAMPLE, output_bytes(self._descriptions)) for slot in self._slots]
+        for outcome in await asyncio.gather(*works, return_exceptions=True):
+            # One that died is replaced already; anything else is a defect.
+            if isinstance(outcome, BaseException) and not isinstance(outcome, _DiedError):
+                raise outcome
 
     def close(self) -> None:
         """End the processes."""

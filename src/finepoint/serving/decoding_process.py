@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import io
 import json
 import mmap
 import os
@@ -23,6 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from finepoint.data.preprocessing import Preprocessing, preprocess
 from finepoint.errors import DecodeError
@@ -135,10 +137,15 @@ def _next_job(channel: socket.socket) -> bytes:
 
 
 def _warm_up(descriptions: Sequence[Preprocessing]) -> None:
-    """Have Pillow load its plugins, and what reads HEIC where it is installed, before the children are forked."""
-    for start in (b"not an image", b"\0\0\0\x18ftypheic"):
+    """Load what decodes each format, what reads HEIC too where it is installed, before the children are forked."""
+    images = [b"not an image", b"\0\0\0\x18ftypheic"]
+    for kind in ("JPEG", "PNG"):
+        stream = io.BytesIO()
+        Image.new("RGB", (64, 64)).save(stream, kind)
+        images.append(stream.getvalue())
+    for image in images:
         with contextlib.suppress(DecodeError):
-            preprocess(start, descriptions)
+            preprocess(image, descriptions)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -23,14 +23,21 @@ from finepoint.models.package import has_own_handler, open_package
 from finepoint.serving import registry
 from finepoint.serving.canary import CanaryPlan
 from finepoint.serving.capture import CaptureSettings
-from finepoint.serving.client import Endpoint
+from finepoint.serving.client import Endpoint, trusted
 from finepoint.serving.registry import EndpointRecord
+from finepoint.serving.server import open_listener
 from finepoint.serving.versions import package_version
 
+_ON = "on"
+_OF_CAPTURE = ("capture-folder", "capture-bytes")
 State = Literal["healthy", "unhealthy", "stale"]
 _POLL_SECONDS = 0.05
 # As SageMaker's hosts do: 30 seconds between SIGTERM and SIGKILL.
 _GRACE_SECONDS = 30.0
+# Until a model must be loaded: a handler that loads longer than five minutes is taken to hang.
+START_SECONDS, LONGEST_START_SECONDS = 60.0, 300.0
+# For the processes' own start, and for their last words.
+_MARGIN_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,22 +77,33 @@ class Access:
     allow_code: bool = False
     runtime: str = "auto"
 
-    def options(self) -> list[str]:
-        """Return them as flags of the server."""
+    def settings(self) -> dict[str, str]:
+        """Return what belongs to the endpoint, whatever it serves, by the flag's name."""
         paths = {"token-file": self.token_file, "tls-certificate": self.tls_certificate, "tls-key": self.tls_key}
-        given = [text for name, path in paths.items() if path for text in (f"--{name}", str(path.resolve()))]
-        flags = {"no-auth": self.no_auth, "allow-code": self.allow_code}
-        runtime = [] if self.runtime == "auto" else ["--runtime", self.runtime]
-        return [*given, *(f"--{name}" for name, on in flags.items() if on), *runtime]
+        given = {name: str(path.resolve()) for name, path in paths.items() if path}
+        return given | ({"no-auth": _ON} if self.no_auth else {})
+
+    def package_options(self) -> list[str]:
+        """Return as flags of the server what belongs to the package: whether its code may run, what computes it."""
+        return [
+            *(["--allow-code"] if self.allow_code else []),
+            *([] if self.runtime == "auto" else ["--runtime", self.runtime]),
+        ]
+
+    def options(self) -> list[str]:
+        """Return all of it as flags of the server."""
+        settings = self.settings().items()
+        given = [text for name, value in settings for text in (f"--{name}", value) if text != _ON]
+        return [*given, *self.package_options()]
 
 
 def deploy(
     model: Path,
     *,
     name: str,
-    host: str = "127.0.0.1",
+    host: str | None = None,
     port: int = 0,
-    timeout_seconds: float = 60.0,
+    start_seconds: float = START_SECONDS,
     access: Access | None = None,
     capture: CaptureSettings | None = None,
     canary: CanaryPlan | None = None,
@@ -94,56 +112,109 @@ def deploy(
     """Put a package behind an endpoint of this name, wait until it is healthy, and return the endpoint.
 
     The endpoint's processes outlive this one. Where the name has an endpoint already it goes over to the new package
-    without failing a request; it keeps its address and its access.
+    without failing a request; it keeps its address, its access, and what it captures. Whether a package's code may run
+    and what computes it is said anew for each package.
 
     Args:
         model: a `model.tar.gz`, or its folder.
         name: the endpoint's; unique on this machine.
-        host: address to bind to; another one than loopback needs a token or `no_auth`.
+        host: address to bind to, by default 127.0.0.1; another one than loopback needs a token or `no_auth`.
         port: to bind to; 0 takes a free one.
-        timeout_seconds: until it must be healthy.
+        start_seconds: until it must be healthy, above 0 to 300.
         access: who may reach it, and what the package may do.
         capture: what is kept of requests and answers.
         canary: over a running endpoint: the new package first gets a share of the requests.
         say: is told what came of that, and that a package's own code runs because this machine made it.
 
     Raises:
-        ConfigurationError: the name breaks the rule; the port is taken; the endpoint runs this package already; there
-            is no endpoint that a canary could stand beside.
+        ConfigurationError: the name breaks the rule; the port is taken; the endpoint runs this package already, or
+            with another address, access or capture than given; there is no endpoint that a canary could stand beside.
         PackageError: the package cannot be served.
         EndpointError: the server did not become healthy; the message has the end of its log.
     """
     registry.check_name(name)
+    if not 0 < start_seconds <= LONGEST_START_SECONDS:
+        raise ConfigurationError(
+            f"start_seconds is {start_seconds:g}; it must be above 0 and at most {LONGEST_START_SECONDS:g}"
+        )
     access, say = access or Access(), say or _nothing
     if not access.allow_code and (maker := maker_of(model)) and has_own_handler(open_package(model, foreign=True)):
         say(f"{model} runs its code/inference.py with your rights: {maker} made it on this machine")
-    with registry.locked():
+    plan = _Plan(model.resolve(), package_version(model), access, start_seconds)
+    wanted = _settings(host, port, access, capture)
+    with registry.locked_name(name):
         taken = registry.find(name)
         if taken is not None and (running := taken.process()) is not None:
-            return _update(taken, running, model, timeout_seconds, canary, say)
+            _refuse_changes(taken, wanted)
+            return _update(taken, running, plan, canary, say)
         if canary is not None:
             raise ConfigurationError(f"a canary stands beside a running endpoint, and {name!r} is none; leave it out")
-        port = _free_port(host, port)
-        url = f"{'https' if access.tls_certificate else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
-        options = [*access.options(), *(capture.options() if capture else ())]
-        process = _start(model, name, host, port, options)
+        return _create(name, wanted, plan, capture)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What an endpoint is to serve."""
+
+    model: Path
+    version: str
+    access: Access
+    start_seconds: float
+
+
+def _settings(host: str | None, port: int, access: Access, capture: CaptureSettings | None) -> dict[str, str]:
+    """Return, by the flag's name, what was asked of an endpoint that an update cannot change."""
+    given = {"host": host or "", "port": str(port or ""), **access.settings()}
+    if capture is not None:
+        given |= {"capture": f"{capture.share:g}", "capture-folder": str(capture.folder.resolve())}
+        given |= {"capture-images": _ON if capture.images else "", "capture-bytes": str(capture.max_bytes)}
+    return {name: value for name, value in given.items() if value}
+
+
+def _refuse_changes(taken: EndpointRecord, wanted: Mapping[str, str]) -> None:
+    """Refuse what would be ignored: these belong to the endpoint's socket and process, which an update keeps."""
+    remedy = f"an update cannot change it; leave it out, or `finepoint undeploy {taken.name}` first"
+    mistakes = [
+        f"--{name}{'' if value == _ON else f' {value}'}: endpoint {taken.name!r} runs "
+        f"{f'with {taken.settings[name]}' if name in taken.settings else 'without'}; {remedy}"
+        for name, value in wanted.items()
+        if taken.settings.get(name) != value and (name not in _OF_CAPTURE or "capture" in taken.settings)
+    ]
+    if mistakes:
+        raise ConfigurationError(mistakes)
+
+
+def _create(name: str, wanted: Mapping[str, str], plan: _Plan, capture: CaptureSettings | None) -> Endpoint:
+    """Start an endpoint. From before its first process on the registry has its entry, whoever is killed when."""
+    host = wanted.get("host", "127.0.0.1")
+    with open_listener(host, int(wanted.get("port", 0))) as listener:
+        port = listener.getsockname()[1]
+        scheme = "https" if plan.access.tls_certificate else "http"
+        url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+        with registry.locked():
+            registry.write(
+                EndpointRecord(
+                    name=name,
+                    url=url,
+                    pid=os.getpid(),
+                    process_started=psutil.Process().create_time(),
+                    model=str(plan.model),
+                    model_version=plan.version,
+                    started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+                    settings={**wanted, "host": host, "port": str(port)},
+                )
+            )
+        options = [*plan.access.options(), *(capture.options() if capture else ())]
+        process = None
         try:
-            version = _wait_until_healthy(process, name, url, timeout_seconds)
+            process = _start(plan, name, host, listener, options)
+            _wait_until_healthy(process, name, url, wanted.get("tls-certificate", ""), plan.start_seconds)
         except BaseException:
             _end(process)
+            for number in (os.getpid(), *([process.pid] if process else [])):
+                registry.forget(name, number)
             raise
-        registry.write(
-            EndpointRecord(
-                name=name,
-                url=url,
-                pid=process.pid,
-                process_started=process.create_time(),
-                model=str(model.resolve()),
-                model_version=version,
-                started_at=datetime.now(UTC).isoformat(timespec="seconds"),
-            )
-        )
-    return Endpoint(name, url, version)
+    return _endpoint(name, url, plan.version, wanted)
 
 
 def undeploy(name: str) -> None:
@@ -152,12 +223,13 @@ def undeploy(name: str) -> None:
     Raises:
         NotFoundError: there is none of this name.
     """
-    with registry.locked():
+    with registry.locked_name(name):
         record = registry.find(name)
         if record is None:
             raise NotFoundError(_unknown(name))
-        _end(record.process())
-        registry.remove(name)
+        while record is not None:
+            _end(record.process())
+            record = registry.forget(name, record.pid)  # another supervisor may just have taken its place
 
 
 def undeploy_all() -> list[str]:
@@ -184,7 +256,13 @@ def find_endpoint(name_or_url: str) -> Endpoint:
     record = registry.find(name_or_url)
     if record is None:
         raise NotFoundError(_unknown(name_or_url))
-    return Endpoint(record.name, record.url, record.model_version)
+    return _endpoint(record.name, record.url, record.model_version, record.settings)
+
+
+def _endpoint(name: str, url: str, version: str, settings: Mapping[str, str]) -> Endpoint:
+    """Return an endpoint of this machine; the certificate that it was deployed with is trusted."""
+    own = settings.get("tls-certificate")
+    return Endpoint(name, url, version, ca=own) if own else Endpoint(name, url, version)
 
 
 def _unknown(name: str) -> str:
@@ -195,46 +273,53 @@ def _unknown(name: str) -> str:
 def _state(record: EndpointRecord) -> EndpointState:
     if record.process() is None:
         return EndpointState(record, "stale", {})
-    if _asked(record.url, "/ping") is None:
+    certificate = record.settings.get("tls-certificate", "")
+    if _asked(record.url, "/ping", certificate) is None:
         return EndpointState(record, "unhealthy", {})
-    return EndpointState(record, "healthy", (_asked(record.url, "/metadata") or {}).get("traffic", {}))
+    return EndpointState(record, "healthy", (_asked(record.url, "/metadata", certificate) or {}).get("traffic", {}))
 
 
-def _asked(url: str, path: str) -> dict[str, Any] | None:
+def _asked(url: str, path: str, certificate: str) -> dict[str, Any] | None:
     """Return what an endpoint of this machine says, or None where it does not."""
     import httpx
 
     token = os.environ.get("FINEPOINT_TOKEN", "")
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
-        # The registry knows whose process this is; its certificate may be its own.
-        verify = not url.startswith("https")
+        # The certificate that it was deployed with, and no other; the address is ours, and need not be in it.
+        verify = trusted(certificate, pinned=bool(certificate))
         answer = httpx.get(f"{url}{path}", headers=headers, timeout=2, trust_env=False, verify=verify)
         return dict(answer.json()) if answer.status_code == 200 else None
-    except (httpx.HTTPError, ValueError):
+    except (httpx.HTTPError, ValueError, ConfigurationError):
         return None
 
 
 def _update(
     taken: EndpointRecord,
     running: psutil.Process,
-    model: Path,
-    timeout_seconds: float,
+    plan: _Plan,
     canary: CanaryPlan | None,
     say: Callable[[str], None],
 ) -> Endpoint:
     """Move an endpoint to another package: the new worker is warm before the old one stops accepting."""
-    if (version := package_version(model)) == taken.model_version:
+    if plan.version == taken.model_version:
         raise ConfigurationError(
             f"endpoint {taken.name!r} exists already, at {taken.url}, and serves this model; "
             f"`finepoint undeploy {taken.name}` removes it, or give another --name"
         )
     identity = f"{os.getpid()}-{time.time_ns()}"
     registry.outcome_path(taken.name).unlink(missing_ok=True)
-    wanted = {"id": identity, "model": str(model.resolve()), "canary": canary.to_json() if canary else None}
+    wanted = {
+        "id": identity,
+        "model": str(plan.model),
+        "options": plan.access.package_options(),
+        "start_seconds": plan.start_seconds,
+        "canary": canary.to_json() if canary else None,
+    }
     write_json(registry.wanted_path(taken.name), wanted)
     running.send_signal(signal.SIGHUP)
-    deadline = time.monotonic() + timeout_seconds + _GRACE_SECONDS + (2 * canary.seconds if canary else 0)
+    seconds = plan.start_seconds + _MARGIN_SECONDS + (plan.start_seconds + canary.seconds if canary else 0)
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and running.is_running():
         if registry.outcome_path(taken.name).is_file():
             outcome = read_json(registry.outcome_path(taken.name))
@@ -245,19 +330,20 @@ def _update(
             if outcome["id"] == identity:
                 if tried := outcome["canary"]:
                     say(f"The canary got {tried['requests']} requests and failed at {tried['failed']}: it takes over")
-                registry.write(replace(taken, model=str(model.resolve()), model_version=version))
-                return Endpoint(taken.name, taken.url, version)
+                return _endpoint(taken.name, taken.url, plan.version, taken.settings)
         time.sleep(_POLL_SECONDS)
-    raise EndpointError(f"endpoint {taken.name!r} was not updated in time; {_log_end(taken.name)}")
+    why = f"its supervisor did not say within {seconds:g} s" if running.is_running() else "its supervisor has ended"
+    raise EndpointError(f"endpoint {taken.name!r} was not updated: {why}; {_log_end(taken.name)}")
 
 
 def _nothing(_text: str) -> None:
     return
 
 
-def _start(model: Path, name: str, host: str, port: int, options: Sequence[str]) -> psutil.Process:
-    command = [sys.executable, "-m", "finepoint.serving.supervisor", "--model", str(model.resolve()), "--name", name]
-    command += ["--host", host, "--port", str(port), "--registered", *options]
+def _start(plan: _Plan, name: str, host: str, listener: socket.socket, options: Sequence[str]) -> psutil.Process:
+    command = [sys.executable, "-m", "finepoint.serving.supervisor", "--model", str(plan.model), "--name", name]
+    command += ["--host", host, "--listen-fd", str(listener.fileno()), "--predecessor", str(os.getpid())]
+    command += ["--start-seconds", repr(plan.start_seconds), "--registered", *options]
     command += ["--request-log", str(registry.request_log_path(name).resolve())]
     log = (os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     files = [
@@ -266,6 +352,7 @@ def _start(model: Path, name: str, host: str, port: int, options: Sequence[str])
         (os.POSIX_SPAWN_DUP2, 1, 2),
         # A lock or a pipe of who deploys is not to be held as long as the endpoint lives.
         *((os.POSIX_SPAWN_CLOSE, number) for number in _inherited()),
+        (os.POSIX_SPAWN_DUP2, listener.fileno(), listener.fileno()),
     ]
     # Not `subprocess`: it wants its children to end before it does, and this one is to stay.
     return psutil.Process(os.posix_spawn(command[0], command, os.environ, file_actions=files, setsid=True))
@@ -282,19 +369,19 @@ def _inherited() -> list[int]:
     return found
 
 
-def _wait_until_healthy(process: psutil.Process, name: str, url: str, timeout_seconds: float) -> str:
-    """Return the model's version once the server is healthy."""
-    deadline = time.monotonic() + timeout_seconds
+def _wait_until_healthy(process: psutil.Process, name: str, url: str, certificate: str, start_seconds: float) -> None:
+    """Return once the server is healthy; the supervisor keeps the time that a model has to load."""
+    deadline = time.monotonic() + start_seconds + _MARGIN_SECONDS
     while time.monotonic() < deadline:
         if (code := _exit_code(process)) is not None:
             words = _log_end(name)
             kind = ConfigurationError if code == 2 else EndpointError
             raise kind(f"the server of endpoint {name!r} could not start: {words}")
-        found = _asked(url, "/ping")
+        found = _asked(url, "/ping", certificate)
         if found is not None and found.get("endpoint") == name:
-            return str(found["model_version"])
+            return
         time.sleep(_POLL_SECONDS)
-    raise EndpointError(f"endpoint {name!r} was not healthy after {timeout_seconds:.0f} s: {_log_end(name)}")
+    raise EndpointError(f"endpoint {name!r} was not healthy after {start_seconds:g} s: {_log_end(name)}")
 
 
 def _exit_code(process: psutil.Process) -> int | None:
@@ -312,17 +399,6 @@ def _log_end(name: str) -> str:
     if errors:
         return "\n".join(lines[errors[-1] :]).removeprefix("error: ")
     return "\n".join(lines[-10:]) or f"it wrote nothing to {path}"
-
-
-def _free_port(host: str, port: int) -> int:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except (OSError, OverflowError) as error:
-            raise ConfigurationError(f"{host}:{port} cannot be bound to ({error}); give another --port") from error
-        return int(probe.getsockname()[1])
 
 
 def _end(process: psutil.Process | None) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import signal
 import socket
 import sys
 import time
@@ -41,6 +43,7 @@ class HandlerModel:
         self._process: asyncio.subprocess.Process | None = None
         self._restarting: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._closed = False
         self._seconds = Histogram("finepoint_phase_seconds", "Seconds that a phase took.", SECONDS, "phase")
         self._deaths = Counter("finepoint_handler_deaths", "Handler processes that died or were ended.")
         in_work = Gauge("finepoint_requests_in_work", "Requests let in.", lambda: self._admission.images)
@@ -54,28 +57,41 @@ class HandlerModel:
         """
         ours, theirs = socket.socketpair()
         command = [sys.executable, "-m", "finepoint.serving.handler_process", str(self._folder), str(theirs.fileno())]
-        process = await asyncio.create_subprocess_exec(*command, pass_fds=[theirs.fileno()], cwd=self._folder)
+        # A session of its own: what the handler starts in turn ends with it.
+        process = await asyncio.create_subprocess_exec(
+            *command, pass_fds=[theirs.fileno()], cwd=self._folder, start_new_session=True
+        )
         theirs.close()
-        self._reader, self._writer = await asyncio.open_connection(sock=ours, limit=2**24)
         try:
+            self._reader, self._writer = await asyncio.open_connection(sock=ours, limit=2**24)
             head, _ = await asyncio.wait_for(self._receive(), _LOAD_SECONDS)
         except (asyncio.IncompleteReadError, ConnectionError, TimeoutError):
             head = {"failure": f"its process did not load the model within {_LOAD_SECONDS:g} s, or died"}
+        except BaseException:
+            _kill(process)
+            raise
         if head["failure"]:
             self._writer.close()
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
+            _kill(process)
             await process.wait()
-            raise EndpointError(f"the package's handler failed: {head['failure']}")
+            raise EndpointError(f"the package's handler failed: {head['failure']}{self._remedy(head['failure'])}")
         self._process = process
         self._watching = asyncio.get_running_loop().create_task(self._watch(process))
 
     async def close(self) -> None:
         """End the process."""
+        self._closed = True
         for task in (self._restarting, self._watching):
             if task is not None:
                 task.cancel()
         await self._end()
+
+    def _remedy(self, failure: str) -> str:
+        """Return what to do where a module is missing that the package asks for."""
+        requirements = self._folder / "code" / "requirements.txt"
+        if "ModuleNotFoundError" not in failure or not requirements.is_file():
+            return ""
+        return f"what it requires is not installed by the server; `{sys.executable} -m pip install -r {requirements}`"
 
     @property
     def ready(self) -> bool:
@@ -95,18 +111,26 @@ class HandlerModel:
         return {"handler": "custom"}
 
     async def invoke(self, request: Request) -> Response:
-        """Answer as the handler does; where its process dies or takes too long that is a 500."""
+        """Answer as the handler does; where its process dies that is a 500, where it takes too long a 504."""
+        begun = asyncio.Event()
+        work = asyncio.get_running_loop().create_task(self._in_turn(request, begun))
+        work.add_done_callback(_forget)
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            # Its client has gone, or has had its 504. Once begun it goes on, and holds its place: the handler cannot
+            # be told to stop.
+            if not begun.is_set():
+                work.cancel()
+            raise
+
+    async def _in_turn(self, request: Request, begun: asyncio.Event) -> Response:
         with self._admission.holding(1):
             async with self._turn:
                 if self._process is None:
                     raise RequestError("the handler's process is coming back; try again in a few seconds", 503)
-                work = asyncio.get_running_loop().create_task(self._ask(request))
-                try:
-                    # A request once begun is finished even where its client has gone: the handler cannot be told.
-                    return await asyncio.shield(work)
-                except asyncio.CancelledError:
-                    await asyncio.wait([work])
-                    raise
+                begun.set()
+                return await self._ask(request)
 
     async def invoke_batch(self, _request: Request) -> Response:
         """Refuse: a handler knows only `/invocations`."""
@@ -121,7 +145,7 @@ class HandlerModel:
                 head, body = await self._receive()
         except TimeoutError:
             await self._replace()
-            return refusal(500, f"the handler took longer than {self._service.request_seconds:g} s and was ended")
+            return refusal(504, f"the handler took longer than {self._service.request_seconds:g} s and was ended")
         except (asyncio.IncompleteReadError, ConnectionError):
             await self._replace()
             return refusal(500, "the handler's process died of this request; the server's log may say why")
@@ -138,6 +162,8 @@ class HandlerModel:
         """End the process, and start another one beside the requests that go on."""
         self._deaths.add()
         await self._end()
+        if self._closed:
+            return
         self._restarting = asyncio.get_running_loop().create_task(self._restart())
 
     async def _watch(self, process: asyncio.subprocess.Process) -> None:
@@ -161,6 +187,17 @@ class HandlerModel:
         process, self._process = self._process, None
         if process is not None:
             self._writer.close()
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
+            _kill(process)
             await process.wait()
+
+
+def _kill(process: asyncio.subprocess.Process) -> None:
+    """Kill a handler's process with all that it has started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _forget(work: asyncio.Task[Response]) -> None:
+    """Look at a request's exception, so that asyncio does not complain where its client has gone."""
+    if not work.cancelled():
+        work.exception()

@@ -9,7 +9,7 @@ from typing import Any
 from finepoint.data.preprocessing import Preprocessing
 from finepoint.errors import ConfigurationError
 from finepoint.models.classifier import load_classifier, load_runtime
-from finepoint.models.package import has_own_handler, read_description
+from finepoint.models.package import handler_file, has_own_handler, read_description
 from finepoint.models.runtimes import cores
 from finepoint.serving.admission import Service
 from finepoint.serving.batching import Compute
@@ -43,7 +43,7 @@ async def open_model(
         return await _open_builtin(folder, read_description(folder), service, body_bytes, runtime)
     if not allow_code:
         raise ConfigurationError(
-            f"{folder} has a handler of its own (code/inference.py), which would run with your rights; "
+            f"{folder} has a handler of its own ({handler_file()}), which would run with your rights; "
             "read it, and give --allow-code if you trust it"
         )
     model = HandlerModel(folder, service, package_version(folder))

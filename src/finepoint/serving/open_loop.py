@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 _SECONDS = 60.0
 # What a system lets one process open at once, less some for itself.
 _CONNECTIONS = 800
+_LAST_ROUND_SECONDS = 0.01
 
 
 @dataclass
@@ -63,6 +64,7 @@ def offer(
     seconds: float,
     *,
     token: str = "",
+    trust: ssl.SSLContext | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Measured:
     """Offer so many requests a second for so many seconds.
@@ -73,17 +75,18 @@ def offer(
         rate: requests a second, at random times (a Poisson process).
         seconds: that it lasts; answers are waited for.
         token: shown to the endpoint, or "".
+        trust: what the certificate of an https address is verified by; by default the system's certificates.
         progress: called with the seconds that have passed.
     """
     given = [(bodies, "image/jpeg")] if isinstance(bodies, bytes) else list(bodies)
-    return asyncio.run(_Load(url, given, token).run(rate, seconds, progress))
+    return asyncio.run(_Load(url, given, token, trust).run(rate, seconds, progress))
 
 
 class _Load:
-    def __init__(self, url: str, bodies: Sequence[tuple[bytes, str]], token: str) -> None:
+    def __init__(self, url: str, bodies: Sequence[tuple[bytes, str]], token: str, trust: ssl.SSLContext | None) -> None:
         address = urlsplit(url)
         self._host = address.hostname or ""
-        self._tls = ssl.create_default_context() if address.scheme == "https" else None
+        self._tls = (trust or ssl.create_default_context()) if address.scheme == "https" else None
         self._port = address.port or (443 if self._tls else 80)
         shown = f"Authorization: Bearer {token}\r\n" if token else ""
         self._messages = [
@@ -124,7 +127,8 @@ class _Load:
                 progress(time.perf_counter() - start)
         await asyncio.gather(*tasks)
         for _, writer in self._idle:
-            writer.close()
+            writer.transport.abort()  # who speaks TLS would wait for the other side's farewell
+        await asyncio.sleep(_LAST_ROUND_SECONDS)  # what is closed goes in the loop's next rounds
         return self._measured
 
     async def _ask(self, message: bytes) -> int:

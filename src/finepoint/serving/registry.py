@@ -1,19 +1,27 @@
-"""The registry of the endpoints on this machine: a JSON file each, written atomically, under one lock."""
+"""The registry of the endpoints on this machine: a JSON file each, written atomically.
+
+One lock is held while a file is read and written, never longer. Whoever deploys, updates or removes an endpoint holds
+that endpoint's own lock meanwhile, so that nobody waits for another endpoint. An entry is first its deployer's; the
+supervisor makes it its own before anything is loaded, and writes down what it serves: whoever is killed, the entry
+tells what runs.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import psutil
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
-from finepoint.errors import ConfigurationError, InputError
+from finepoint.errors import ConfigurationError, EndpointError, InputError
 from finepoint.files import read_json, state_dir, write_json
+
+_PATIENCE_SECONDS = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +37,7 @@ class EndpointRecord:
         model: path of the package.
         model_version: of the package.
         started_at: when it was deployed, UTC.
+        settings: what an update cannot change, by its flag: address, access, capture.
     """
 
     name: str
@@ -38,6 +47,7 @@ class EndpointRecord:
     model: str
     model_version: str
     started_at: str
+    settings: Mapping[str, str] = field(default_factory=dict)
 
     def process(self) -> psutil.Process | None:
         """Return the server's process if it still runs."""
@@ -86,15 +96,53 @@ def outcome_path(name: str) -> Path:
 
 @contextmanager
 def locked() -> Iterator[None]:
-    """Hold the registry's lock: nobody else deploys or removes an endpoint meanwhile."""
+    """Hold the registry's lock, for as long as an entry is read and written."""
     folder().mkdir(parents=True, exist_ok=True)
-    with FileLock(folder() / ".lock", timeout=120):
+    with FileLock(folder() / ".lock", timeout=_PATIENCE_SECONDS):
         yield
+
+
+@contextmanager
+def locked_name(name: str) -> Iterator[None]:
+    """Hold an endpoint's lock: nobody else deploys, updates or removes it meanwhile.
+
+    Raises:
+        EndpointError: somebody else has held it for two minutes.
+    """
+    folder().mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder() / f".{name}.lock", timeout=_PATIENCE_SECONDS):
+            yield
+    except Timeout as error:
+        raise EndpointError(
+            f"another command has been deploying or removing endpoint {name!r} for {_PATIENCE_SECONDS} s; "
+            "wait for it, or stop it"
+        ) from error
 
 
 def write(record: EndpointRecord) -> None:
     """Write an endpoint's entry."""
     write_json(folder() / f"{record.name}.json", asdict(record))
+
+
+def change(name: str, pid: int, /, **changes: Any) -> bool:
+    """Change fields of an endpoint's entry if it is still that process's, and return whether it was."""
+    with locked():
+        record = find(name)
+        if record is None or record.pid != pid:
+            return False
+        write(replace(record, **changes))
+    return True
+
+
+def forget(name: str, pid: int) -> EndpointRecord | None:
+    """Remove an endpoint's entry if it is still that process's; return the entry that is another's instead, if any."""
+    with locked():
+        record = find(name)
+        if record is not None and record.pid != pid:
+            return record
+        remove(name)
+    return None
 
 
 def remove(name: str) -> None:

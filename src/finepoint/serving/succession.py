@@ -12,7 +12,6 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -50,14 +49,11 @@ def take_over(name: str, model: str, predecessor: int) -> bool:
     Args:
         name: the endpoint's.
         model: the package that it serves now.
-        predecessor: number of the process that was its supervisor.
+        predecessor: number of the process whose entry it is: the supervisor that was killed, or who deploys.
     """
-    with registry.locked():
-        record = registry.find(name)
-        if record is None or record.pid != predecessor:
-            return False
-        if model != record.model:  # it died when an update was done and not yet written down
-            record = replace(record, model=model, model_version=package_version(Path(model)))
-        started = psutil.Process().create_time()
-        registry.write(replace(record, pid=os.getpid(), process_started=started))
-    return True
+    mine = {"pid": os.getpid(), "process_started": psutil.Process().create_time()}
+    record = registry.find(name)
+    if record is None or model == record.model:
+        return registry.change(name, predecessor, **mine)
+    # It died when an update was done and not yet written down.
+    return registry.change(name, predecessor, **mine, model=model, model_version=package_version(Path(model)))

@@ -8,7 +8,9 @@ old one's worker (see `canary`), and takes over only if it does not fail at what
 
 A worker of a registered endpoint brings its supervisor back if that is killed (see `succession`).
 
-On SIGHUP it reads `wanted_path(name)` (see `registry`) and writes `outcome_path(name)` when the update is done.
+On SIGHUP it reads `wanted_path(name)` (see `registry`) and writes `outcome_path(name)` when the new worker has taken
+over, or will not. SIGTERM ends it whatever it is at: a worker that is still loading is killed, one that has clients
+finishes what it has begun.
 """
 
 from __future__ import annotations
@@ -16,14 +18,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from finepoint.errors import FinepointError
 from finepoint.files import read_json, write_json
@@ -31,14 +36,17 @@ from finepoint.serving import registry
 from finepoint.serving.canary import ANSWERED, FAILED, CanaryPlan, order
 from finepoint.serving.server import open_listener
 from finepoint.serving.succession import take_over
+from finepoint.serving.versions import package_version
 
 _GRACE_SECONDS = 30.0
-_START_SECONDS = 60.0
+# Until a model must be loaded, where nobody says otherwise.
+_START_SECONDS = 300.0
 # A worker that lived so long gets its successor at once; one that did not waits longer and longer.
 _SETTLED_SECONDS = 5.0
 _LONGEST_PAUSE_SECONDS = 5.0
 _BACKLOG = 1024
 _LOOK_SECONDS = 0.5
+_LAST_WORDS_SECONDS = 3.0
 
 
 class Supervisor:
@@ -47,21 +55,23 @@ class Supervisor:
     Args:
         name: the endpoint's.
         listener: the socket.
-        options: of the worker, besides its model.
+        options: of every worker, whatever it serves.
     """
 
     def __init__(self, name: str, listener: socket.socket, options: Sequence[str]) -> None:
         self._name = name
         self._listener = listener
         self._options = list(options)
+        self._registered = "--registered" in options
+        self._draining: set[asyncio.Task[object]] = set()
         self._stopping = asyncio.Event()
         self._updating = asyncio.Event()
 
-    async def run(self, model: str, predecessors: socket.socket | None = None) -> int:
+    async def run(self, model: Served, predecessors: socket.socket | None = None) -> int:
         """Keep the endpoint up until SIGTERM; return the exit code.
 
         Args:
-            model: the package.
+            model: the package, and how it is served.
             predecessors: to the worker of the supervisor that was killed; it is told to stop once another is ready.
         """
         loop = asyncio.get_running_loop()
@@ -69,10 +79,9 @@ class Supervisor:
             loop.add_signal_handler(number, self._stopping.set)
         loop.add_signal_handler(signal.SIGHUP, self._updating.set)
         worker, started = await self._start(model), time.monotonic()
-        if not await self._ready(worker):
-            if self._stopping.is_set():
-                return await _end(worker)
-            return await worker.process.wait() or 1  # it said why; there is nothing to keep up
+        if not await self._ready(worker, model):
+            # It said why; there is nothing to keep up.
+            return 0 if self._stopping.is_set() else max(1, worker.process.returncode or 1)
         if predecessors is not None:
             with contextlib.suppress(ConnectionError):
                 predecessors.send(b"1")
@@ -81,7 +90,10 @@ class Supervisor:
         while True:
             await _first(worker.process.wait(), self._stopping.wait(), self._updating.wait())
             if self._stopping.is_set():
-                return await _end(worker)
+                # One that has ended, or was still loading, has nothing to finish.
+                code = 0 if worker.process.returncode is not None else await _end(worker)
+                await asyncio.gather(*self._draining)
+                return code
             if self._updating.is_set():
                 self._updating.clear()
                 worker, model = await self._update(worker, model)
@@ -93,33 +105,42 @@ class Supervisor:
             worker.channel.close()
             await _first(asyncio.sleep(pause), self._stopping.wait())
             worker, started = await self._start(model), time.monotonic()
-            await self._ready(worker)  # if it is not, it has ended, and the next round starts another one
+            await self._ready(worker, model)  # if it is not, it has ended, and the next round starts another one
 
-    async def _update(self, old: _Worker, model: str) -> tuple[_Worker, str]:
+    async def _update(self, old: _Worker, model: Served) -> tuple[_Worker, Served]:
         """Return the worker and the model that serve after an update."""
         wanted = read_json(registry.wanted_path(self._name))
+        served = Served(str(wanted["model"]), tuple(wanted["options"]), float(wanted["start_seconds"]))
         tried: dict[str, int] = {}
-        _bear_more(old, _START_SECONDS)
-        if wanted.get("canary"):
-            failure, tried = await self._try(old, str(wanted["model"]), CanaryPlan(**wanted["canary"]))
+        _bear_more(old, served.start_seconds)
+        if wanted["canary"]:
+            failure, tried = await self._try(old, served, CanaryPlan(**wanted["canary"]))
             if failure:
                 _bear_more(old, 0)
                 self._report(wanted, failure, tried)
                 return old, model
-        new = await self._start(str(wanted["model"]))
-        if await self._ready(new):
+        new = await self._start(served)
+        if await self._ready(new, served):
             with contextlib.suppress(ProcessLookupError):
                 old.process.send_signal(signal.SIGUSR1)
-            await old.process.wait()
-            old.channel.close()
+            self._let_end(_drained(old))
+            if self._registered:
+                registry.change(
+                    self._name, os.getpid(), model=served.path, model_version=package_version(Path(served.path))
+                )
             self._report(wanted, "", tried)
-            return new, str(wanted["model"])
-        await _kill(new)
+            return new, served
         _bear_more(old, 0)
         self._report(wanted, "the new worker did not come up; the old one goes on", tried)
         return old, model
 
-    async def _try(self, old: _Worker, model: str, plan: CanaryPlan) -> tuple[str, dict[str, int]]:
+    def _let_end(self, ending: Coroutine[Any, Any, object]) -> None:
+        """Have a worker end beside all else; whoever stops this process waits for it."""
+        task = asyncio.get_running_loop().create_task(ending)
+        self._draining.add(task)
+        task.add_done_callback(self._draining.discard)
+
+    async def _try(self, old: _Worker, model: Served, plan: CanaryPlan) -> tuple[str, dict[str, int]]:
         """Give a new model a share of the requests; return why it may not take over, and how many it answered."""
         seen: Counter[bytes] = Counter()
         loop, heard, start = asyncio.get_running_loop(), asyncio.Event(), time.monotonic()
@@ -137,12 +158,12 @@ class Supervisor:
             listener.listen(_BACKLOG)
             new = await self._start(model, listener)
             listener.close()
-            if not await self._ready(new):
-                await _kill(new)
+            if not await self._ready(new, model):
                 return "the new worker did not come up; the old one goes on", {}
-            with contextlib.suppress(BlockingIOError):
+            with contextlib.suppress(OSError):
                 old.channel.recv(4096)  # the last words on an earlier canary
-            old.channel.send(order({"socket": f"{folder}/canary", "share": plan.share}))
+            with contextlib.suppress(OSError):  # it may just have died, which is seen below
+                old.channel.send(order({"socket": f"{folder}/canary", "share": plan.share}))
             loop.add_reader(old.channel, hear)
             verdict: bool | None = None
             while verdict is None and not self._stopping.is_set():
@@ -160,7 +181,7 @@ class Supervisor:
             loop.remove_reader(old.channel)
             with contextlib.suppress(OSError):
                 old.channel.send(order({}))
-            await _end(new)
+            self._let_end(_end(new))
         tried = {"requests": seen[ANSWERED] + seen[FAILED], "failed": seen[FAILED]}
         if verdict:
             return "", tried
@@ -170,23 +191,47 @@ class Supervisor:
     def _report(self, wanted: dict[str, object], failure: str, tried: dict[str, int]) -> None:
         write_json(registry.outcome_path(self._name), {"id": wanted["id"], "failure": failure, "canary": tried})
 
-    async def _start(self, model: str, listener: socket.socket | None = None) -> _Worker:
+    async def _start(self, model: Served, listener: socket.socket | None = None) -> _Worker:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         number = (listener or self._listener).fileno()
-        command = [sys.executable, "-m", "finepoint.serving", "--model", model, "--name", self._name]
-        command += ["--listen-fd", str(number), "--ready-fd", str(theirs.fileno()), *self._options]
+        command = [sys.executable, "-m", "finepoint.serving", "--model", model.path, "--name", self._name]
+        command += ["--listen-fd", str(number), "--ready-fd", str(theirs.fileno()), *self._options, *model.options]
         process = await asyncio.create_subprocess_exec(*command, pass_fds=[number, theirs.fileno()])
         theirs.close()
         return _Worker(process, ours)
 
-    async def _ready(self, worker: _Worker) -> bool:
-        """Return whether a worker says that it is ready before it ends or its time is up."""
+    async def _ready(self, worker: _Worker, model: Served) -> bool:
+        """Return whether a worker says that it is ready before its time is up; one that does not has ended then."""
         loop, said = asyncio.get_running_loop(), asyncio.Event()
         loop.add_reader(worker.channel, said.set)  # a word, or the end
-        await _first(said.wait(), asyncio.sleep(_START_SECONDS), self._stopping.wait())
+        await _first(said.wait(), asyncio.sleep(model.start_seconds), self._stopping.wait())
         loop.remove_reader(worker.channel)
-        return said.is_set() and _heard(worker.channel) != b""
+        if said.is_set() and _heard(worker.channel) != b"":
+            return True
+        if said.is_set():
+            await _first(worker.process.wait(), asyncio.sleep(_LAST_WORDS_SECONDS))
+        elif not self._stopping.is_set():
+            sys.stderr.write(
+                f"error: the model was not loaded within {model.start_seconds:g} s; --start-seconds gives it longer\n"
+            )
+        await _kill(worker)  # it has no clients yet
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A package, and how it is served.
+
+    Args:
+        path: of the package.
+        options: of its worker: whether its code may run, and what computes it.
+        start_seconds: until a worker must have loaded it.
+    """
+
+    path: str
+    options: tuple[str, ...]
+    start_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +276,13 @@ async def _end(worker: _Worker) -> int:
     return code
 
 
+async def _drained(worker: _Worker) -> None:
+    """Wait until a worker that accepts no more has ended, by force after its time is up."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(worker.process.wait(), _GRACE_SECONDS + _LAST_WORDS_SECONDS)
+    await _kill(worker)
+
+
 async def _kill(worker: _Worker) -> None:
     with contextlib.suppress(ProcessLookupError):
         worker.process.kill()
@@ -240,33 +292,41 @@ async def _kill(worker: _Worker) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Keep an endpoint up until SIGTERM."""
-    parser = argparse.ArgumentParser(prog="python -m finepoint.serving.supervisor")
+    parser = argparse.ArgumentParser(prog="python -m finepoint.serving.supervisor", allow_abbrev=False)
     parser.add_argument("--name", required=True, help="the endpoint's name")
     parser.add_argument("--model", required=True, help="model.tar.gz, or its folder")
     parser.add_argument("--host", default="127.0.0.1", help="address to bind to")
     parser.add_argument("--port", type=int, default=0, help="port to bind to")
     parser.add_argument("--listen-fd", type=int, help="a socket that listens already, instead of host and port")
-    parser.add_argument("--predecessor", type=int, help="number of the killed supervisor whose place this one takes")
-    parser.add_argument("--predecessor-fd", type=int, help="a socket to its worker")
+    parser.add_argument("--predecessor", type=int, help="number of the process whose registered endpoint this is")
+    parser.add_argument("--predecessor-fd", type=int, help="a socket to the worker of a supervisor that was killed")
+    parser.add_argument("--start-seconds", type=float, default=_START_SECONDS, help="until a model must be loaded")
+    parser.add_argument("--allow-code", action="store_true", help="run the package's own code/inference.py")
+    parser.add_argument("--runtime", help="that computes")
     given, options = parser.parse_known_args(arguments)
     try:
         predecessors = None
-        if given.predecessor is not None:
-            if not take_over(given.name, given.model, given.predecessor):
-                return 0  # the endpoint was removed meanwhile
+        if given.predecessor is not None and not take_over(given.name, given.model, given.predecessor):
+            return 0  # the endpoint was removed meanwhile
+        if given.predecessor_fd is not None:
             predecessors = socket.socket(fileno=given.predecessor_fd)
             sys.stderr.write("the supervisor was killed; another one has taken its place\n")
         listener = open_listener(given.host, given.port, given.listen_fd)
-        return asyncio.run(_run(given, options, listener, predecessors))
+        code = asyncio.run(_run(given, options, listener, predecessors))
     except FinepointError as error:
         sys.stderr.write(f"error: {error}\n")
-        return error.exit_code
+        code = error.exit_code
+    if given.predecessor is not None and given.predecessor_fd is None and code:
+        registry.forget(given.name, os.getpid())  # it never answered; who deploys may be gone
+    return code
 
 
 async def _run(
     given: argparse.Namespace, options: Sequence[str], listener: socket.socket, predecessors: socket.socket | None
 ) -> int:
-    return await Supervisor(given.name, listener, ["--host", given.host, *options]).run(given.model, predecessors)
+    own = (*(["--allow-code"] if given.allow_code else []), *(["--runtime", given.runtime] if given.runtime else []))
+    supervisor = Supervisor(given.name, listener, ["--host", given.host, *options])
+    return await supervisor.run(Served(given.model, own, given.start_seconds), predecessors)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from finepoint.models.package import handler_file
+
 JSON, CSV, NPY = "application/json", "text/csv", "application/x-npy"
 _TEXT = (JSON, CSV)
 
@@ -221,7 +223,7 @@ def _listed(value: Any) -> Any:
 def _module(folder: Path) -> ModuleType | None:
     """Return the handler's module, or None where there is none and the defaults do everything."""
     sys.path.insert(0, str(folder / "code"))
-    name = os.environ.get("SAGEMAKER_PROGRAM", "inference.py").removesuffix(".py")
+    name = Path(handler_file()).stem
     return importlib.import_module(name) if importlib.util.find_spec(name) else None
 
 

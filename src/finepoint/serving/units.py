@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from finepoint.errors import ConfigurationError
 from finepoint.files import cache_dir, state_dir
 from finepoint.models.package import open_package
 from finepoint.serving import registry
 from finepoint.serving.__main__ import check_host
-from finepoint.serving.deployment import Access
+from finepoint.serving.deployment import START_SECONDS, Access
 
 Kind = Literal["systemd", "compose"]
 _PORT = 8080
@@ -94,13 +97,22 @@ def _compose(folder: Path, name: str, host: str, port: int, access: Access) -> s
     command += [] if access.token_file else ["--no-auth"]
     command += ["--allow-code"] if access.allow_code else []
     command += [] if access.runtime == "auto" else ["--runtime", access.runtime]
-    service = {
+    checked = ["python", "-m", "finepoint.serving.health", "--port", str(_PORT)]
+    checked += ["--certificate", f"{_SECRETS}/tls-certificate"] if access.tls_certificate else []
+    service: dict[str, Any] = {
         "image": "finepoint-serving",
         "build": {"context": ".", "dockerfile": "docker/Dockerfile"},
         "entrypoint": command,
         "command": [],
         "ports": [f"{f'[{host}]' if ':' in host else host}:{port}:{_PORT}"],
         "volumes": volumes,
+        "healthcheck": {
+            "test": ["CMD", *checked],
+            "interval": "10s",
+            "timeout": "3s",
+            "retries": 3,
+            "start_period": f"{START_SECONDS:g}s",
+        },
         "read_only": True,
         "tmpfs": ["/tmp"],  # noqa: S108 - the container's own
         "cap_drop": ["ALL"],
@@ -108,9 +120,28 @@ def _compose(folder: Path, name: str, host: str, port: int, access: Access) -> s
         "restart": "unless-stopped",
         "stop_grace_period": f"{_STOP_SECONDS}s",
     }
+    if os.getuid():
+        # Who prints this can read the model, the token and the key; the image's own user cannot.
+        service["user"] = f"{os.getuid()}:{os.getgid()}"
+    else:
+        _check_readable(folder, files)
     # JSON is YAML; every name is quoted. A `$` is compose's own unless it is doubled.
     text = json.dumps({"services": {name.lower(): service}}, indent=2).replace("$", "$$")
     return (
         f"# compose.yaml, beside finepoint's sources (or remove `build` where the image exists); then\n"
         f"#   docker compose up --detach\n{text}\n"
     )
+
+
+def _check_readable(folder: Path, files: Mapping[str, Path | None]) -> None:
+    """Refuse, where root prints the file, what the image's user could not read; the container is not to be root."""
+    mistakes = [
+        f"--{flag} {path} is for root alone; the container runs as another user: `chmod a+r` it, or print the compose "
+        "file as the user who is to own the endpoint"
+        for flag, path in files.items()
+        if path is not None and path.is_file() and not path.stat().st_mode & stat.S_IROTH
+    ]
+    if not folder.stat().st_mode & stat.S_IXOTH:
+        mistakes.append(f"{folder} is for root alone; the container runs as another user: `chmod -R a+rX` it")
+    if mistakes:
+        raise ConfigurationError(mistakes)
