@@ -195,9 +195,37 @@ def test_threads_beyond_the_cores_that_a_group_allows() -> None:
 
 
 def test_reading_values_back_matters_only_with_a_gpu() -> None:
-    rows = [step(forward=0.1, other=0.1, syncs=3.0)] * 20
+    rows = [step(forward=0.1, other=0.1, syncs=3.0, sync_seconds=0.09, gpu=0.15)] * 20
     assert FrequentSync().judge(recording(rows)).status == "NotApplicable"
     assert FrequentSync().judge(recording(rows, facts={"cuda": True})).evidence["syncs_per_step"] == 3
+
+
+def test_a_sync_costs_what_the_gpu_stands_still_for_and_not_the_whole_wait() -> None:
+    def judged(gpu: float) -> Any:
+        rows = [step(forward=0.1, other=0.1, syncs=1.0, sync_seconds=0.09, gpu=gpu)] * 20
+        return FrequentSync().judge(recording(rows, facts={"cuda": True}))
+
+    # Of each 0.2 s the GPU computes 0.15: without the wait the host would be 0.05 ahead, and no more.
+    result = judged(0.15)
+    assert result.evidence["share_of_time"] == pytest.approx(0.25, rel=0.06)
+    assert result.evidence["predicted_speedup"] == pytest.approx(0.2 / 0.15, rel=0.02)
+    assert not judged(0.199).fired  # a wait for a GPU that is at work loses nothing
+
+
+def test_waiting_for_the_gpu_is_no_slow_python() -> None:
+    waiting = [step(forward=0.1, other=0.3, sync_seconds=0.29, gpu=0.38)] * 20
+    assert not SlowPython().judge(recording(waiting)).fired
+    beside = [step(forward=0.1, other=0.3, gpu=0.39)] * 20  # Python that the GPU computes beside costs nothing
+    assert not SlowPython().judge(recording(beside)).fired
+    own = [step(forward=0.1, other=0.3, sync_seconds=0.1, gpu=0.15)] * 20
+    result = SlowPython().judge(recording(own))
+    assert result.evidence["seconds_per_step"] == pytest.approx(0.2)
+
+
+def test_no_loop_is_predicted_shorter_than_what_its_gpu_computes() -> None:
+    rows = [step(data_wait=0.3, forward=0.1, cpu=0.4, gpu=0.25)] * 20
+    result = DataLoaderWorkers().judge(recording(rows))
+    assert result.evidence["predicted_speedup"] == pytest.approx(8 / 5, rel=0.03)
 
 
 def test_the_scripts_own_code_is_slow_python() -> None:

@@ -98,7 +98,7 @@ class StepRecorder:
         self._probe: NetworkProbe | None = None
         self._fresh = self._waited = False
         self._steps = 0
-        self._forward_began = 0.0
+        self._forward_began = self._sync_began = 0.0
         self._stop_watching_startup: Callable[[], None] | None = None
 
     def subscribe(self, *, cuda: bool) -> None:
@@ -250,8 +250,13 @@ class StepRecorder:
             self._leave("copy")
 
     def _syncs(self, tensor: Tensor, begins: bool) -> None:
-        if tensor.is_cuda and not begins and not self._elsewhere():
-            self.clock.count("syncs")
+        if not tensor.is_cuda or self._elsewhere() or self.clock.phase == "data_wait":
+            return
+        if begins:
+            self._sync_began = time.perf_counter()
+            return
+        self.clock.count("syncs")
+        self.clock.count(f"sync/{self.clock.phase}", time.perf_counter() - self._sync_began)
 
     def _loop_begins(self) -> None:
         if self._stop_watching_startup is not None:

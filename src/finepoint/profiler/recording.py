@@ -215,6 +215,11 @@ def total(rows: Table, name: str) -> float:
     return float(np.nansum(rows[name])) if len(rows) else 0.0
 
 
+def device_seconds(rows: Table) -> float:
+    """Return the seconds that the GPU worked on phases of some rows, by its own events; 0 without one."""
+    return sum(total(rows, name) for name in rows.named("gpu/"))
+
+
 def step_seconds(rows: Table) -> np.ndarray:
     """Return the duration of each training step [steps]; micro-batches count with the step that they lead to.
 

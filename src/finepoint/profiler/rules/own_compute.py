@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from finepoint.profiler.phases import Mode
-from finepoint.profiler.prediction import loop_speedup, neighbour_cores
+from finepoint.profiler.prediction import loop_speedup, neighbour_cores, own_seconds, sync_cost
 from finepoint.profiler.recording import ProfilerRecording, total
 from finepoint.profiler.rules.base import OwnRule, StepRule, own_rule
 from finepoint.results import RuleResult
@@ -49,7 +49,7 @@ class RecomputedFeatures(OwnRule):
             remedy="compute the features once and train the head on them (finepoint train PATH does); this needs the "
             "same crop of an image in every pass",
             share=(loaded + computed) / max(recording.loop_seconds, 1e-9),
-            speedup=loop_speedup(recording, (loaded + computed) * again),
+            speedup=loop_speedup(recording, (loaded + computed) * again, computes_less=True),
             change={"cached_features": True},
             passes=passes,
             frozen_share_of_time=share,
@@ -134,23 +134,27 @@ class ThreadOversubscription(OwnRule):
 @own_rule
 @dataclass(frozen=True)
 class FrequentSync(StepRule):
-    """Fires where the host waits for the GPU several times in each step (`.item()`, `.cpu()`)."""
+    """Fires where the host waits for the GPU in each step (`.item()`, `.cpu()`, `if`), and lets it run dry so."""
 
     per_step: float = 1.0
+    share: float = 0.05
 
     def look(self, recording: ProfilerRecording) -> RuleResult:
-        """Count the waits in each step."""
+        """Count the waits in each step, and take what the GPU stands still for."""
         if not recording.facts.get("cuda"):
             return self.not_applicable("without a GPU, .item() waits for nothing")
         training = recording.training
         steps = total(training, "steps")
         syncs = total(training, "syncs") / steps
-        if syncs < self.per_step:
-            return self.clean(syncs_per_step=syncs)
+        lost = sync_cost(recording)
+        share = lost / max(recording.loop_seconds, 1e-9)
+        if syncs < self.per_step or share < self.share:
+            return self.clean(syncs_per_step=syncs, lost_share=share)
         return self.issue(
             meaning=f"Each step reads {syncs:.1f} values back from the GPU, and so lets it run dry.",
             remedy="add up loss.detach() on the GPU and read it once in 50 steps",
-            share=recording.share("other"),
+            share=share,
+            speedup=loop_speedup(recording, lost),
             syncs_per_step=syncs,
         )
 
@@ -163,12 +167,13 @@ class SlowPython(StepRule):
     share: float = 0.2
 
     def look(self, recording: ProfilerRecording) -> RuleResult:
-        """Take the time of training rows that belongs to no phase."""
+        """Take the time of training rows that belongs to no phase, less what it only waits for the GPU."""
         training = recording.training
-        share = total(training, "phase/other") / max(recording.loop_seconds, 1e-9)
+        own = own_seconds(recording)
+        share = own / max(recording.loop_seconds, 1e-9)
         if share < self.share:
-            return self.clean(other=share)
-        per_step = total(training, "phase/other") / total(training, "steps")
+            return self.clean(own=share, other=recording.share("other"))
+        per_step = own / total(training, "steps")
         return self.issue(
             meaning=f"{100 * share:.0f} % of the time, {per_step:.3g} s a step, goes into the script's own code "
             "between the network's calls: a loss, metrics or logging written in Python.",
@@ -221,7 +226,7 @@ class TinyBatch(StepRule):
             meaning=f"With {size} images a step, {100 * share:.0f} % of the time is what each step costs by itself.",
             remedy=f"raise batch_size to {self.target}, and the learning rate with it",
             share=share,
-            speedup=loop_speedup(recording, saved),
+            speedup=loop_speedup(recording, saved, computes_less=True),
             change={"batch_size": self.target},
             batch_size=size,
             seconds_per_step=step,
@@ -260,7 +265,7 @@ def _faster(
     calls = total(recording.loop, "forwards")
     layers = min(calls * recording.speeds.get("seconds", math.inf), computing)
     share = layers / max(recording.loop_seconds, 1e-9)
-    speedup = loop_speedup(recording, layers * (1 - 1 / ratio))
+    speedup = loop_speedup(recording, layers * (1 - 1 / ratio), computes_less=True)
     if share < rule.share or speedup < rule.speedup:
         return rule.clean(measured_ratio=ratio, share=share)
     return rule.issue(
