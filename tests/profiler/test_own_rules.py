@@ -247,6 +247,18 @@ def test_a_tiny_batch_pays_each_steps_own_cost_too_often() -> None:
     )
 
 
+def test_a_larger_batch_is_predicted_from_the_networks_own_layers() -> None:
+    rows = [step(forward=0.004, backward=0.004, optimizer=0.002)] * 50
+    facts = {"loaders": [loader(batch_size=2)], "networks": [NETWORK | {"flops": 1e5}]}
+    speeds = {"gflops": 1000.0, "seconds": 0.003, "larger_seconds": 0.001}
+    result = TinyBatch().judge(recording(rows, facts=facts, speeds=speeds))
+    # Two images cost 1 ms of 10; of the rest 7 ms come once a step, and 2 ms are the layers' own at a small batch.
+    assert result.evidence["share_of_time"] == pytest.approx(0.9 * 49 / 50)
+    each = 0.001 / 2 + 0.007 / 64
+    saved = 49 / 50 * (1 - each * 2 / 0.01)
+    assert result.evidence["predicted_speedup"] == pytest.approx(1 / (1 - saved), rel=0.01)
+
+
 def test_what_a_step_costs_by_itself_cannot_be_told_while_others_take_cores() -> None:
     rows = [step(forward=0.1, backward=0.1, optimizer=0.2)] * 50
     busy = samples(60, cpu=0.9, job_cpu=1.0)

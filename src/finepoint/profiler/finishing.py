@@ -9,6 +9,7 @@ from typing import Any
 from finepoint.files import write_json
 from finepoint.profiler.checking import finite, judge_aws, judge_own, write_judgements
 from finepoint.profiler.recording import OUTPUT, ProfilerRecording, open_recording
+from finepoint.profiler.rules.own_compute import TinyBatch
 from finepoint.profiler.summary import summary_of
 from finepoint.profiler.timeline import timeline_of
 from finepoint.profiler.wording import words_of
@@ -56,7 +57,9 @@ def finish(job: Path, *, price_per_hour: float | None = None, measure_speeds: bo
         from finepoint.profiler.speeds import speeds_of
 
         threads = min(int(recording.facts.get("threads") or 1), max(int(recording.cores), 1))
-        write_json(job / OUTPUT / "speeds.json", speeds_of(network, threads=threads))
+        batch = int((recording.loader() or {}).get("batch_size") or 0)
+        larger = TinyBatch.target if batch <= TinyBatch.batch else 0
+        write_json(job / OUTPUT / "speeds.json", speeds_of(network, threads=threads, batch=batch, larger=larger))
         recording = open_recording(job, price_per_hour=price_per_hour)
     aws, own = judge_aws(recording), judge_own(recording)
     summary = finite(summary_of(recording, aws, own))

@@ -190,10 +190,11 @@ class SlowPython(StepRule):
 class TinyBatch(StepRule):
     """Fires where so few images go into a step that what each step costs by itself weighs more than they do.
 
-    What a step costs by itself is its time less the fetching of its items and less what this machine needs for the
-    network's multiplications (backward is twice a forward); where the machine was not measured, the time of the
-    optimizer and of the code between. Waiting for a core that others have looks the same: while they keep more than
-    `others` cores busy, only a share of `certain` is believed.
+    What a step costs by itself is its time less the fetching of its items and less what its images cost the network's
+    heaviest layers as part of a larger batch, timed on this machine when the job is over. Where they were not timed, it
+    is what the machine needs for the network's multiplications (backward is twice a forward), and where not even that
+    is known, the time of the optimizer and of the code between. Waiting for a core that others have looks the same:
+    while they keep more than `others` cores busy, only a share of `certain` is believed.
     """
 
     batch: int = 8
@@ -211,7 +212,9 @@ class TinyBatch(StepRule):
         training = recording.training
         steps = total(training, "steps")
         step, wait = total(training, "seconds") / steps, total(training, "phase/data_wait") / steps
-        fixed = self._fixed(recording, step - wait, steps) + self._loader(recording, wait)
+        images, layers = self._network(recording, step - wait, steps)
+        loading = self._loader(recording, wait)
+        fixed = step - wait - images + loading
         share = fixed / step * total(training, "seconds") / max(recording.loop_seconds, 1e-9)
         if size > self.batch or share < self.share:
             return self.clean(batch_size=size, fixed_share=share)
@@ -220,7 +223,9 @@ class TinyBatch(StepRule):
             return self.not_applicable(
                 f"others kept {others:.1f} cores busy, so that what a step costs by itself cannot be told"
             )
-        each = (step - fixed) / size + fixed / self.target
+        # In a larger batch, what the small one cost the layers by itself is gone; the rest comes once a step as before.
+        once = step - wait - layers + loading
+        each = (step - fixed) / size + once / self.target
         saved = total(training, "seconds") * (1 - each * size / step)
         return self.issue(
             meaning=f"With {size} images a step, {100 * share:.0f} % of the time is what each step costs by itself.",
@@ -240,12 +245,19 @@ class TinyBatch(StepRule):
             return 0.0
         return max(wait - total(recording.loading, "seconds") / fetches, 0.0)
 
-    def _fixed(self, recording: ProfilerRecording, computing: float, steps: float) -> float:
-        network, speed = recording.network(), recording.speeds.get("gflops")
-        if network is None or not network.get("flops") or not speed:
+    def _network(self, recording: ProfilerRecording, computing: float, steps: float) -> tuple[float, float]:
+        """Return the seconds a step that its images cost the network in a larger batch, and that its layers take now."""
+        network, speeds = recording.network(), recording.speeds
+        if network is None or not network.get("flops") or not speeds.get("gflops"):
             named = sum(total(recording.training, f"phase/{name}") for name in ("optimizer", "other"))
-            return min(named / steps, computing)
-        return max(computing - 3 * float(network["flops"]) / (speed * 1e9), 0.0)
+            images = max(computing - named / steps, 0.0)
+            return images, images
+        if "larger_seconds" not in speeds:
+            images = min(3 * float(network["flops"]) / (speeds["gflops"] * 1e9), computing)
+            return images, images
+        calls = max(total(recording.training, "forwards") / steps, 1.0)
+        layers = min(calls * speeds["seconds"], computing)
+        return min(calls * speeds["larger_seconds"], layers), layers
 
 
 def _faster(
