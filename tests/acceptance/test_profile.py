@@ -94,6 +94,35 @@ def test_changes_are_tried_from_outside(profiled: Path) -> None:
     assert workers["output"].startswith(("equal", "close"))
 
 
+def test_a_job_is_shown_as_it_runs(profiled: Path) -> None:
+    once = finepoint("live", "job", "--once", cwd=profiled)
+    assert once.returncode == 0, once.stderr
+    assert "processor" in once.stdout
+    assert "data wait" in once.stdout
+    # Without --once it ends by itself when the job has ended.
+    followed = finepoint("live", "job", cwd=profiled)
+    assert followed.returncode == 0, followed.stderr
+    assert "It ended by itself, exit code 0." in followed.stdout
+
+
+def test_a_running_process_is_watched_from_outside(tmp_path: Path) -> None:
+    waiting = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        answer = finepoint(
+            "pid", str(waiting.pid), "--job", "job", "--seconds", "1", "--interval-ms", "100", "--json", cwd=tmp_path
+        )
+    finally:
+        waiting.communicate(b"\n")
+    assert answer.returncode == 0, answer.stderr
+    summary = json.loads(answer.stdout)
+    assert 5 <= summary["datapoints"] <= 11
+    assert summary["ending"] is None  # it runs still
+    assert summary["peak_memory_bytes"] > 1e6
+    gone = finepoint("pid", str(waiting.pid), "--job", "other", cwd=tmp_path)
+    assert gone.returncode != 0
+    assert f"there is no process {waiting.pid}" in gone.stderr
+
+
 def test_a_script_that_fails_keeps_its_exit_code_and_its_profile(tmp_path: Path) -> None:
     (tmp_path / "bad.py").write_text("import sys; sys.exit(3)")
     answer = finepoint("run", "bad.py", "--job", "job", cwd=tmp_path)

@@ -162,8 +162,9 @@ def try_(
 ) -> None:
     """Measure the advice: do a short window of the same job again, once for each change that can be made from outside.
 
-    A script is ended when its window is full. It runs as it did, and so writes where it did. Of a run of finepoint's,
-    the features pass is measured, which is where its time goes.
+    A script is ended when its window is full. It runs as it did, and so writes where it did; a job of `finepoint train
+    --entry-point` runs in a folder of its own. Of a run of finepoint's, the features pass is measured, which is where
+    its time goes.
 
     Examples:
 
@@ -171,7 +172,7 @@ def try_(
 
         finepoint profile try jobs/train-20260101-120000 --steps 40
     """
-    from finepoint.cli.output import print_json
+    from finepoint.cli.output import print_json, say
     from finepoint.cli.output import show as print_results
     from finepoint.profiler.trying import try_changes
     from finepoint.runs.folder import RECORD, RunFolder
@@ -181,7 +182,11 @@ def try_(
 
         rows = try_run(RunFolder(job), steps=steps)
     else:
-        rows = try_changes(job, steps=steps)
+        from finepoint.engines.records import RECORD as JOB_RECORD
+        from finepoint.engines.rerunning import job_again
+
+        again = job_again(job, say) if (job / JOB_RECORD).is_file() else None
+        rows = try_changes(job, steps=steps, again=again)
     if json:
         print_json([row.to_json() for row in rows])
         return

@@ -8,6 +8,7 @@ from typing import Any
 
 from finepoint.files import write_json
 from finepoint.profiler.checking import finite, judge_aws, judge_own, write_judgements
+from finepoint.profiler.plots import plots_of
 from finepoint.profiler.recording import OUTPUT, ProfilerRecording, open_recording
 from finepoint.profiler.rules.own_compute import TinyBatch
 from finepoint.profiler.summary import summary_of
@@ -73,6 +74,7 @@ def finish(job: Path, *, price_per_hour: float | None = None, measure_speeds: bo
         "aws": [
             {**result.to_json(), "evidence": {"RuleParameters": result.evidence["RuleParameters"]}} for result in aws
         ],
+        "plots": plots_of(recording, own),
         "sampler": recording.sampler,
         **timeline_of(recording),
     }

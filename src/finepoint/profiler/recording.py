@@ -162,6 +162,14 @@ class ProfilerRecording:
         most = int(np.bincount(numbers.astype(int)).argmax())
         return next((loader for loader in self.facts.get("loaders", ()) if loader["number"] == most), None)
 
+    def why_no_loader(self) -> str:
+        """Return why no loader's facts are there."""
+        if (self.steps["part"] >= 0).any():
+            return (
+                "finepoint's own runs decode in threads of their own and train on cached features, without a DataLoader"
+            )
+        return "no DataLoader was seen"
+
     def network(self) -> Mapping[str, Any] | None:
         """Return the facts of the network that takes longest."""
         networks = self.facts.get("networks") or ()

@@ -25,7 +25,7 @@ class RecomputedFeatures(OwnRule):
         """Take the time of frozen layers, and of loading for them, in all passes but the first."""
         network, loader = recording.network(), recording.loader()
         if network is None:
-            return self.not_applicable(_NO_NETWORK)
+            return self.not_applicable(recording.why_no_loader() if recording.parts() else _NO_NETWORK)
         loop = recording.loop
         training = loop.where(loop["mode"] == Mode.TRAIN)
         frozen = recording.frozen_seconds()
@@ -109,17 +109,17 @@ class Precision(OwnRule):
 @own_rule
 @dataclass(frozen=True)
 class ThreadOversubscription(OwnRule):
-    """Fires where torch computes with many more threads than the job has cores."""
+    """Fires where torch computes with many more threads than the job has cores, in the main process or in workers."""
 
     per_core: float = 1.5
 
     def look(self, recording: ProfilerRecording) -> RuleResult:
-        """Compare threads with cores; loader workers have one thread each unless the script says otherwise."""
+        """Compare threads with cores; loader workers have one thread each unless the script gives them more."""
         threads = recording.facts.get("threads")
         if threads is None:
             return self.not_applicable("no step was seen")
         if threads <= self.per_core * recording.cores:
-            return self.clean(threads=threads, cores=recording.cores)
+            return self._workers(recording, int(threads))
         share = sum(recording.share(name) for name in ("forward", "backward", "optimizer"))
         return self.issue(
             meaning=f"torch computes with {threads} threads on {recording.cores:g} cores, which wait for each other.",
@@ -127,6 +127,23 @@ class ThreadOversubscription(OwnRule):
             share=share,
             change={"threads": max(int(recording.cores), 1)},
             threads=threads,
+            cores=recording.cores,
+        )
+
+    def _workers(self, recording: ProfilerRecording, threads: int) -> RuleResult:
+        loader, fetches = recording.loader(), total(recording.loading, "fetches")
+        workers = int(loader["workers"]) if loader else 0
+        each = total(recording.loading, "threads") / fetches if fetches else 1.0
+        if not workers or each <= 1 or workers * each <= self.per_core * recording.cores:
+            return self.clean(threads=threads, workers=workers, worker_threads=each, cores=recording.cores)
+        return self.issue(
+            meaning=f"{workers} loader workers compute with {each:.0f} threads each on {recording.cores:g} cores, "
+            "which wait for each other.",
+            remedy="call torch.set_num_threads(1) in the DataLoader's worker_init_fn",
+            share=recording.phases().get("data_wait", 0.0),
+            threads=threads,
+            workers=workers,
+            worker_threads=each,
             cores=recording.cores,
         )
 
@@ -208,7 +225,7 @@ class TinyBatch(StepRule):
         loader = recording.loader()
         size = loader.get("batch_size") if loader else None
         if not size:
-            return self.not_applicable("no DataLoader with a batch size was seen")
+            return self.not_applicable("the DataLoader has no batch size" if loader else recording.why_no_loader())
         training = recording.training
         steps = total(training, "steps")
         step, wait = total(training, "seconds") / steps, total(training, "phase/data_wait") / steps
@@ -246,7 +263,7 @@ class TinyBatch(StepRule):
         return max(wait - total(recording.loading, "seconds") / fetches, 0.0)
 
     def _network(self, recording: ProfilerRecording, computing: float, steps: float) -> tuple[float, float]:
-        """Return the seconds a step that its images cost the network in a larger batch, and that its layers take now."""
+        """Return the seconds a step that its images cost in a larger batch, and that the layers take now."""
         network, speeds = recording.network(), recording.speeds
         if network is None or not network.get("flops") or not speeds.get("gflops"):
             named = sum(total(recording.training, f"phase/{name}") for name in ("optimizer", "other"))
