@@ -76,6 +76,9 @@ def test_an_unchanged_script_has_phases_that_add_up_and_the_right_finding_first(
 
 
 def test_the_job_has_reports_a_trace_and_a_page(profiled: Path) -> None:
+    written = json.loads((profiled / "job" / "summary.json").read_text())["profiler"]
+    assert written["phases"] == json.loads((profiled / "answer.json").read_text())["phases"]
+    assert all(isinstance(rule["datapoints"], int) for rule in written["rules"])
     output = profiled / "job" / "rule-output" / "ProfilerReport" / "profiler-output"
     assert len(list((output / "profiler-reports").glob("*.json"))) == 11
     assert (output / "profiler-report.html").stat().st_size > 10_000

@@ -52,7 +52,7 @@ def run(
         finepoint profile run train.py --profile-steps 10 --price-per-hour 1.21
     """
     from finepoint.cli.output import say
-    from finepoint.profiler.finishing import finish
+    from finepoint.profiler.finishing import finish, write_job_summary
     from finepoint.profiler.running import new_job_folder, profile_script
 
     folder = job or new_job_folder(script, Path("jobs"))
@@ -62,7 +62,9 @@ def run(
         )
     if done.not_attached:
         say(f"Steps were not seen: {done.not_attached}.")
-    _show(finish(folder, price_per_hour=price_per_hour), json)
+    judged = finish(folder, price_per_hour=price_per_hour)
+    write_job_summary(judged)
+    _show(judged, json)
     raise typer.Exit(done.exit_code if done.exit_code >= 0 else 128 - done.exit_code)
 
 

@@ -40,6 +40,13 @@ class Judged:
         return [result for result in self.own if result.fired]
 
 
+def write_job_summary(judged: Judged) -> Path:
+    """Write the `summary.json` of a script's job, whose key `profiler` holds what a run's does; return its path."""
+    path = judged.folder / SUMMARY_FILE
+    write_json(path, {"profiler": judged.summary})
+    return path
+
+
 def finish(job: Path, *, price_per_hour: float | None = None, measure_speeds: bool = True) -> Judged:
     """Judge a job's recording; leave `profiler-reports/<Rule>.json` and `profiler-output/summary.json` in its folder.
 
