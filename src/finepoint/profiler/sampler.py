@@ -179,9 +179,10 @@ def devices_here(pid: int) -> Iterator[DeviceReader | None]:
 def visible_devices(pid: int) -> str | None:
     """Return a process's CUDA_VISIBLE_DEVICES as it was started; None where it is not set, or not to be seen."""
     try:
-        return psutil.Process(pid).environ().get("CUDA_VISIBLE_DEVICES")
+        found: str | None = psutil.Process(pid).environ().get("CUDA_VISIBLE_DEVICES")
     except (psutil.Error, OSError):
         return None
+    return found
 
 
 def sample_until_end(
