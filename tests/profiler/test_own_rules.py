@@ -268,8 +268,8 @@ def test_a_tiny_batch_pays_each_steps_own_cost_too_often() -> None:
 
 
 def test_a_larger_batch_is_predicted_from_the_networks_own_layers() -> None:
-    rows = [step(forward=0.004, backward=0.004, optimizer=0.002)] * 50
-    facts = {"loaders": [loader(batch_size=2)], "networks": [NETWORK | {"flops": 1e5}]}
+    rows = [step(forward=0.004, backward=0.004, optimizer=0.002) | {"forwards": 2.0}] * 50  # the loss is a module too
+    facts = {"loaders": [loader(batch_size=2)], "networks": [NETWORK | {"flops": 1e5, "calls_per_step": 1.0}]}
     speeds = {"gflops": 1000.0, "seconds": 0.003, "larger_seconds": 0.001}
     result = TinyBatch().judge(recording(rows, facts=facts, speeds=speeds))
     # Two images cost 1 ms of 10; of the rest 7 ms come once a step, and 2 ms are the layers' own at a small batch.

@@ -272,7 +272,8 @@ class TinyBatch(StepRule):
         if "larger_seconds" not in speeds:
             images = min(3 * float(network["flops"]) / (speeds["gflops"] * 1e9), computing)
             return images, images
-        calls = max(total(recording.training, "forwards") / steps, 1.0)
+        # Not the number of forwards: a loss that is a module has one too.
+        calls = float(network.get("calls_per_step") or 1.0)
         layers = min(calls * speeds["seconds"], computing)
         return min(calls * speeds["larger_seconds"], layers), layers
 
