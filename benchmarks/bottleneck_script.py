@@ -236,6 +236,21 @@ def frozen(advised: bool, value: int, folder: Path, scale: float) -> None:
     train(head, DataLoader(TensorDataset(torch.cat(features), torch.arange(len(data)) % CLASSES), 16), 4)  # type: ignore[arg-type]
 
 
+def sync(advised: bool, value: int, folder: Path, scale: float) -> None:
+    """Read the loss back at every step, on a GPU that the host could keep ahead of."""
+    model = convolutions(64, 8).cuda()
+    images = torch.rand(64, 3, 32, 32, device="cuda").to(memory_format=torch.channels_last)
+    labels = torch.arange(64, device="cuda") % CLASSES
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    for step in range(int(2000 * scale)):
+        loss = nn.functional.cross_entropy(model(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if not advised or step % 50 == 0:
+            loss.item()
+
+
 def evaluation(advised: bool, value: int, folder: Path, scale: float) -> None:
     every = 10 if advised else 5
     valid = DataLoader(in_memory(256), 16)
@@ -347,6 +362,7 @@ PLANTS = {
         sleep,
         slow_decode,
         slow_python,
+        sync,
         throttled,
         tiny_batch,
     )

@@ -24,6 +24,15 @@ def test_values_read_back_are_told_and_the_methods_are_torchs_own_again() -> Non
     assert "item" not in vars(torch.Tensor)
 
 
+def test_a_tensor_in_a_condition_is_read_back_too() -> None:
+    seen: list[bool] = []
+    watching = transfers.SYNC.subscribe(lambda tensor, begins: seen.append(begins))
+    assert torch.ones(())
+    watching.close()
+    assert torch.ones(())
+    assert seen == [True, False]
+
+
 def test_copies_are_told_even_when_they_fail() -> None:
     seen: list[bool] = []
     watching = transfers.COPY.subscribe(lambda tensor, begins: seen.append(begins))

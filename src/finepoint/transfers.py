@@ -4,7 +4,8 @@
 event             callback is called with
 ================  ===========================================================================================
 COPY              tensor, True before and False after: `Tensor.to` and `.cuda`
-SYNC              tensor, True before and False after: `.item()`, `.cpu()`, `.tolist()`, `.numpy()`, `float()`
+SYNC              tensor, True before and False after: `.item()`, `.cpu()`, `.tolist()`, `.numpy()`, `float()`,
+                  `int()`, and `if tensor:`
 SAVE              True before and False after: `torch.save` and safetensors' writing
 ================  ===========================================================================================
 """
@@ -70,5 +71,7 @@ def _install_tensor_methods(*names: str) -> Callable[[Event[[Tensor, bool]]], Re
 
 
 COPY: Event[[Tensor, bool]] = Event(_install_tensor_methods("to", "cuda"))
-SYNC: Event[[Tensor, bool]] = Event(_install_tensor_methods("item", "cpu", "tolist", "numpy", "__float__", "__int__"))
+SYNC: Event[[Tensor, bool]] = Event(
+    _install_tensor_methods("item", "cpu", "tolist", "numpy", "__float__", "__int__", "__bool__")
+)
 SAVE: Event[[bool]] = Event(_install_save)

@@ -76,6 +76,9 @@ def test_an_unchanged_script_has_phases_that_add_up_and_the_right_finding_first(
 
 
 def test_the_job_has_reports_a_trace_and_a_page(profiled: Path) -> None:
+    written = json.loads((profiled / "job" / "summary.json").read_text())["profiler"]
+    assert written["phases"] == json.loads((profiled / "answer.json").read_text())["phases"]
+    assert all(isinstance(rule["datapoints"], int) for rule in written["rules"])
     output = profiled / "job" / "rule-output" / "ProfilerReport" / "profiler-output"
     assert len(list((output / "profiler-reports").glob("*.json"))) == 11
     assert (output / "profiler-report.html").stat().st_size > 10_000
@@ -92,6 +95,35 @@ def test_changes_are_tried_from_outside(profiled: Path) -> None:
     assert workers["seconds_per_step"] > 0
     # What the dataset draws is the same whoever loads it, and so are the losses.
     assert workers["output"].startswith(("equal", "close"))
+
+
+def test_a_job_is_shown_as_it_runs(profiled: Path) -> None:
+    once = finepoint("live", "job", "--once", cwd=profiled)
+    assert once.returncode == 0, once.stderr
+    assert "processor" in once.stdout
+    assert "data wait" in once.stdout
+    # Without --once it ends by itself when the job has ended.
+    followed = finepoint("live", "job", cwd=profiled)
+    assert followed.returncode == 0, followed.stderr
+    assert "It ended by itself, exit code 0." in followed.stdout
+
+
+def test_a_running_process_is_watched_from_outside(tmp_path: Path) -> None:
+    waiting = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        answer = finepoint(
+            "pid", str(waiting.pid), "--job", "job", "--seconds", "1", "--interval-ms", "100", "--json", cwd=tmp_path
+        )
+    finally:
+        waiting.communicate(b"\n")
+    assert answer.returncode == 0, answer.stderr
+    summary = json.loads(answer.stdout)
+    assert 5 <= summary["datapoints"] <= 11
+    assert summary["ending"] is None  # it runs still
+    assert summary["peak_memory_bytes"] > 1e6
+    gone = finepoint("pid", str(waiting.pid), "--job", "other", cwd=tmp_path)
+    assert gone.returncode != 0
+    assert f"there is no process {waiting.pid}" in gone.stderr
 
 
 def test_a_script_that_fails_keeps_its_exit_code_and_its_profile(tmp_path: Path) -> None:

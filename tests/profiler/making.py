@@ -60,7 +60,7 @@ def step(
     phases = {
         name: value
         for name, value in given.items()
-        if name not in ("loader", "saves", "syncs", "frozen_forward", "main_cpu")
+        if name not in ("loader", "saves", "syncs", "frozen_forward", "main_cpu", "sync_seconds", "gpu")
     }
     seconds = sum(phases.values())
     trained = float(mode is Mode.TRAIN)
@@ -82,8 +82,10 @@ def step(
         "saves": given.get("saves", 0.0),
         "syncs": given.get("syncs", 0.0),
         "frozen_forward": given.get("frozen_forward", 0.0),
+        "sync/other": given.get("sync_seconds", 0.0),
         "pid": 1.0,
         "rank": 0.0,
+        **({"gpu/forward": given["gpu"]} if "gpu" in given else {}),
         **{f"phase/{name}": value for name, value in phases.items()},
     }
 

@@ -41,6 +41,7 @@ NAMES = [
     "OverallSystemUsage",
     "StepOutlier",
 ]
+SILENT = {"gpu0_memory": np.nan, "gpu1_memory": np.nan}
 GPUS = {"gpus": [{"name": "a"}, {"name": "b"}]}
 
 
@@ -90,6 +91,23 @@ def test_a_short_job_is_no_pass(kind: Any) -> None:
 )
 def test_without_a_gpu_the_gpus_rules_do_not_pass(kind: Any) -> None:
     assert kind().judge(recording(system=samples(2000))).status == "NotApplicable"
+
+
+@pytest.mark.parametrize(
+    "kind", [BatchSize, CPUBottleneck, IOBottleneck, LowGPUUtilization, GPUMemoryIncrease, LoadBalancing]
+)
+def test_what_a_gpu_does_not_say_is_not_taken_for_nothing(kind: Any) -> None:
+    result = kind().judge(gpu(1200, **dict.fromkeys(("gpu0_utilisation", "gpu1_utilisation"), np.nan), **SILENT))
+    assert result.status == "NotApplicable"
+    assert "no GPU says its" in result.reason
+    usage = OverallSystemUsage().judge(gpu(60, gpu0_utilisation=np.nan, gpu1_utilisation=np.nan)).evidence
+    assert "GPU" not in usage["Details"]
+
+
+def test_samples_in_which_a_gpu_said_nothing_are_left_out() -> None:
+    gaps = np.where(np.arange(1200) % 3 == 0, np.nan, 0.9)
+    assert not LowGPUUtilization().judge(gpu(1200, gpu0_utilisation=gaps, gpu1_utilisation=0.9)).fired
+    assert CPUBottleneck().judge(gpu(1200, gpu0_utilisation=gaps, **{"core/2": 0.95})).evidence["Violations"] == 0
 
 
 def test_cpu_bottleneck_counts_samples_with_a_busy_core_and_an_idle_gpu() -> None:
@@ -164,6 +182,16 @@ def test_step_outlier_needs_a_hundred_steps_and_more_than_ten_outliers() -> None
     fired = judged(11)
     assert fired.evidence["Violations"] == 11
     assert fired.evidence["Details"]["step_details"]["algo-1"]["number_of_outliers"] == 11
+
+
+def test_step_outlier_keeps_the_details_of_both_modes() -> None:
+    slow = [step(Mode.EVALUATION, forward=5.0 if number % 10 == 0 else 0.1) for number in range(200)]
+    details = StepOutlier().judge(recording([step(forward=0.1)] * 200 + slow)).evidence["Details"]["step_details"]
+    assert {name: found["phase"] for name, found in details.items()} == {
+        "algo-1": "Step:ModeKeys.TRAIN",
+        "algo-1 EVAL": "Step:ModeKeys.EVAL",
+    }
+    assert details["algo-1 EVAL"]["number_of_outliers"] == 20
 
 
 def test_overall_metrics_never_fire_and_hold_percentages() -> None:

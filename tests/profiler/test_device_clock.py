@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -119,3 +120,24 @@ def test_rows_of_a_training_loop_have_the_time_on_the_gpu(tmp_path: Path, clock:
     recorder.close()
     # The first forward is before the loop: it begins, without a loader, with the first backward.
     assert open_recording(tmp_path).device_seconds()["forward"] == pytest.approx(0.003 * 8)
+
+
+def test_waits_for_the_gpu_are_timed_by_the_phase_that_they_are_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("finepoint.profiler.attachment.time.perf_counter", lambda: now[0])
+    recorder = StepRecorder(tmp_path, LoadingRecorder(tmp_path))
+    on_gpu, on_cpu = SimpleNamespace(is_cuda=True), SimpleNamespace(is_cuda=False)
+    for phase, tensor in (("other", on_gpu), ("forward", on_gpu), ("data_wait", on_gpu), ("other", on_cpu)):
+        recorder.clock.enter(phase)
+        recorder._syncs(tensor, True)  # type: ignore[arg-type]
+        now[0] += 0.25
+        recorder._syncs(tensor, False)  # type: ignore[arg-type]
+        recorder.clock.leave(phase)
+    counts = recorder.clock._counts
+    assert {name: counts[name] for name in counts if name.startswith("sync")} == {
+        "syncs": 2,
+        "sync/other": 0.25,
+        "sync/forward": 0.25,
+    }

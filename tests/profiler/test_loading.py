@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image, ImageFile
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data._utils import fetch
@@ -48,6 +49,7 @@ def test_opening_decoding_and_the_first_conversion_are_decoding_once_each(
     recorder.flush()
     rows = read_table(tmp_path / LOADING)
     assert (total(rows, "images"), total(rows, "items"), total(rows, "pixels")) == (8, 8, 8 * 1200)
+    assert total(rows, "threads") == 2 * torch.get_num_threads()  # two batches
     decoding = total(rows, "decode_cpu") / 8
     assert 0.02 <= decoding < 0.03
     assert decoding <= total(rows, "cpu") / 8 - 0.03  # what an item takes beside: the second conversion, and spinning

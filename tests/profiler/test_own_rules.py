@@ -39,6 +39,14 @@ def test_nothing_fires_on_a_healthy_job() -> None:
     assert not any(result.status == "Error" for result in results)
 
 
+def test_rules_on_loading_say_truly_why_they_do_not_judge_a_run_of_ours() -> None:
+    rows = [row | {"loader": -1.0, "part": 4.0} for row in HEALTHY]
+    for rule in (DataLoaderWorkers(), Oversized(), SlowImageFormat(), DecodeBound(), TinyBatch()):
+        assert "without a DataLoader" in rule.judge(recording(rows, facts={"loaders": []})).reason
+        rows_of_a_script = [row | {"loader": -1.0} for row in HEALTHY]
+        assert rule.judge(recording(rows_of_a_script, facts={"loaders": []})).reason == "no DataLoader was seen"
+
+
 def test_no_rule_of_steps_passes_a_job_of_a_few_steps() -> None:
     short = recording(HEALTHY[:3])
     for rule in (
@@ -194,10 +202,50 @@ def test_threads_beyond_the_cores_that_a_group_allows() -> None:
     assert not ThreadOversubscription().judge(recording(HEALTHY)).fired
 
 
+def test_threads_of_loader_workers_count_too() -> None:
+    def judged(threads: float) -> Any:
+        loading = table([{"time": 1.0, "fetches": 20.0, "threads": 20 * threads}])
+        rows = [step(data_wait=0.3, forward=0.1)] * 20
+        return ThreadOversubscription().judge(recording(rows, facts={"loaders": [loader(workers=4)]}, loading=loading))
+
+    assert not judged(1).fired
+    result = judged(4)
+    assert "4 loader workers compute with 4 threads each on 4 cores" in result.meaning
+    assert result.evidence["share_of_time"] == pytest.approx(0.75)
+
+
 def test_reading_values_back_matters_only_with_a_gpu() -> None:
-    rows = [step(forward=0.1, other=0.1, syncs=3.0)] * 20
+    rows = [step(forward=0.1, other=0.1, syncs=3.0, sync_seconds=0.09, gpu=0.15)] * 20
     assert FrequentSync().judge(recording(rows)).status == "NotApplicable"
     assert FrequentSync().judge(recording(rows, facts={"cuda": True})).evidence["syncs_per_step"] == 3
+
+
+def test_a_sync_costs_what_the_gpu_stands_still_for_and_not_the_whole_wait() -> None:
+    def judged(gpu: float) -> Any:
+        rows = [step(forward=0.1, other=0.1, syncs=1.0, sync_seconds=0.09, gpu=gpu)] * 20
+        return FrequentSync().judge(recording(rows, facts={"cuda": True}))
+
+    # Of each 0.2 s the GPU computes 0.15: without the wait the host would be 0.05 ahead, and no more.
+    result = judged(0.15)
+    assert result.evidence["share_of_time"] == pytest.approx(0.25, rel=0.06)
+    assert result.evidence["predicted_speedup"] == pytest.approx(0.2 / 0.15, rel=0.02)
+    assert not judged(0.199).fired  # a wait for a GPU that is at work loses nothing
+
+
+def test_waiting_for_the_gpu_is_no_slow_python() -> None:
+    waiting = [step(forward=0.1, other=0.3, sync_seconds=0.29, gpu=0.38)] * 20
+    assert not SlowPython().judge(recording(waiting)).fired
+    beside = [step(forward=0.1, other=0.3, gpu=0.39)] * 20  # Python that the GPU computes beside costs nothing
+    assert not SlowPython().judge(recording(beside)).fired
+    own = [step(forward=0.1, other=0.3, sync_seconds=0.1, gpu=0.15)] * 20
+    result = SlowPython().judge(recording(own))
+    assert result.evidence["seconds_per_step"] == pytest.approx(0.2)
+
+
+def test_no_loop_is_predicted_shorter_than_what_its_gpu_computes() -> None:
+    rows = [step(data_wait=0.3, forward=0.1, cpu=0.4, gpu=0.25)] * 20
+    result = DataLoaderWorkers().judge(recording(rows))
+    assert result.evidence["predicted_speedup"] == pytest.approx(8 / 5, rel=0.03)
 
 
 def test_the_scripts_own_code_is_slow_python() -> None:
@@ -219,6 +267,18 @@ def test_a_tiny_batch_pays_each_steps_own_cost_too_often() -> None:
     )
 
 
+def test_a_larger_batch_is_predicted_from_the_networks_own_layers() -> None:
+    rows = [step(forward=0.004, backward=0.004, optimizer=0.002) | {"forwards": 2.0}] * 50  # the loss is a module too
+    facts = {"loaders": [loader(batch_size=2)], "networks": [NETWORK | {"flops": 1e5, "calls_per_step": 1.0}]}
+    speeds = {"gflops": 1000.0, "seconds": 0.003, "larger_seconds": 0.001}
+    result = TinyBatch().judge(recording(rows, facts=facts, speeds=speeds))
+    # Two images cost 1 ms of 10; of the rest 7 ms come once a step, and 2 ms are the layers' own at a small batch.
+    assert result.evidence["share_of_time"] == pytest.approx(0.9 * 49 / 50)
+    each = 0.001 / 2 + 0.007 / 64
+    saved = 49 / 50 * (1 - each * 2 / 0.01)
+    assert result.evidence["predicted_speedup"] == pytest.approx(1 / (1 - saved), rel=0.01)
+
+
 def test_what_a_step_costs_by_itself_cannot_be_told_while_others_take_cores() -> None:
     rows = [step(forward=0.1, backward=0.1, optimizer=0.2)] * 50
     busy = samples(60, cpu=0.9, job_cpu=1.0)
@@ -234,8 +294,8 @@ def test_a_leak_is_steady_and_says_when_memory_runs_out() -> None:
     leaking = samples(60, job_main_rss_bytes=1e9 + 20e6 * times)
     result = MemoryLeak().judge(recording([step(forward=1.0)] * 30, leaking))
     assert result.evidence["bytes_per_second"] == pytest.approx(40e6)
-    assert result.evidence["seconds_left"] == pytest.approx((16 * 2**30 - 1e9 - 20e6 * 58) / 40e6, rel=0.02)
-    small = {"memory_total_bytes": 2.15e9}
+    assert result.evidence["seconds_left"] == pytest.approx((16 * 2**30 - 2e9) / 40e6, rel=0.02)
+    small = {"memory_total_bytes": 2e9}
     full = MemoryLeak().judge(recording([step(forward=1.0)] * 30, leaking, sampler=small))
     assert full.meaning.endswith("a minute; all of it is taken.")
     filling = samples(60, job_main_rss_bytes=1e9 + 5e8 * (1 - np.exp(-times / 8)))  # an allocator's cache fills up
@@ -247,6 +307,50 @@ def test_a_leak_is_steady_and_says_when_memory_runs_out() -> None:
     rising = samples(60, job_main_rss_bytes=1e9 + 3e6 * times)
     assert not MemoryLeak().judge(recording([step(forward=1.0)] * 30, rising)).fired
     assert MemoryLeak().judge(recording([step(forward=0.25)] * 120, rising)).fired
+
+
+def test_what_others_hold_and_a_groups_limit_bring_the_end_nearer() -> None:
+    def left(memory_used: float, **sampler: float) -> float:
+        rising = 1e9 + 20e6 * np.arange(60)
+        columns = {"job_main_rss_bytes": rising, "job_pss_bytes": rising, "memory_used_bytes": memory_used}
+        made = recording([step(forward=1.0)] * 30, samples(60, **columns), sampler=sampler)
+        return float(MemoryLeak().judge(made).evidence["seconds_left"])
+
+    assert left(14e9) == pytest.approx((16 * 2**30 - 14e9) / 40e6, rel=0.01)
+    assert left(2e9, memory_limit_bytes=3e9) == pytest.approx((3e9 - 2.18e9) / 40e6, rel=0.05)
+
+
+def test_workers_that_leak_are_seen_though_the_main_process_does_not() -> None:
+    def judged(growth: float, last: int = 60) -> Any:
+        times = 1000.0 + 0.5 * np.arange(last)
+        workers = [
+            {"time": at, "pid": float(pid), "worker": 1.0, "rss_bytes": 3e8 + growth * (at - 1000)}
+            for at in times
+            for pid in (7, 8)
+        ]
+        made = recording([step(forward=1.0)] * 30, samples(60), processes=table(workers))
+        return MemoryLeak().judge(made)
+
+    result = judged(20e6)
+    assert result.evidence["bytes_per_second"] == pytest.approx(40e6)
+    assert result.meaning.startswith("The memory of 2 workers grows")
+    assert not judged(5e6).fired  # pages of a file that is read through
+    assert not judged(20e6, last=40).fired  # the pass is over, and its workers with it
+
+
+def test_a_gpus_memory_leaks_too() -> None:
+    rising = samples(60, **{"gpu/0/memory_bytes": 4e9 + 1e8 * np.arange(60)})
+    made = recording([step(forward=1.0)] * 30, rising, sampler={"gpus": [{"name": "a", "memory_bytes": 24e9}]})
+    result = MemoryLeak().judge(made)
+    assert result.evidence["bytes_per_second"] == pytest.approx(2e8)
+    assert result.evidence["seconds_left"] == pytest.approx((24e9 - 4e9 - 58e8) / 2e8, rel=0.02)
+
+
+def test_an_unknown_use_of_the_gpu_is_not_idleness() -> None:
+    silent = samples(60, job_cpu=0.2, **{"gpu/0/utilisation": np.nan})
+    result = IdleInstance().judge(recording([step(data_wait=1.0)] * 30, silent, sampler={"gpus": [{"name": "a"}]}))
+    assert result.status == "NotApplicable"
+    assert result.reason == "a GPU does not say how much it is used"
 
 
 def test_a_throttled_group_and_a_greedy_host() -> None:

@@ -14,7 +14,7 @@ import pytest
 from finepoint.errors import ConfigurationError
 from finepoint.files import read_json
 from finepoint.profiler.processes import ProcessReader
-from finepoint.profiler.sampler import Sampler, sample_until_end
+from finepoint.profiler.sampler import Sampler, sample_until_end, visible_devices
 from finepoint.profiler.sampling import check_interval, sampled
 from finepoint.profiler.segments import Table, read_table
 
@@ -159,3 +159,16 @@ def test_a_kill_for_memory_is_told_from_other_kills(tmp_path: Path) -> None:
 def test_intervals_out_of_range_are_refused(interval: int) -> None:
     with pytest.raises(ConfigurationError, match=r"100 to 60,000 ms"):
         check_interval(interval)
+
+
+def test_a_job_says_which_devices_it_was_started_with() -> None:
+    plain = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    for more, visible in (({"CUDA_VISIBLE_DEVICES": "1,0"}, "1,0"), ({}, None)):
+        code = "print(1, flush=True); input()"  # it has the environment once it speaks
+        command = [sys.executable, "-c", code]
+        with subprocess.Popen(command, env=plain | more, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as job:
+            assert job.stdout
+            job.stdout.readline()
+            assert visible_devices(job.pid) == visible
+            job.communicate(b"\n")
+    assert visible_devices(job.pid) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,20 @@ def test_rows_of_several_writers_come_back_in_order_of_time(tmp_path: Path) -> N
     assert read["b"].tolist()[::2] == [10, 30]
     assert np.isnan(read["b"][1]) and read["a"][1] == 20
     assert np.isnan(read["nobody wrote this"]).all()
+
+
+def test_rows_of_a_process_that_adds_no_more_come_to_the_disk_in_time(tmp_path: Path) -> None:
+    writer = TableWriter(tmp_path, "w", seal_seconds=0.05)
+    sealed = threading.Event()
+    plain = writer.seal
+    writer.seal = lambda: (plain(), sealed.set())  # type: ignore[assignment, func-returns-value]
+    writer._sealed_at += 3600  # so that adding a row does not seal it
+    writer.append({"time": 1.0})
+    assert not len(read_table(tmp_path))
+    writer.seal_in_time()
+    assert sealed.wait(10)
+    assert len(read_table(tmp_path)) == 1
+    writer.close()
 
 
 def test_rows_are_on_disk_once_the_segment_is_old_enough_and_no_earlier(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from finepoint.profiler import speeds
 from finepoint.profiler.network import NetworkProbe
 from finepoint.profiler.speeds import speeds_of
 
@@ -41,12 +42,30 @@ def test_each_format_that_the_job_does_not_use_is_timed(
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 6 * 6, 4))
     facts = probed(network, torch.rand(2, 3, 8, 8)) | {"autocast": autocast}
     threads = torch.get_num_threads()
-    speeds = speeds_of(facts, threads=1)
+    measured = speeds_of(facts, threads=1)
     assert torch.get_num_threads() == threads
-    assert set(speeds) == {"gflops", "seconds", "channels_last"} | (set() if autocast else {"bf16"})
-    assert all(value > 0 for value in speeds.values())
+    assert set(measured) == {"gflops", "seconds", "channels_last"} | (set() if autocast else {"bf16"})
+    assert all(value > 0 for value in measured.values())
     # Kept, and so not measured again.
-    assert speeds_of(facts, threads=1) == speeds
+    assert speeds_of(facts, threads=1) == measured
+
+
+def test_layers_are_timed_at_a_larger_batch_where_one_may_be_advised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FINEPOINT_CACHE", str(tmp_path))
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 6 * 6, 4))
+    facts = probed(network, torch.rand(2, 3, 8, 8))
+    seen: list[list[int]] = []
+    plain = speeds._step
+    monkeypatch.setattr(
+        speeds, "_step", lambda layer, *rest, **given: seen.append(layer["input"]) or plain(layer, *rest, **given)
+    )
+    found = speeds_of(facts, threads=1, batch=2, larger=64)
+    assert [64, 3, 8, 8] in seen
+    assert [64, 8 * 6 * 6] in seen
+    assert 0 < found["larger_seconds"] < found["seconds"]  # an image costs less among many
+    assert "larger_seconds" not in speeds_of(facts, threads=1, batch=64, larger=64)
 
 
 def test_a_layer_that_cannot_be_built_again_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

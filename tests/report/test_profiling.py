@@ -12,6 +12,7 @@ from tests.profiler.making import NETWORK, job, recording, step
 from finepoint.errors import NotFoundError
 from finepoint.profiler.finishing import finish
 from finepoint.report.profiling import profiler_section, write_profiler_report
+from finepoint.report.timelines import evidence_chart
 
 HOSTILE = "<script>alert(1)</script>"
 OPERATORS = {
@@ -77,6 +78,23 @@ def test_names_from_outside_stay_text(profiled: Path) -> None:
     text = write_profiler_report(profiled).read_text()
     assert HOSTILE not in text
     assert "&lt;script&gt;alert(1)" in text
+
+
+def test_every_finding_has_a_picture_of_what_it_rests_on(profiled: Path) -> None:
+    text = write_profiler_report(profiled).read_text()
+    findings = text.count('<div class="rule">')
+    assert findings
+    assert text.count('<div class="evidence"><svg') == findings
+    assert 'aria-label="milliseconds a step: waiting for data and the whole step"' in text
+
+
+def test_names_in_a_findings_picture_stay_text() -> None:
+    line = {"name": HOSTILE, "points": [[0.0, 1.0], [1.0, 2.0]]}
+    picture = evidence_chart({"y": HOSTILE, "lines": [line]})
+    assert picture is not None
+    assert "<script" not in picture
+    assert "&lt;script&gt;" in picture
+    assert evidence_chart({"y": "", "lines": [{"name": "", "points": [[0.0, 1.0]]}]}) is None
 
 
 def test_the_page_says_what_to_change_first_and_explains_slow_steps(profiled: Path) -> None:

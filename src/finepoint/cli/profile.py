@@ -52,7 +52,7 @@ def run(
         finepoint profile run train.py --profile-steps 10 --price-per-hour 1.21
     """
     from finepoint.cli.output import say
-    from finepoint.profiler.finishing import finish
+    from finepoint.profiler.finishing import finish, write_job_summary
     from finepoint.profiler.running import new_job_folder, profile_script
 
     folder = job or new_job_folder(script, Path("jobs"))
@@ -62,7 +62,9 @@ def run(
         )
     if done.not_attached:
         say(f"Steps were not seen: {done.not_attached}.")
-    _show(finish(folder, price_per_hour=price_per_hour), json)
+    judged = finish(folder, price_per_hour=price_per_hour)
+    write_job_summary(judged)
+    _show(judged, json)
     raise typer.Exit(done.exit_code if done.exit_code >= 0 else 128 - done.exit_code)
 
 
@@ -162,8 +164,9 @@ def try_(
 ) -> None:
     """Measure the advice: do a short window of the same job again, once for each change that can be made from outside.
 
-    A script is ended when its window is full. It runs as it did, and so writes where it did. Of a run of finepoint's,
-    the features pass is measured, which is where its time goes.
+    A script is ended when its window is full. It runs as it did, and so writes where it did; a job of `finepoint train
+    --entry-point` runs in a folder of its own. Of a run of finepoint's, the features pass is measured, which is where
+    its time goes.
 
     Examples:
 
@@ -171,7 +174,7 @@ def try_(
 
         finepoint profile try jobs/train-20260101-120000 --steps 40
     """
-    from finepoint.cli.output import print_json
+    from finepoint.cli.output import print_json, say
     from finepoint.cli.output import show as print_results
     from finepoint.profiler.trying import try_changes
     from finepoint.runs.folder import RECORD, RunFolder
@@ -181,7 +184,11 @@ def try_(
 
         rows = try_run(RunFolder(job), steps=steps)
     else:
-        rows = try_changes(job, steps=steps)
+        from finepoint.engines.records import RECORD as JOB_RECORD
+        from finepoint.engines.rerunning import job_again
+
+        again = job_again(job, say) if (job / JOB_RECORD).is_file() else None
+        rows = try_changes(job, steps=steps, again=again)
     if json:
         print_json([row.to_json() for row in rows])
         return

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from finepoint.errors import ConfigurationError, NotFoundError
-from finepoint.profiler.finishing import finish
+from finepoint.profiler.finishing import finish, write_job_summary
 from finepoint.profiler.running import PROFILER_OUTPUT, profiler_environment
 from finepoint.profiler.sampling import DEFAULT_INTERVAL_MS, SamplerHandle, check_interval, sampled
 
@@ -89,6 +89,7 @@ def judge_profile(folder: Path, configuration: Mapping[str, Any] | None, say: Ca
     except NotFoundError as error:
         say(f"note: nothing was profiled: {error}")
         return {}
+    write_job_summary(judged)
     for result in judged.findings:
         say(f"{result.rule}: {result.meaning} {result.remedy}".rstrip())
     return {result.rule: result.status for result in judged.own}

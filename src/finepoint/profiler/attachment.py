@@ -53,6 +53,7 @@ def attach() -> None:
     recorder = StepRecorder(folder, loading, window, device=cuda_clock() if cuda else None)
     recorder.subscribe(cuda=cuda)
     recorder.watch_startup()
+    recorder.seal_in_time()
     atexit.register(recorder.close)
 
 
@@ -98,7 +99,7 @@ class StepRecorder:
         self._probe: NetworkProbe | None = None
         self._fresh = self._waited = False
         self._steps = 0
-        self._forward_began = 0.0
+        self._forward_began = self._sync_began = 0.0
         self._stop_watching_startup: Callable[[], None] | None = None
 
     def subscribe(self, *, cuda: bool) -> None:
@@ -123,6 +124,10 @@ class StepRecorder:
         """Give the time before the first step to imports, loading of weights and listing of data."""
         self._stop_watching_startup = _startup_phases(self.clock)
 
+    def seal_in_time(self) -> None:
+        """Put rows on disk every few seconds though none is added: a job that hangs adds none."""
+        self._writer.seal_in_time()
+
     def close(self) -> None:
         """Stop watching and put everything on disk; in a forked child nothing."""
         for subscription in self._subscriptions:
@@ -130,11 +135,11 @@ class StepRecorder:
         if os.getpid() != self._pid:
             return
         if self._window is not None:
-            self._window.close(self.clock)
+            self._facts["window"] = self._window.close(self.clock, self._steps)
         self._count_device()
         self.clock.close()
         self._note()
-        self._writer.seal()
+        self._writer.close()
         self._loading.flush()
 
     def _note(self) -> None:
@@ -192,7 +197,7 @@ class StepRecorder:
     def _batch(self, loader: Any, batch: Any, waited: float) -> None:
         if self._elsewhere():
             return
-        tensor = _first_tensor(batch)
+        tensor = first_tensor(batch)
         self.clock.got_batch(len(tensor) if tensor is not None and tensor.ndim else 0)
         known = self._loaders.get(id(loader))
         if known is not None and known["shape"] is None and tensor is not None:
@@ -237,7 +242,7 @@ class StepRecorder:
     def _saves(self, begins: bool) -> None:
         if begins:
             self._enter("checkpoint")
-        elif self.clock.phase == "checkpoint":
+        elif not self._elsewhere() and self.clock.phase == "checkpoint":
             self._leave("checkpoint")
             self.clock.count("saves")
 
@@ -250,8 +255,13 @@ class StepRecorder:
             self._leave("copy")
 
     def _syncs(self, tensor: Tensor, begins: bool) -> None:
-        if tensor.is_cuda and not begins and not self._elsewhere():
-            self.clock.count("syncs")
+        if not tensor.is_cuda or self._elsewhere() or self.clock.phase == "data_wait":
+            return
+        if begins:
+            self._sync_began = time.perf_counter()
+            return
+        self.clock.count("syncs")
+        self.clock.count(f"sync/{self.clock.phase}", time.perf_counter() - self._sync_began)
 
     def _loop_begins(self) -> None:
         if self._stop_watching_startup is not None:
@@ -298,11 +308,12 @@ def _loader_facts(loader: Any, number: int) -> dict[str, Any]:
     }
 
 
-def _first_tensor(batch: Any) -> Tensor | None:
+def first_tensor(batch: Any) -> Tensor | None:
+    """Return the first tensor in a batch of tensors, tuples, lists and mappings; None where there is none."""
     if isinstance(batch, Tensor):
         return batch
     parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ()
-    return next((found for part in parts if (found := _first_tensor(part)) is not None), None)
+    return next((found for part in parts if (found := first_tensor(part)) is not None), None)
 
 
 def _startup_phases(clock: PhaseClock) -> Callable[[], None]:

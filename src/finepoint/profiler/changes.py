@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 
 from finepoint import instrumentation as moments
 from finepoint.files import write_json
+from finepoint.profiler.attachment import first_tensor, is_worker
 
 NAME = "finepoint.profiler.changes:apply"
 VARIABLE = "FINEPOINT_PROFILE_TRY"
@@ -42,8 +43,6 @@ _LOADER_ARGUMENTS = (
 
 def apply() -> None:
     """Make the change that the environment names, and watch the window."""
-    from finepoint.profiler.attachment import is_worker
-
     wanted = json.loads(os.environ[VARIABLE])
     change = wanted["change"]
     _seed_loading()
@@ -63,7 +62,7 @@ def apply() -> None:
         _channels_last()
     if change.get("precision") == "bf16":
         _autocast()
-    _Window(Path(wanted["result"]), int(wanted["steps"]))
+    _Window(Path(wanted["result"]), int(wanted["steps"])).watch()
 
 
 class _Window:
@@ -74,6 +73,9 @@ class _Window:
         self._losses: list[float] = []
         self._times: list[float] = []
         self._batch = 0
+
+    def watch(self) -> None:
+        """Watch until the window is full."""
         moments.BACKWARD_BEGIN.subscribe(self._loss)
         moments.BATCH.subscribe(self._sized)
         moments.STEP_END.subscribe(self._step)
@@ -83,8 +85,8 @@ class _Window:
             self._losses.append(float(tensors.detach()))
 
     def _sized(self, loader: Any, batch: Any, waited: float) -> None:
-        first = batch[0] if isinstance(batch, list | tuple) else batch
-        if torch.is_grad_enabled() and isinstance(first, Tensor) and first.ndim:
+        first = first_tensor(batch)
+        if torch.is_grad_enabled() and first is not None and first.ndim:
             self._batch = max(self._batch, len(first))  # a pass's last batch may be smaller
 
     def _step(self, optimizer: torch.optim.Optimizer) -> None:

@@ -8,7 +8,9 @@ from typing import Any
 
 from finepoint.files import write_json
 from finepoint.profiler.checking import finite, judge_aws, judge_own, write_judgements
+from finepoint.profiler.plots import plots_of
 from finepoint.profiler.recording import OUTPUT, ProfilerRecording, open_recording
+from finepoint.profiler.rules.own_compute import TinyBatch
 from finepoint.profiler.summary import summary_of
 from finepoint.profiler.timeline import timeline_of
 from finepoint.profiler.wording import words_of
@@ -38,6 +40,13 @@ class Judged:
         return [result for result in self.own if result.fired]
 
 
+def write_job_summary(judged: Judged) -> Path:
+    """Write the `summary.json` of a script's job, whose key `profiler` holds what a run's does; return its path."""
+    path = judged.folder / SUMMARY_FILE
+    write_json(path, {"profiler": judged.summary})
+    return path
+
+
 def finish(job: Path, *, price_per_hour: float | None = None, measure_speeds: bool = True) -> Judged:
     """Judge a job's recording; leave `profiler-reports/<Rule>.json` and `profiler-output/summary.json` in its folder.
 
@@ -56,7 +65,9 @@ def finish(job: Path, *, price_per_hour: float | None = None, measure_speeds: bo
         from finepoint.profiler.speeds import speeds_of
 
         threads = min(int(recording.facts.get("threads") or 1), max(int(recording.cores), 1))
-        write_json(job / OUTPUT / "speeds.json", speeds_of(network, threads=threads))
+        batch = int((recording.loader() or {}).get("batch_size") or 0)
+        larger = TinyBatch.target if batch <= TinyBatch.batch else 0
+        write_json(job / OUTPUT / "speeds.json", speeds_of(network, threads=threads, batch=batch, larger=larger))
         recording = open_recording(job, price_per_hour=price_per_hour)
     aws, own = judge_aws(recording), judge_own(recording)
     summary = finite(summary_of(recording, aws, own))
@@ -70,6 +81,7 @@ def finish(job: Path, *, price_per_hour: float | None = None, measure_speeds: bo
         "aws": [
             {**result.to_json(), "evidence": {"RuleParameters": result.evidence["RuleParameters"]}} for result in aws
         ],
+        "plots": plots_of(recording, own),
         "sampler": recording.sampler,
         **timeline_of(recording),
     }

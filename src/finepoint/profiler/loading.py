@@ -11,6 +11,8 @@ from multiprocessing import util
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from finepoint.instrumentation import replace_all
 from finepoint.profiler.segments import TableWriter
 
@@ -72,6 +74,7 @@ class LoadingRecorder:
             finally:
                 now = time.perf_counter()
                 self._row["fetches"] += 1
+                self._row["threads"] += torch.get_num_threads()
                 self._row["items"] += len(index) if hasattr(index, "__len__") else 1
                 self._row["seconds"] += now - began
                 self._row["cpu"] += time.thread_time() - cpu
@@ -137,7 +140,7 @@ class LoadingRecorder:
     def _reset(self) -> None:
         self._began = time.perf_counter()
         self._row: dict[str, float] = dict.fromkeys(
-            ("fetches", "items", "seconds", "cpu", "images", "decode_seconds", "decode_cpu", "pixels"), 0.0
+            ("fetches", "threads", "items", "seconds", "cpu", "images", "decode_seconds", "decode_cpu", "pixels"), 0.0
         )
 
 

@@ -24,7 +24,7 @@ class NetworkProbe:
     """
 
     def __init__(self, steps: int) -> None:
-        self._left = steps
+        self._left = self._steps = steps
         self._stack: list[tuple[nn.Module, float]] = []
         self._seconds: dict[nn.Module, float] = {}
         self._roots: dict[nn.Module, _Root] = {}
@@ -45,6 +45,7 @@ class NetworkProbe:
                 subscription.close()
             self._found = [
                 root.describe(module, self._seconds, self._flops, self._shapes)
+                | {"calls_per_step": root.calls / self._steps}
                 for module, root in self._roots.items()
                 if root.parameters
             ]

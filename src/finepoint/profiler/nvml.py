@@ -26,13 +26,18 @@ THROTTLE_REASONS = {
     0x40: "thermal slowdown (hardware)",
     0x80: "power brake",
 }
-_NOT_SUPPORTED = 3
+_NOT_SUPPORTED, _FUNCTION_NOT_FOUND = 3, 13
 # Constants of nvml.h that a question has beside its device.
 _ARGUMENTS: dict[str, tuple[int, ...]] = {
     "nvmlDeviceGetTemperature": (0,),  # NVML_TEMPERATURE_GPU
     "nvmlDeviceGetClockInfo": (1,),  # NVML_CLOCK_SM
     "nvmlDeviceGetMaxClockInfo": (1,),
+    "nvmlDeviceGetClockInfo/memory": (2,),  # NVML_CLOCK_MEM
+    "nvmlDeviceGetMaxClockInfo/memory": (2,),
 }
+_THROTTLE = "nvmlDeviceGetCurrentClocksEventReasons"
+# Drivers before 535 know it under this name only; the bits are the same.
+_THROTTLE_FORMERLY = "nvmlDeviceGetCurrentClocksThrottleReasons"
 
 
 class NvmlError(Exception):
@@ -60,7 +65,11 @@ def nvml_driver() -> Iterator[Ask]:
     def ask(name: str, device: int | None) -> Any:
         try:
             arguments = () if device is None else (pynvml.nvmlDeviceGetHandleByIndex(device),)
-            return _plain(getattr(pynvml, name)(*arguments, *_ARGUMENTS.get(name, ())))
+            # A question that is asked of several things has the thing behind its name.
+            function = getattr(pynvml, name.partition("/")[0], None)
+            if function is None:
+                raise NvmlError(_FUNCTION_NOT_FOUND, f"this nvidia-ml-py has no {name}")
+            return _plain(function(*arguments, *_ARGUMENTS.get(name, ())))
         except pynvml.NVMLError as error:
             raise NvmlError(int(error.value), str(error)) from error
 
@@ -122,14 +131,18 @@ class DeviceReader:
 
     Args:
         ask: see `nvml_driver` and `played_back`.
+        visible: the job's CUDA_VISIBLE_DEVICES, which narrows the devices to its own; None is all.
 
     Raises:
         NvmlError: not even the number of devices is to be had.
     """
 
-    def __init__(self, ask: Ask) -> None:
+    def __init__(self, ask: Ask, visible: str | None = None) -> None:
         self._ask = ask
-        self.count = int(ask("nvmlDeviceGetCount", None))
+        self._devices = list(range(int(ask("nvmlDeviceGetCount", None))))
+        if visible is not None:
+            self._devices = self._visible(visible)
+        self.count = len(self._devices)
 
     def describe(self) -> list[dict[str, Any]]:
         """Return name, memory, power limit and highest clock of each device; None for what it does not say."""
@@ -139,8 +152,9 @@ class DeviceReader:
                 "memory_bytes": self._value("nvmlDeviceGetMemoryInfo", device, "total"),
                 "power_limit_watts": _scaled(self._value("nvmlDeviceGetEnforcedPowerLimit", device), 1e-3),
                 "clock_max_mhz": self._value("nvmlDeviceGetMaxClockInfo", device),
+                "memory_clock_max_mhz": self._value("nvmlDeviceGetMaxClockInfo/memory", device),
             }
-            for device in range(self.count)
+            for device in self._devices
         ]
 
     def read(self) -> dict[str, float]:
@@ -149,7 +163,7 @@ class DeviceReader:
         Utilisation and memory are shares from 0 to 1, `throttle` the bits of the clocks' event reasons.
         """
         row: dict[str, float] = {}
-        for device in range(self.count):
+        for number, device in enumerate(self._devices):
             memory = self._value("nvmlDeviceGetMemoryInfo", device) or {}
             values = {
                 "utilisation": _scaled(self._value("nvmlDeviceGetUtilizationRates", device, "gpu"), 0.01),
@@ -158,10 +172,29 @@ class DeviceReader:
                 "power_watts": _scaled(self._value("nvmlDeviceGetPowerUsage", device), 1e-3),
                 "temperature_celsius": self._value("nvmlDeviceGetTemperature", device),
                 "clock_mhz": self._value("nvmlDeviceGetClockInfo", device),
-                "throttle": self._value("nvmlDeviceGetCurrentClocksEventReasons", device),
+                "memory_clock_mhz": self._value("nvmlDeviceGetClockInfo/memory", device),
+                "throttle": self._throttle(device),
             }
-            row |= {f"gpu/{device}/{name}": float(value) for name, value in values.items() if value is not None}
+            row |= {f"gpu/{number}/{name}": float(value) for name, value in values.items() if value is not None}
         return row
+
+    def _throttle(self, device: int) -> Any:
+        found = self._value(_THROTTLE, device)
+        return self._value(_THROTTLE_FORMERLY, device) if found is None else found
+
+    def _visible(self, names: str) -> list[int]:
+        """Return the devices that CUDA shows: by number or by the beginning of their UUID, up to the first unknown."""
+        uuids = {device: str(self._value("nvmlDeviceGetUUID", device) or "") for device in self._devices}
+        found: list[int] = []
+        for name in (part.strip() for part in names.split(",")):
+            if name.startswith("MIG-"):
+                return self._devices  # a part of a device, which NVML numbers otherwise
+            by_uuid = [device for device, uuid in uuids.items() if name.startswith("GPU-") and uuid.startswith(name)]
+            by_number = [device for device in self._devices if name == str(device)]
+            if not by_uuid and not by_number:
+                break
+            found += (by_uuid or by_number)[:1]
+        return found
 
     def _value(self, name: str, device: int, part: str | None = None) -> Any:
         try:

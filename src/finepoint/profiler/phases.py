@@ -104,7 +104,7 @@ class PhaseClock:
         self._counts["samples"] += size
 
     def count(self, name: str, by: float = 1.0) -> None:
-        """Add to one of the row's counts: `steps`, `backwards`, `forwards`, `frozen_forward`, `syncs`, `gpu/PHASE`."""
+        """Add to one of the row's counts: `steps`, `backwards`, `forwards`, `syncs`, `sync/PHASE`, `gpu/PHASE`..."""
         self._counts[name] = self._counts.get(name, 0.0) + by
 
     def boundary(self) -> None:

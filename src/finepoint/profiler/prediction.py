@@ -3,7 +3,8 @@
 A step waits for data and then computes. Loader workers do the first beside the second, so that a step then lasts as
 long as the slower of two: the loading divided among the workers, and the computing with what workers hold it up. They
 hold it up where they find no free core: threads that compute together wait for the slowest of them, so that one worker
-that takes a core for a second holds up all for that second.
+that takes a core for a second holds up all for that second. Nothing that the host does better makes a loop shorter than
+what its GPU computes, by the GPU's own clock.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from finepoint.profiler.phases import Mode
-from finepoint.profiler.recording import ProfilerRecording, total
+from finepoint.profiler.recording import ProfilerRecording, device_seconds, total
 from finepoint.profiler.segments import Table
 
 # Starting a worker (a fork, and the queues) takes about so long, once an epoch unless workers are kept.
@@ -32,6 +33,7 @@ class Costs:
         compute: the rest, and `compute_cpu`, over all threads (those that wait for each other at work included).
         rows: how many steps or batches.
         passes: iterations over the loader; 1 where there is none.
+        device: that the GPU computed; 0 without one.
     """
 
     seconds: float
@@ -41,6 +43,7 @@ class Costs:
     compute_cpu: float
     rows: float
     passes: float
+    device: float = 0.0
 
     def with_workers(self, workers: int, cores: float, *, persistent: bool = False) -> float:
         """Return the seconds that the rows would take with so many loader workers on so many cores.
@@ -52,7 +55,7 @@ class Costs:
         free = max(cores * self.compute - self.compute_cpu, 0.0)
         held_up = max(self.wait_cpu - free, 0.0) / min(workers, cores)
         start = _WORKER_START_SECONDS * workers * (1 if persistent else self.passes)
-        return max(self.compute + held_up, self.wait / workers) + start
+        return max(self.compute + held_up, self.wait / workers, self.device) + start
 
 
 def costs_of(recording: ProfilerRecording, mode: Mode) -> Costs:
@@ -70,6 +73,7 @@ def costs_of(recording: ProfilerRecording, mode: Mode) -> Costs:
         compute_cpu=max(total(rows, "cpu") - wait_cpu, 0.0),
         rows=float(len(rows)),
         passes=max(total(rows, "batches") / batches, 1.0) if batches else 1.0,
+        device=min(device_seconds(rows), seconds),
     )
 
 
@@ -90,10 +94,40 @@ def neighbour_cores(samples: Table, cores: int) -> float:
     return float(max(others, 0.0))
 
 
-def loop_speedup(recording: ProfilerRecording, saved_seconds: float) -> float:
-    """Return how many times faster the loop is when so many of its seconds are saved."""
+def loop_speedup(recording: ProfilerRecording, saved_seconds: float, *, computes_less: bool = False) -> float:
+    """Return how many times faster the loop is when so many of its seconds are saved.
+
+    Args:
+        recording: of the job.
+        saved_seconds: of the host's time.
+        computes_less: whether the GPU is spared work too; else the loop lasts as long as it computes at least.
+    """
     whole = recording.loop_seconds
-    return whole / max(whole - saved_seconds, 1e-9) if whole else 1.0
+    least = 0.0 if computes_less else min(sum(recording.device_seconds().values()), whole)
+    return whole / max(whole - saved_seconds, least, 1e-9) if whole else 1.0
+
+
+def own_seconds(recording: ProfilerRecording) -> float:
+    """Return the seconds of training steps in the script's own code that would be gained without it.
+
+    What it waits in `.item()` and the like for the GPU is the GPU's, and what it does while the GPU computes costs
+    nothing.
+    """
+    training = recording.training
+    own = total(training, "phase/other") - total(training, "sync/other")
+    return max(min(own, total(training, "seconds") - device_seconds(training)), 0.0)
+
+
+def sync_cost(recording: ProfilerRecording) -> float:
+    """Return the seconds of training steps that are lost because the host waits for the GPU in them.
+
+    Without the waits, the GPU is given its next work while it computes: a step then lasts as long as the slower of the
+    two. So what is lost is what the GPU stood still for, not the whole wait.
+    """
+    training = recording.training
+    idle = total(training, "seconds") - device_seconds(training)
+    waited = sum(total(training, name) for name in training.named("sync/"))
+    return max(min(waited, idle), 0.0)
 
 
 def first_waits(recording: ProfilerRecording) -> np.ndarray:

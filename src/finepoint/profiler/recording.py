@@ -162,6 +162,14 @@ class ProfilerRecording:
         most = int(np.bincount(numbers.astype(int)).argmax())
         return next((loader for loader in self.facts.get("loaders", ()) if loader["number"] == most), None)
 
+    def why_no_loader(self) -> str:
+        """Return why no loader's facts are there."""
+        if (self.steps["part"] >= 0).any():
+            return (
+                "finepoint's own runs decode in threads of their own and train on cached features, without a DataLoader"
+            )
+        return "no DataLoader was seen"
+
     def network(self) -> Mapping[str, Any] | None:
         """Return the facts of the network that takes longest."""
         networks = self.facts.get("networks") or ()
@@ -213,6 +221,11 @@ def open_recording(job: Path, *, price_per_hour: float | None = None) -> Profile
 def total(rows: Table, name: str) -> float:
     """Return the sum of a column; 0 where nothing was written."""
     return float(np.nansum(rows[name])) if len(rows) else 0.0
+
+
+def device_seconds(rows: Table) -> float:
+    """Return the seconds that the GPU worked on phases of some rows, by its own events; 0 without one."""
+    return sum(total(rows, name) for name in rows.named("gpu/"))
 
 
 def step_seconds(rows: Table) -> np.ndarray:

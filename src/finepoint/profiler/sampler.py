@@ -166,14 +166,23 @@ class Sampler:
 
 
 @contextmanager
-def devices_here() -> Iterator[DeviceReader | None]:
-    """Yield what reads this machine's NVIDIA devices, or None where there is no driver."""
+def devices_here(pid: int) -> Iterator[DeviceReader | None]:
+    """Yield what reads the NVIDIA devices that a process may use, or None where there is no driver."""
     with ExitStack() as stack:
         try:
-            devices: DeviceReader | None = DeviceReader(stack.enter_context(nvml_driver()))
+            devices: DeviceReader | None = DeviceReader(stack.enter_context(nvml_driver()), visible_devices(pid))
         except NvmlError:
             devices = None
         yield devices
+
+
+def visible_devices(pid: int) -> str | None:
+    """Return a process's CUDA_VISIBLE_DEVICES as it was started; None where it is not set, or not to be seen."""
+    try:
+        found: str | None = psutil.Process(pid).environ().get("CUDA_VISIBLE_DEVICES")
+    except (psutil.Error, OSError):
+        return None
+    return found
 
 
 def sample_until_end(
@@ -239,7 +248,7 @@ def main() -> None:
     parser.add_argument("pid", type=int)
     parser.add_argument("--interval-ms", type=int, default=500)
     given = parser.parse_args()
-    with devices_here() as devices:
+    with devices_here(given.pid) as devices:
         try:
             sampler = Sampler(given.folder, given.pid, given.interval_ms, devices)
         except psutil.NoSuchProcess:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -65,28 +67,47 @@ class TableWriter:
         self._notes: dict[str, Any] = {}
         self._number = 0
         self._sealed_at = time.monotonic()
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+
+    def seal_in_time(self) -> None:
+        """Seal every few seconds from a thread beside, until `close`: rows come late where the process hangs."""
+        threading.Thread(target=self._seal_until_closed, name="finepoint-seal", daemon=True).start()
+
+    def close(self) -> None:
+        """Seal, and end the thread beside."""
+        self._closed.set()
+        self.seal()
 
     def append(self, *rows: Mapping[str, float]) -> None:
         """Add rows; each has a `time` in seconds since the epoch."""
-        self._rows += rows
+        with self._lock:
+            self._rows += rows
         if time.monotonic() - self._sealed_at >= self._seal_seconds:
             self.seal()
 
     def note(self, name: str, value: Any) -> None:
         """Note a JSON value beside the rows of the open segment."""
-        self._notes[name] = value
+        with self._lock:
+            self._notes[name] = value
 
     def seal(self) -> None:
         """Write the open segment, if it holds anything."""
-        self._sealed_at = time.monotonic()
-        if not self._rows and not self._notes:
-            return
-        names = list(dict.fromkeys(name for row in self._rows for name in row))
-        columns = {name: np.array([row.get(name, np.nan) for row in self._rows], np.float64) for name in names}
-        metadata = {"notes": json.dumps(self._notes), "pid": str(os.getpid())}
-        write_bytes(self._folder / f"{self._writer}-{self._number:06d}.safetensors", save(columns, metadata))
-        self._number += 1
-        self._rows, self._notes = [], {}
+        with self._lock:
+            self._sealed_at = time.monotonic()
+            if not self._rows and not self._notes:
+                return
+            names = list(dict.fromkeys(name for row in self._rows for name in row))
+            columns = {name: np.array([row.get(name, np.nan) for row in self._rows], np.float64) for name in names}
+            metadata = {"notes": json.dumps(self._notes), "pid": str(os.getpid())}
+            write_bytes(self._folder / f"{self._writer}-{self._number:06d}.safetensors", save(columns, metadata))
+            self._number += 1
+            self._rows, self._notes = [], {}
+
+    def _seal_until_closed(self) -> None:
+        while not self._closed.wait(self._seal_seconds):
+            with contextlib.suppress(OSError):  # a full disk is told where rows are written
+                self.seal()
 
 
 def read_table(folder: Path) -> Table:

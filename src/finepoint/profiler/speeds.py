@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,9 +14,13 @@ from finepoint.files import cache_dir, digest_of, read_json, write_json
 _ROUNDS = 5
 # Measuring a network's layers takes about so long at most; kinds that are left then are taken to be as those before.
 _SECONDS = 6.0
+# A layer is given no more numbers than these at the larger batch, which bounds memory (256 MiB of float32).
+_LARGEST_INPUT = 2**26
 
 
-def speeds_of(network: Mapping[str, Any], *, threads: int | None = None) -> dict[str, float]:
+def speeds_of(
+    network: Mapping[str, Any], *, threads: int | None = None, batch: int = 0, larger: int = 0
+) -> dict[str, float]:
     """Return how fast this machine computes a network's heaviest layers, and convolutions by themselves.
 
     Measuring takes a few seconds; it is kept for this machine, torch, and these layers.
@@ -23,10 +28,13 @@ def speeds_of(network: Mapping[str, Any], *, threads: int | None = None) -> dict
     Args:
         network: a network's facts, as a recording has them.
         threads: that the job computed with; by default as many as torch takes.
+        batch: images that a call of the network was given; with `larger`, layers are timed at that batch too.
+        larger: a batch that may be advised.
 
     Returns:
         `gflops` of float32; `seconds` that the layers measured need for a call of the network (and its backward, where
-        they are trained) as the job computed them; `channels_last` and `bf16`, how many times faster they are so.
+        they are trained) as the job computed them; `channels_last` and `bf16`, how many times faster they are so;
+        `larger_seconds`, what they need for `batch` images when these are part of the larger batch.
     """
     import torch
 
@@ -34,7 +42,11 @@ def speeds_of(network: Mapping[str, Any], *, threads: int | None = None) -> dict
     machine = {"torch": torch.__version__, "threads": threads, "machine": _model(), "device": device}
     used = {name: network.get(name) for name in ("autocast", "channels_last", "dtype", "layers")}
     with _threads(threads):
-        return _kept(machine, lambda: {"gflops": _gflops(device)}) | _kept(machine | used, lambda: _formats(network))
+        found = _kept(machine, lambda: {"gflops": _gflops(device)}) | _kept(machine | used, lambda: _formats(network))
+        if 0 < batch < larger:
+            sizes = {"batch": batch, "larger": larger}
+            found |= _kept(machine | used | sizes, lambda: _larger(network, larger / batch))
+        return found
 
 
 def _kept(key: Mapping[str, Any], measure: Callable[[], dict[str, float]]) -> dict[str, float]:
@@ -70,24 +82,59 @@ def _gflops(device: str) -> float:
 def _formats(network: Mapping[str, Any]) -> dict[str, float]:
     if network["dtype"] != "float32":
         return {}
-    used = {"channels_last": bool(network["channels_last"]), "autocast": bool(network["autocast"])}
+    used = _used(network)
     formats = {"used": used, "channels_last": {**used, "channels_last": True}, "bf16": {**used, "autocast": True}}
     formats = {name: given for name, given in formats.items() if name == "used" or given != used}
-    seconds = dict.fromkeys(formats, 0.0)
+    seconds = _layer_seconds(
+        network, lambda layer: {name: _step(layer, network["device"], **given) for name, given in formats.items()}
+    )
+    if not seconds.get("used"):
+        return {}
+    ratios = {name: round(seconds["used"] / took, 3) for name, took in seconds.items() if name != "used"}
+    return ratios | {"seconds": seconds["used"]}
+
+
+def _larger(network: Mapping[str, Any], times: float) -> dict[str, float]:
+    """Return what the job's batch costs the layers as it is, and as a part of a batch so many times as large."""
+    if network["dtype"] != "float32":
+        return {}
+
+    def works(layer: Mapping[str, Any]) -> dict[str, Callable[[], None]]:
+        first, *rest = layer["input"]
+        largest = max(_LARGEST_INPUT // max(math.prod(rest), 1), first)
+        large = {**layer, "input": [min(round(first * times), largest), *rest]}
+        return {
+            "seconds": _step(layer, network["device"], **_used(network)),
+            f"{large['input'][0] / first}": _step(large, network["device"], **_used(network)),
+        }
+
+    seconds = _layer_seconds(network, works)
+    if not seconds:
+        return {}
+    shares = [took / float(name) for name, took in seconds.items() if name != "seconds"]
+    return {"seconds": seconds["seconds"], "larger_seconds": sum(shares)}
+
+
+def _used(network: Mapping[str, Any]) -> dict[str, bool]:
+    return {"channels_last": bool(network["channels_last"]), "autocast": bool(network["autocast"])}
+
+
+def _layer_seconds(
+    network: Mapping[str, Any], works: Callable[[Mapping[str, Any]], dict[str, Callable[[], None]]]
+) -> dict[str, float]:
+    """Return the seconds that each of several ways to compute a layer takes for all of the network's layers."""
+    seconds: dict[str, float] = {}
     began = time.perf_counter()
     for layer in network.get("layers") or ():
         if time.perf_counter() - began > _SECONDS:
             break
         try:
-            found = {name: _seconds(_step(layer, network["device"], **given)) for name, given in formats.items()}
+            found = {name: _seconds(work) for name, work in works(layer).items()}
         except RuntimeError:  # a subclass that pads by itself, or more memory than is left
             continue
         for name, took in found.items():
-            seconds[name] += layer["count"] * took
-    if not seconds["used"]:
-        return {}
-    ratios = {name: round(seconds["used"] / took, 3) for name, took in seconds.items() if name != "used"}
-    return ratios | {"seconds": seconds["used"]}
+            seconds[name] = seconds.get(name, 0.0) + layer["count"] * took
+    return seconds
 
 
 def _step(layer: Mapping[str, Any], device: str, *, channels_last: bool, autocast: bool) -> Callable[[], None]:

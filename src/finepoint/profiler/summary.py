@@ -62,6 +62,7 @@ def summary_of(recording: ProfilerRecording, aws: list[RuleResult], own: list[Ru
             "p95": _quantile(durations, 0.95),
             "max": _quantile(durations, 1.0),
         },
+        "window": recording.facts.get("window"),
         "rules": [*(_aws_line(result) for result in aws), *(_own_line(result) for result in own)],
         "findings": [result.to_json() for result in own if result.fired],
         "cost": cost(recording, own),
@@ -133,7 +134,7 @@ def _aws_line(result: RuleResult) -> dict[str, Any]:
 def _own_line(result: RuleResult) -> dict[str, Any]:
     fired = int(result.fired)
     line = {"rule": result.rule, "status": result.status, "triggered": fired, "violations": fired}
-    return {**line, "datapoints": None, "reason": result.reason}
+    return {**line, "datapoints": result.evidence.get("datapoints"), "reason": result.reason}
 
 
 def _seconds(recording: ProfilerRecording) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -48,15 +49,35 @@ class Tried:
         return asdict(self)
 
 
-def try_changes(job: Path, *, steps: int = 30) -> list[Tried]:
+@dataclass(frozen=True)
+class Command:
+    """How a job's script is run once more.
+
+    Args:
+        arguments: the command line.
+        working_directory: that it runs in.
+        environment: of its process; None is this process's.
+    """
+
+    arguments: list[str]
+    working_directory: str
+    environment: dict[str, str] | None = None
+
+
+# Makes a folder for one more run of a job, and returns how to run it there.
+Again = Callable[[Path], Command]
+
+
+def try_changes(job: Path, *, steps: int = 30, again: Again | None = None) -> list[Tried]:
     """Run a job's script for a window as it is, and then with each change in turn; return a row for each.
 
     Changes are those that findings name and that can be made from outside (workers, batch size, threads, memory format,
     precision, decoding JPEG files at a fraction of their size), and for a convolution network both formats.
 
     Args:
-        job: a folder of `finepoint profile run`.
+        job: a folder of `finepoint profile run`, or another one with `again`.
         steps: of each window.
+        again: makes the job ready for one more run; by default the command of `finepoint profile run` is run as it was.
 
     Raises:
         NotFoundError: the job holds no recording.
@@ -67,16 +88,14 @@ def try_changes(job: Path, *, steps: int = 30) -> list[Tried]:
     if steps < 2 * _WARM_UP:
         raise ConfigurationError(f"steps is {steps}; a window needs at least {2 * _WARM_UP}")
     recording = open_recording(job)
-    record = read_json(job / "job.json") if (job / "job.json").is_file() else {}
-    if "command" not in record:
-        raise InputError(f"{job} was not made by `finepoint profile run`, so that its script is not known")
-    plain = _window(record, {}, steps)
+    again = again or _as_it_was(job)
+    plain = _window(again, {}, steps)
     if isinstance(plain, str):
         raise JobError(f"the script could not be run again for {steps} steps: {plain}")
     rows = [Tried("as it is", _mean(plain), None, 1.0, "")]
     for change, predicted in candidates(recording):
         name = ", ".join(f"{key}={value}" for key, value in change.items())
-        changed = _window(record, change, steps)
+        changed = _window(again, change, steps)
         if isinstance(changed, str):
             rows.append(Tried(name, None, predicted, None, changed))
             continue
@@ -129,18 +148,32 @@ def compare(one: np.ndarray, other: np.ndarray) -> str:
     return f"{'close' if apart < _CLOSE else 'differs'} ({apart:.1e} relative)"
 
 
-def _window(record: dict[str, Any], change: dict[str, Any], steps: int) -> dict[str, Any] | str:
+def _as_it_was(job: Path) -> Again:
+    record = read_json(job / "job.json") if (job / "job.json").is_file() else {}
+    if "command" not in record:
+        raise InputError(
+            f"{job} was made neither by `finepoint profile run` nor by `finepoint train --entry-point`, so that its "
+            "script is not known"
+        )
+    return lambda folder: Command(record["command"], record["working_directory"])
+
+
+def _window(again: Again, change: dict[str, Any], steps: int) -> dict[str, Any] | str:
     """Return losses and durations of a window, or why there are none."""
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+        folder = Path(name).resolve()
+        command = again(folder / "job")
         wanted = {"change": change, "steps": steps, "result": str(folder / "window.json")}
         environment = environment_for(
-            ["finepoint.profiler.changes:apply"], folder / "attached", {"FINEPOINT_PROFILE_TRY": json.dumps(wanted)}
+            ["finepoint.profiler.changes:apply"],
+            folder / "attached",
+            {"FINEPOINT_PROFILE_TRY": json.dumps(wanted)},
+            command.environment,
         )
         try:
             done = subprocess.run(
-                record["command"],
-                cwd=record["working_directory"],
+                command.arguments,
+                cwd=command.working_directory,
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

@@ -31,7 +31,7 @@ def watch_process(pid: int, folder: Path, *, interval_ms: int, seconds: float | 
     output = folder / OUTPUT
     if output.is_dir() and any(output.iterdir()):
         raise ConfigurationError(f"{folder} holds a job already; choose another --job")
-    with devices_here() as devices:
+    with devices_here(pid) as devices:
         try:
             sampler = Sampler(output, pid, interval_ms, devices)
         except psutil.NoSuchProcess:

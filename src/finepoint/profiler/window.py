@@ -31,6 +31,7 @@ class Window:
         self._profile: Any = None
         self._began_at = 0
         self._done = False
+        self._seen = 0
 
     def step(self, clock: PhaseClock, steps: int) -> None:
         """Begin or end the window, between two rows, after so many steps."""
@@ -42,10 +43,11 @@ class Window:
         elif steps - self._began_at >= self._steps:
             self._end(clock, steps)
 
-    def close(self, clock: PhaseClock) -> None:
-        """End a window that the job's end came into."""
+    def close(self, clock: PhaseClock, steps: int) -> dict[str, int]:
+        """End a window that the job's end came into; return the steps asked for, before it, and in it."""
         if self._profile is not None and not self._done:
-            self._end(clock, self._began_at + self._steps)
+            self._end(clock, steps)
+        return {"asked": self._steps, "warm_up": _WARM_UP, "steps": self._seen}
 
     def _begin(self, clock: PhaseClock, steps: int) -> None:
         from torch.profiler import ProfilerActivity, profile, supported_activities
@@ -63,7 +65,7 @@ class Window:
         clock.boundary()
 
     def _end(self, clock: PhaseClock, steps: int) -> None:
-        self._done = True
+        self._done, self._seen = True, steps - self._began_at
         seconds = time.time() - self._time
         clock.enter("hook")
         self._profile.stop()
@@ -75,7 +77,7 @@ class Window:
         write_json(
             self._folder / OPERATORS_FILE,
             {
-                "steps": steps - self._began_at,
+                "steps": self._seen,
                 "began_at": self._time,
                 "seconds": round(seconds, 4),
                 "operators": _operators(self._profile),

@@ -45,6 +45,8 @@ def words_of(summary: dict[str, Any], own: list[RuleResult]) -> dict[str, Any]:
         sentences.append(time_in_words(summary))
     else:
         sentences.append("No step was seen, so that only the machine's part of the profile is here.")
+    if summary["window"] is not None and summary["window"]["steps"] < summary["window"]["asked"]:
+        sentences.append(_short_window(**summary["window"]))
     startup = sum(summary["startup_seconds"].values())
     if startup > 1 and not summary["parts"]:
         longest = max(summary["startup_seconds"], key=lambda name: float(summary["startup_seconds"][name]))
@@ -82,6 +84,17 @@ def time_in_words(summary: dict[str, Any]) -> str:
         if share >= 0.005
     ]
     return f"{summary['steps']:,} steps took {_time(summary['loop_seconds'])}: {', '.join(named)}."
+
+
+def _short_window(asked: int, warm_up: int, steps: int) -> str:
+    """Return why a window of torch.profiler has fewer steps than it was to have.
+
+    >>> _short_window(asked=10, warm_up=8, steps=0)
+    'There is no torch.profiler window: it begins after 8 steps, and the job was over before.'
+    """
+    if not steps:
+        return f"There is no torch.profiler window: it begins after {warm_up} steps, and the job was over before."
+    return f"The torch.profiler window holds {steps} of {asked} steps: the job was over before."
 
 
 def _parts(parts: list[dict[str, Any]]) -> str:

@@ -83,7 +83,9 @@ def _content(job: Path) -> dict[str, Any]:
         "profile": found,
         "summary": found["summary"],
         "words": found["words"],
-        "findings": [_finding(result) for result in found["results"] if result["status"] == "IssuesFound"],
+        "findings": [
+            _finding(result, found.get("plots", {})) for result in found["results"] if result["status"] == "IssuesFound"
+        ],
         "passed": [result["rule"] for result in found["results"] if result["status"] == "NoIssuesFound"],
         "not_judged": [result for result in found["results"] if result["status"] in ("NotApplicable", "Error")],
         "series": timelines.series_picture(found["series"], seconds),
@@ -100,11 +102,18 @@ def _content(job: Path) -> dict[str, Any]:
     }
 
 
-def _finding(result: Mapping[str, Any]) -> dict[str, Any]:
-    evidence = result["evidence"]
+def _finding(result: Mapping[str, Any], plots: Mapping[str, Any]) -> dict[str, Any]:
+    evidence, plot = result["evidence"], plots.get(result["rule"])
+    picture = timelines.evidence_chart(plot) if plot else None
     plain = ("share_of_time", "amdahl_bound", "predicted_speedup", "change", "also", "urgent")
     rest = {name: value for name, value in evidence.items() if name not in plain}
-    return {**result, "share": evidence["share_of_time"], "bound": evidence["amdahl_bound"], "rest": rest}
+    return {
+        **result,
+        "share": evidence["share_of_time"],
+        "bound": evidence["amdahl_bound"],
+        "rest": rest,
+        "plot": picture,
+    }
 
 
 def _breakdown(phases: Mapping[str, float], words: Mapping[str, str]) -> list[dict[str, Any]]:

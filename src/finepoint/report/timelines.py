@@ -110,6 +110,26 @@ def durations_chart(steps: Mapping[str, Any]) -> Markup:
     return svg(700, 224, parts, f"Durations of training steps; the median is {number(median)} ms")
 
 
+def evidence_chart(plot: Mapping[str, Any]) -> Markup | None:
+    """Return the lines that a finding rests on, over the job's time; None where no line has two points."""
+    lines = [one for one in plot["lines"] if len(one["points"]) > 1]
+    if not lines:
+        return None
+    times = [at for one in lines for at, _ in one["points"]]
+    values = [value for one in lines for _, value in one["points"]]
+    marks = ticks(0, max(*values, 1e-9), 3)
+    across = ticks(min(times), max(times), 6)
+    x, y = Scale(min(times), max(times), 64, 688), Scale(0, max(marks[-1], *values), 124, 26)
+    parts = [*axes(x, y, across, marks, "seconds of the job"), text(0, 12, plot["y"])]
+    for place, one in enumerate(lines):
+        kind = f"series s{1 + place}"
+        parts.append(polyline([(x(at), y(max(value, 0))) for at, value in one["points"]], kind, one["name"]))
+        right = 688 - 220 * (len(lines) - 1 - place)
+        parts.append(polyline([(right - 200, 8), (right - 180, 8)], kind))
+        parts.append(text(right - 172, 12, one["name"]))
+    return svg(700, 168, parts, f"{plot['y']}: {' and '.join(str(one['name']) for one in lines)}")
+
+
 def memory_chart(points: Sequence[Sequence[float]]) -> Markup:
     """Return what torch's allocator held over the window of torch.profiler."""
     held = [value / 2**20 for _, value in points]

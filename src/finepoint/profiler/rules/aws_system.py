@@ -34,14 +34,15 @@ class BatchSize(AwsRule):
 
     def judge(self, recording: ProfilerRecording) -> RuleResult:
         """Compare 95th percentiles over the window."""
-        if not recording.gpus:
-            return self.absent(_NO_GPU)
+        gpus, why = _speaking(recording, "utilisation", "memory")
+        if why:
+            return self.absent(why)
         cpu = 100 * recording.system["cpu"]
         if len(cpu) <= max(self.patience, self.window):
             return self.too_few(len(cpu), max(self.patience, self.window))
         details: dict[str, Any] = {}
         violations = 0
-        for device in range(recording.gpus):
+        for device in gpus:
             busy, memory = _gpu(recording, device, "utilisation"), _gpu(recording, device, "memory")
             low = _p95(cpu, self.window) < self.cpu_threshold_p95 and _p95(busy, self.window) < self.gpu_threshold_p95
             if low and _p95(memory, self.window) < self.gpu_memory_threshold_p95:
@@ -104,14 +105,15 @@ class GPUMemoryIncrease(AwsRule):
 
     def judge(self, recording: ProfilerRecording) -> RuleResult:
         """Compare each moving average with the one before."""
-        if not recording.gpus:
-            return self.absent(_NO_GPU)
+        gpus, why = _speaking(recording, "memory")
+        if why:
+            return self.absent(why)
         points = len(recording.system)
         if points <= max(self.patience, self.window + 1):
             return self.too_few(points, max(self.patience, self.window + 1))
         details: dict[str, Any] = {}
         violations = 0
-        for device in range(recording.gpus):
+        for device in gpus:
             values = _gpu(recording, device, "memory")
             means = np.convolve(values, np.full(self.window, 1 / self.window), "valid")
             rises = np.diff(means)[max(self.patience - self.window, 0) :]
@@ -120,8 +122,8 @@ class GPUMemoryIncrease(AwsRule):
                 violations += count
                 details.setdefault(NODE, {})[f"gpu{device}"] = {
                     "increase": float(rises[rises > self.increase][-1]),
-                    "gpu_max": float(values.max()),
-                    "p05": float(np.quantile(values, 0.05)),
+                    "gpu_max": float(np.nanmax(values)),
+                    "p05": float(np.nanquantile(values, 0.05)),
                     **box_plot(values),
                 }
         return self.judged(
@@ -146,15 +148,16 @@ class LowGPUUtilization(AwsRule):
 
     def judge(self, recording: ProfilerRecording) -> RuleResult:
         """Compare the 95th and 5th percentiles over the window."""
-        if not recording.gpus:
-            return self.absent(_NO_GPU)
+        gpus, why = _speaking(recording, "utilisation")
+        if why:
+            return self.absent(why)
         points = len(recording.system)
         if points <= max(self.patience, self.window):
             return self.too_few(points, max(self.patience, self.window))
         details: dict[str, Any] = {}
-        for device in range(recording.gpus):
+        for device in gpus:
             values = _gpu(recording, device, "utilisation")[-self.window :]
-            high, low = float(np.quantile(values, 0.95)), float(np.quantile(values, 0.05))
+            high, low = float(np.nanquantile(values, 0.95)), float(np.nanquantile(values, 0.05))
             if high < self.threshold_p95 or low < self.threshold_p5:
                 details.setdefault(NODE, {})[f"gpu{device}"] = {"gpu_95": high, "gpu_5": low}
         return self.judged(
@@ -177,16 +180,15 @@ class LoadBalancing(AwsRule):
 
     def judge(self, recording: ProfilerRecording) -> RuleResult:
         """Compare the histograms of every pair."""
-        if recording.gpus < 2:
-            return self.absent("there are no two GPUs to compare" if recording.gpus else _NO_GPU)
+        gpus, why = _speaking(recording, "utilisation")
+        if why or len(gpus) < 2:
+            return self.absent(why or "there are no two GPUs to compare")
         points = len(recording.system)
         if points <= self.patience:
             return self.too_few(points, self.patience)
         bins = np.arange(0, 102, 2)
-        counts = {
-            f"gpu{device}": np.histogram(_gpu(recording, device, "utilisation"), bins)[0]
-            for device in range(recording.gpus)
-        }
+        used = {f"gpu{device}": _gpu(recording, device, "utilisation") for device in gpus}
+        counts = {name: np.histogram(values[~np.isnan(values)], bins)[0] for name, values in used.items()}
         details: dict[str, Any] = {}
         violations = 0
         for one, other in combinations(counts, 2):
@@ -224,20 +226,22 @@ class OverallSystemUsage(AwsRule):
             "CPU memory": 100 * system["memory_used_bytes"] / system["memory_total_bytes"],
             "I/O": 100 * system["cpu_iowait"],
         }
-        if recording.gpus:
-            for name, column in (("GPU", "utilisation"), ("GPU memory", "memory")):
-                series[name] = np.mean([_gpu(recording, device, column) for device in range(recording.gpus)], axis=0)
+        for name, column in (("GPU", "utilisation"), ("GPU memory", "memory")):
+            gpus, why = _speaking(recording, column)
+            if not why:
+                known = np.array([_gpu(recording, device, column) for device in gpus])
+                series[name] = known[:, ~np.isnan(known).any(axis=0)].mean(axis=0)
         details = {name: {NODE: _percentiles(values)} for name, values in series.items()}
         return self.judged(violations=0, datapoints=len(system), details=details)
 
 
 def box_plot(values: np.ndarray) -> dict[str, float]:
     """Return the quartiles, the 95th percentile, and the whiskers at 1.5 times the interquartile range."""
-    quantiles = {f"p{percent}": float(np.quantile(values, percent / 100)) for percent in (25, 50, 75, 95)}
+    quantiles = {f"p{percent}": float(np.nanquantile(values, percent / 100)) for percent in (25, 50, 75, 95)}
     reach = 1.5 * (quantiles["p75"] - quantiles["p25"])
     return quantiles | {
-        "upper": min(quantiles["p75"] + reach, float(values.max())),
-        "lower": max(quantiles["p25"] - reach, float(values.min())),
+        "upper": min(quantiles["p75"] + reach, float(np.nanmax(values))),
+        "lower": max(quantiles["p25"] - reach, float(np.nanmin(values))),
     }
 
 
@@ -266,12 +270,13 @@ def _bottleneck(
     threshold: float,
     gpu_threshold: float,
 ) -> RuleResult:
-    if not recording.gpus:
-        return rule.absent(_NO_GPU)
+    gpus, why = _speaking(recording, "utilisation")
+    if why:
+        return rule.absent(why)
     points = len(recording.system)
     if points <= patience:
         return rule.too_few(points, patience)
-    idle = np.sum([_gpu(recording, device, "utilisation") < gpu_threshold for device in range(recording.gpus)], axis=0)
+    idle = np.sum([_gpu(recording, device, "utilisation") < gpu_threshold for device in gpus], axis=0)
     both = (idle > 0) & (busy > 0)
     count = int(both.sum())
     times = recording.system["time"]
@@ -293,12 +298,22 @@ def _bottleneck(
 
 
 def _gpu(recording: ProfilerRecording, device: int, name: str) -> np.ndarray:
-    values: np.ndarray = 100 * np.nan_to_num(recording.system[f"gpu/{device}/{name}"])
+    """Return a GPU's share in percent; NaN where it did not say."""
+    values: np.ndarray = 100 * recording.system[f"gpu/{device}/{name}"]
     return values
 
 
+def _speaking(recording: ProfilerRecording, *names: str) -> tuple[list[int], str]:
+    """Return the GPUs that say these of themselves, and why there are none."""
+    if not recording.gpus:
+        return [], _NO_GPU
+    columns = {device: [_gpu(recording, device, name) for name in names] for device in range(recording.gpus)}
+    found = [device for device, values in columns.items() if not any(np.isnan(value).all() for value in values)]
+    return found, "" if found else f"no GPU says its {' and its '.join(names)}"
+
+
 def _p95(values: np.ndarray, window: int) -> float:
-    return float(np.quantile(values[-window:], 0.95))
+    return float(np.nanquantile(values[-window:], 0.95))
 
 
 def _percentiles(values: np.ndarray) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, TypeVar
 
 from finepoint.profiler.recording import ProfilerRecording, total
@@ -93,7 +93,12 @@ class OwnRule(_Rule):
     def judge(self, recording: ProfilerRecording) -> RuleResult:
         """Return what this rule says of a recording, or why it cannot judge it."""
         reason = self.why_not(recording)
-        return self.not_applicable(reason) if reason else self.look(recording)
+        found = self.not_applicable(reason) if reason else self.look(recording)
+        return replace(found, evidence={**found.evidence, "datapoints": self.datapoints(recording)})
+
+    def datapoints(self, recording: ProfilerRecording) -> int:
+        """Return how many steps or samples this rule looks at."""
+        return int(total(recording.training, "steps"))
 
     def why_not(self, recording: ProfilerRecording) -> str:
         """Return why there is too little for a judgement; empty where there is enough."""
@@ -154,10 +159,14 @@ class SampleRule(OwnRule):
 
     def why_not(self, recording: ProfilerRecording) -> str:
         """Count the samples of the loop."""
-        count = len(recording.during_loop())
+        count = self.datapoints(recording)
         if count >= FEWEST_SAMPLES:
             return ""
         return f"too few data points: {count} samples of the loop, of {FEWEST_SAMPLES}"
+
+    def datapoints(self, recording: ProfilerRecording) -> int:
+        """Count the samples of the loop."""
+        return len(recording.during_loop())
 
 
 A = TypeVar("A", bound=type[AwsRule])

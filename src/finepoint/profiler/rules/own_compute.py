@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from finepoint.profiler.phases import Mode
-from finepoint.profiler.prediction import loop_speedup, neighbour_cores
+from finepoint.profiler.prediction import loop_speedup, neighbour_cores, own_seconds, sync_cost
 from finepoint.profiler.recording import ProfilerRecording, total
 from finepoint.profiler.rules.base import OwnRule, StepRule, own_rule
 from finepoint.results import RuleResult
@@ -25,7 +25,7 @@ class RecomputedFeatures(OwnRule):
         """Take the time of frozen layers, and of loading for them, in all passes but the first."""
         network, loader = recording.network(), recording.loader()
         if network is None:
-            return self.not_applicable(_NO_NETWORK)
+            return self.not_applicable(recording.why_no_loader() if recording.parts() else _NO_NETWORK)
         loop = recording.loop
         training = loop.where(loop["mode"] == Mode.TRAIN)
         frozen = recording.frozen_seconds()
@@ -49,7 +49,7 @@ class RecomputedFeatures(OwnRule):
             remedy="compute the features once and train the head on them (finepoint train PATH does); this needs the "
             "same crop of an image in every pass",
             share=(loaded + computed) / max(recording.loop_seconds, 1e-9),
-            speedup=loop_speedup(recording, (loaded + computed) * again),
+            speedup=loop_speedup(recording, (loaded + computed) * again, computes_less=True),
             change={"cached_features": True},
             passes=passes,
             frozen_share_of_time=share,
@@ -109,17 +109,17 @@ class Precision(OwnRule):
 @own_rule
 @dataclass(frozen=True)
 class ThreadOversubscription(OwnRule):
-    """Fires where torch computes with many more threads than the job has cores."""
+    """Fires where torch computes with many more threads than the job has cores, in the main process or in workers."""
 
     per_core: float = 1.5
 
     def look(self, recording: ProfilerRecording) -> RuleResult:
-        """Compare threads with cores; loader workers have one thread each unless the script says otherwise."""
+        """Compare threads with cores; loader workers have one thread each unless the script gives them more."""
         threads = recording.facts.get("threads")
         if threads is None:
             return self.not_applicable("no step was seen")
         if threads <= self.per_core * recording.cores:
-            return self.clean(threads=threads, cores=recording.cores)
+            return self._workers(recording, int(threads))
         share = sum(recording.share(name) for name in ("forward", "backward", "optimizer"))
         return self.issue(
             meaning=f"torch computes with {threads} threads on {recording.cores:g} cores, which wait for each other.",
@@ -130,27 +130,48 @@ class ThreadOversubscription(OwnRule):
             cores=recording.cores,
         )
 
+    def _workers(self, recording: ProfilerRecording, threads: int) -> RuleResult:
+        loader, fetches = recording.loader(), total(recording.loading, "fetches")
+        workers = int(loader["workers"]) if loader else 0
+        each = total(recording.loading, "threads") / fetches if fetches else 1.0
+        if not workers or each <= 1 or workers * each <= self.per_core * recording.cores:
+            return self.clean(threads=threads, workers=workers, worker_threads=each, cores=recording.cores)
+        return self.issue(
+            meaning=f"{workers} loader workers compute with {each:.0f} threads each on {recording.cores:g} cores, "
+            "which wait for each other.",
+            remedy="call torch.set_num_threads(1) in the DataLoader's worker_init_fn",
+            share=recording.phases().get("data_wait", 0.0),
+            threads=threads,
+            workers=workers,
+            worker_threads=each,
+            cores=recording.cores,
+        )
+
 
 @own_rule
 @dataclass(frozen=True)
 class FrequentSync(StepRule):
-    """Fires where the host waits for the GPU several times in each step (`.item()`, `.cpu()`)."""
+    """Fires where the host waits for the GPU in each step (`.item()`, `.cpu()`, `if`), and lets it run dry so."""
 
     per_step: float = 1.0
+    share: float = 0.05
 
     def look(self, recording: ProfilerRecording) -> RuleResult:
-        """Count the waits in each step."""
+        """Count the waits in each step, and take what the GPU stands still for."""
         if not recording.facts.get("cuda"):
             return self.not_applicable("without a GPU, .item() waits for nothing")
         training = recording.training
         steps = total(training, "steps")
         syncs = total(training, "syncs") / steps
-        if syncs < self.per_step:
-            return self.clean(syncs_per_step=syncs)
+        lost = sync_cost(recording)
+        share = lost / max(recording.loop_seconds, 1e-9)
+        if syncs < self.per_step or share < self.share:
+            return self.clean(syncs_per_step=syncs, lost_share=share)
         return self.issue(
             meaning=f"Each step reads {syncs:.1f} values back from the GPU, and so lets it run dry.",
             remedy="add up loss.detach() on the GPU and read it once in 50 steps",
-            share=recording.share("other"),
+            share=share,
+            speedup=loop_speedup(recording, lost),
             syncs_per_step=syncs,
         )
 
@@ -163,12 +184,13 @@ class SlowPython(StepRule):
     share: float = 0.2
 
     def look(self, recording: ProfilerRecording) -> RuleResult:
-        """Take the time of training rows that belongs to no phase."""
+        """Take the time of training rows that belongs to no phase, less what it only waits for the GPU."""
         training = recording.training
-        share = total(training, "phase/other") / max(recording.loop_seconds, 1e-9)
+        own = own_seconds(recording)
+        share = own / max(recording.loop_seconds, 1e-9)
         if share < self.share:
-            return self.clean(other=share)
-        per_step = total(training, "phase/other") / total(training, "steps")
+            return self.clean(own=share, other=recording.share("other"))
+        per_step = own / total(training, "steps")
         return self.issue(
             meaning=f"{100 * share:.0f} % of the time, {per_step:.3g} s a step, goes into the script's own code "
             "between the network's calls: a loss, metrics or logging written in Python.",
@@ -185,10 +207,11 @@ class SlowPython(StepRule):
 class TinyBatch(StepRule):
     """Fires where so few images go into a step that what each step costs by itself weighs more than they do.
 
-    What a step costs by itself is its time less the fetching of its items and less what this machine needs for the
-    network's multiplications (backward is twice a forward); where the machine was not measured, the time of the
-    optimizer and of the code between. Waiting for a core that others have looks the same: while they keep more than
-    `others` cores busy, only a share of `certain` is believed.
+    What a step costs by itself is its time less the fetching of its items and less what its images cost the network's
+    heaviest layers as part of a larger batch, timed on this machine when the job is over. Where they were not timed, it
+    is what the machine needs for the network's multiplications (backward is twice a forward), and where not even that
+    is known, the time of the optimizer and of the code between. Waiting for a core that others have looks the same:
+    while they keep more than `others` cores busy, only a share of `certain` is believed.
     """
 
     batch: int = 8
@@ -202,11 +225,13 @@ class TinyBatch(StepRule):
         loader = recording.loader()
         size = loader.get("batch_size") if loader else None
         if not size:
-            return self.not_applicable("no DataLoader with a batch size was seen")
+            return self.not_applicable("the DataLoader has no batch size" if loader else recording.why_no_loader())
         training = recording.training
         steps = total(training, "steps")
         step, wait = total(training, "seconds") / steps, total(training, "phase/data_wait") / steps
-        fixed = self._fixed(recording, step - wait, steps) + self._loader(recording, wait)
+        images, layers = self._network(recording, step - wait, steps)
+        loading = self._loader(recording, wait)
+        fixed = step - wait - images + loading
         share = fixed / step * total(training, "seconds") / max(recording.loop_seconds, 1e-9)
         if size > self.batch or share < self.share:
             return self.clean(batch_size=size, fixed_share=share)
@@ -215,13 +240,15 @@ class TinyBatch(StepRule):
             return self.not_applicable(
                 f"others kept {others:.1f} cores busy, so that what a step costs by itself cannot be told"
             )
-        each = (step - fixed) / size + fixed / self.target
+        # In a larger batch, what the small one cost the layers by itself is gone; the rest comes once a step as before.
+        once = step - wait - layers + loading
+        each = (step - fixed) / size + once / self.target
         saved = total(training, "seconds") * (1 - each * size / step)
         return self.issue(
             meaning=f"With {size} images a step, {100 * share:.0f} % of the time is what each step costs by itself.",
             remedy=f"raise batch_size to {self.target}, and the learning rate with it",
             share=share,
-            speedup=loop_speedup(recording, saved),
+            speedup=loop_speedup(recording, saved, computes_less=True),
             change={"batch_size": self.target},
             batch_size=size,
             seconds_per_step=step,
@@ -235,12 +262,20 @@ class TinyBatch(StepRule):
             return 0.0
         return max(wait - total(recording.loading, "seconds") / fetches, 0.0)
 
-    def _fixed(self, recording: ProfilerRecording, computing: float, steps: float) -> float:
-        network, speed = recording.network(), recording.speeds.get("gflops")
-        if network is None or not network.get("flops") or not speed:
+    def _network(self, recording: ProfilerRecording, computing: float, steps: float) -> tuple[float, float]:
+        """Return the seconds a step that its images cost in a larger batch, and that the layers take now."""
+        network, speeds = recording.network(), recording.speeds
+        if network is None or not network.get("flops") or not speeds.get("gflops"):
             named = sum(total(recording.training, f"phase/{name}") for name in ("optimizer", "other"))
-            return min(named / steps, computing)
-        return max(computing - 3 * float(network["flops"]) / (speed * 1e9), 0.0)
+            images = max(computing - named / steps, 0.0)
+            return images, images
+        if "larger_seconds" not in speeds:
+            images = min(3 * float(network["flops"]) / (speeds["gflops"] * 1e9), computing)
+            return images, images
+        # Not the number of forwards: a loss that is a module has one too.
+        calls = float(network.get("calls_per_step") or 1.0)
+        layers = min(calls * speeds["seconds"], computing)
+        return min(calls * speeds["larger_seconds"], layers), layers
 
 
 def _faster(
@@ -260,7 +295,7 @@ def _faster(
     calls = total(recording.loop, "forwards")
     layers = min(calls * recording.speeds.get("seconds", math.inf), computing)
     share = layers / max(recording.loop_seconds, 1e-9)
-    speedup = loop_speedup(recording, layers * (1 - 1 / ratio))
+    speedup = loop_speedup(recording, layers * (1 - 1 / ratio), computes_less=True)
     if share < rule.share or speedup < rule.speedup:
         return rule.clean(measured_ratio=ratio, share=share)
     return rule.issue(

@@ -37,7 +37,7 @@ class DataLoaderWorkers(StepRule):
         """Predict what workers would give, from the times of waiting and computing."""
         loader = recording.loader()
         if loader is None:
-            return self.not_applicable("no DataLoader was seen")
+            return self.not_applicable(recording.why_no_loader())
         waiting, workers = recording.share("data_wait"), int(loader["workers"])
         if workers == 0:
             return self._none(recording, waiting)
@@ -93,7 +93,7 @@ class Oversized(StepRule):
         """Compare the images' pixels with the batch's."""
         loading = Loading.of(recording)
         if loading is None:
-            return self.not_applicable("no image was seen being decoded (only Pillow's decoding is watched)")
+            return self.not_applicable(_why_no_image(recording))
         facts = loading.facts()
         if not loading.crop_pixels:
             return self.not_applicable("the batches are no images")
@@ -139,7 +139,7 @@ class SlowImageFormat(StepRule):
         """Look at the formats of the images that were decoded."""
         loading = Loading.of(recording)
         if loading is None:
-            return self.not_applicable("no image was seen being decoded (only Pillow's decoding is watched)")
+            return self.not_applicable(_why_no_image(recording))
         slow = sum(count for name, count in loading.formats.items() if name in _LOSSLESS) / loading.images
         share = loading.blamed * loading.decode_share
         if slow < 0.5 or share < self.share:
@@ -165,7 +165,7 @@ class DecodeBound(StepRule):
         """Look at what the loading is made of."""
         loading = Loading.of(recording)
         if loading is None:
-            return self.not_applicable("no image was seen being decoded (only Pillow's decoding is watched)")
+            return self.not_applicable(_why_no_image(recording))
         share = loading.blamed * loading.decode_share
         if share < self.share:
             return self.clean(**loading.facts())
@@ -262,6 +262,12 @@ class Loading:
             "decode_share_of_loading": self.decode_share,
             "data_wait": self.blamed,
         }
+
+
+def _why_no_image(recording: ProfilerRecording) -> str:
+    if recording.loader() is None:
+        return recording.why_no_loader()
+    return "no image was seen being decoded (only Pillow's decoding is watched)"
 
 
 def _evaluation_wait(recording: ProfilerRecording) -> float:

@@ -76,6 +76,6 @@ class EvaluationShare(StepRule):
             meaning=f"Evaluation takes {100 * share:.0f} % of the time.",
             remedy="evaluate half as often, or on a fixed part of the validation images",
             share=share,
-            speedup=loop_speedup(recording, recording.loop_seconds * share / 2),
+            speedup=loop_speedup(recording, recording.loop_seconds * share / 2, computes_less=True),
             batches=batches,
         )

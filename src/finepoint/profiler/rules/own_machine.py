@@ -17,55 +17,123 @@ from finepoint.results import RuleResult
 _SLOPE_POINTS = 150
 
 
+class _LoopRule(OwnRule):
+    """A rule about samples that knows by itself how many it needs."""
+
+    def datapoints(self, recording: ProfilerRecording) -> int:
+        """Count the samples of the loop."""
+        return len(recording.during_loop())
+
+
 @own_rule
 @dataclass(frozen=True)
-class MemoryLeak(OwnRule):
-    """Fires where the training process's memory rises steadily, and says when it runs out.
+class MemoryLeak(_LoopRule):
+    """Fires where memory rises steadily, and says when it runs out: the training process's, its workers', a GPU's.
 
-    Of fewer than `steps` it fires only where the memory grows by half: an allocator takes some dozens to settle.
+    Of fewer than `steps` it fires only where the memory grows by half: an allocator takes some dozens to settle. So it
+    does of workers, whose memory also grows by the pages of files that they come to.
     """
 
     growth_bytes: float = 64 * 2**20
     growth: float = 0.05
+    fast_growth: float = 0.5
     steadiness: float = 0.97
     seconds: float = 10.0
     steps: int = 100
     until: float = 0.75
 
     def look(self, recording: ProfilerRecording) -> RuleResult:
-        """Fit a slope (median of all pairs) to the memory after the first quarter of the loop."""
+        """Fit a slope (median of all pairs) to each memory after the first quarter of the loop."""
         samples = recording.during_loop()
-        memory, place = samples["job_main_rss_bytes"], np.arange(len(samples))
-        highest = int(np.argmax(memory)) if len(memory) else 0
-        # What leaked is given back at the end, which may take a while.
-        last = highest if highest >= self.until * len(memory) else len(memory)
-        samples = samples.where((place >= len(samples) // 4) & (place <= last))
-        times, memory = samples["time"], samples["job_main_rss_bytes"]
-        if len(samples) < FEWEST_SAMPLES or times[-1] - times[0] < self.seconds:
+        growth = self.growth if total(recording.loop, "steps") >= self.steps else self.fast_growth
+        main = self._trend(samples["time"], samples["job_main_rss_bytes"], growth)
+        if main is None:
             return self.not_applicable(
                 f"too few data points: {len(samples)} samples of the loop's memory, of {FEWEST_SAMPLES}"
             )
+        devices = {
+            device: self._trend(samples["time"], samples[f"gpu/{device}/memory_bytes"], growth)
+            for device in range(recording.gpus)
+        }
+        leaking = {device: trend for device, trend in devices.items() if trend is not None and trend.leaks}
+        workers = [trend for trend in self._workers(recording, samples) if trend.leaks]
+        if main.leaks or workers:
+            slope = main.slope * main.leaks + sum(trend.slope for trend in workers)
+            left = _available(recording, samples) / slope
+            if main.leaks:
+                return self._leak("Memory", "main", slope, left, main)
+            return self._leak(f"The memory of {len(workers)} workers", "workers", slope, left, workers[0])
+        for device, trend in leaking.items():
+            whole = float(recording.sampler["gpus"][device].get("memory_bytes") or trend.last)
+            left = max(whole - trend.last, 0.0) / trend.slope
+            return self._leak(f"The memory of GPU {device}", f"gpu/{device}", trend.slope, left, trend)
+        return self.clean(bytes_per_second=main.slope, grown_bytes=main.grown, steadiness=main.steadiness)
+
+    def _leak(self, whose: str, of: str, slope: float, left: float, trend: _Trend) -> RuleResult:
+        return self.issue(
+            meaning=f"{whose} grows by {slope * 60 / 2**20:,.0f} MiB a minute; "
+            + (f"at that rate it runs out in {_duration(left)}." if left >= 1 else "all of it is taken."),
+            remedy="let the dataset keep nothing of the items that it has given out"
+            if of == "workers"
+            else "add up loss.item() or loss.detach() instead of loss, and keep no outputs in a list",
+            share=0.0,
+            speedup=None,
+            urgent=True,
+            of=of,
+            bytes_per_second=slope,
+            seconds_left=left,
+            steadiness=trend.steadiness,
+        )
+
+    def _workers(self, recording: ProfilerRecording, samples: Table) -> list[_Trend]:
+        rows = recording.processes
+        rows = rows.where((rows["worker"] > 0) & (rows["time"] >= samples["time"][0]))
+        ours = [rows.where(rows["pid"] == pid) for pid in np.unique(rows["pid"])]
+        trends = [self._trend(row["time"], row["rss_bytes"], self.fast_growth) for row in ours]
+        # One that has ended has given back what it held.
+        ended = [row["time"][-1] < samples["time"][-1] - 3 * recording.interval_ms / 1000 for row in ours]
+        return [trend for trend, gone in zip(trends, ended, strict=True) if trend is not None and not gone]
+
+    def _trend(self, times: np.ndarray, memory: np.ndarray, growth: float) -> _Trend | None:
+        """Return how a memory changes; None where there is too little of it."""
+        known = ~np.isnan(memory)
+        times, memory = times[known], memory[known]
+        highest = int(np.argmax(memory)) if len(memory) else 0
+        # What leaked is given back at the end, which may take a while.
+        last = highest if highest >= self.until * len(memory) else len(memory)
+        first = len(memory) // 4
+        times, memory = times[first : last + 1], memory[first : last + 1]
+        if len(times) < FEWEST_SAMPLES or times[-1] - times[0] < self.seconds:
+            return None
         slope = median_slope(times, memory)
-        grown = slope * (times[-1] - times[0])
+        grown = float(slope * (times[-1] - times[0]))
         steady = rank_correlation(times, memory)
         # An allocator's growth slows down; a leak's last half grows as its first.
         half = len(times) // 2
         late = median_slope(times[half:], memory[half:])
-        growth = self.growth if total(recording.loop, "steps") >= self.steps else 0.5
-        if grown < max(self.growth_bytes, growth * memory[0]) or steady < self.steadiness or late < slope / 2:
-            return self.clean(bytes_per_second=slope, grown_bytes=grown, steadiness=steady)
-        left = max(recording.memory_bytes - memory[-1], 0.0) / slope
-        return self.issue(
-            meaning=f"Memory grows by {slope * 60 / 2**20:,.0f} MiB a minute; "
-            + (f"at that rate it runs out in {_duration(left)}." if left >= 1 else "all of it is taken."),
-            remedy="add up loss.item() or loss.detach() instead of loss, and keep no outputs in a list",
-            share=0.0,
-            speedup=None,
-            urgent=True,
-            bytes_per_second=slope,
-            seconds_left=left,
-            steadiness=steady,
-        )
+        little = grown < max(self.growth_bytes, growth * memory[0])
+        leaks = not (little or steady < self.steadiness or late < slope / 2)
+        return _Trend(slope, grown, steady, float(memory[-1]), leaks)
+
+
+@dataclass(frozen=True)
+class _Trend:
+    """How a memory changes: bytes a second, bytes in all, rank correlation with time, and bytes at the end."""
+
+    slope: float
+    grown: float
+    steadiness: float
+    last: float
+    leaks: bool
+
+
+def _available(recording: ProfilerRecording, samples: Table) -> float:
+    """Return the memory that is left at the end: of the machine, which others use too, or of the control group."""
+    machine = float(recording.sampler.get("memory_total_bytes") or 0) - samples["memory_used_bytes"][-1]
+    limit = recording.sampler.get("memory_limit_bytes")
+    held = samples["job_pss_bytes"][-1]
+    held = samples["job_rss_bytes"][-1] if np.isnan(held) else held
+    return float(max(min(machine, limit - held if limit else machine), 0.0))
 
 
 @own_rule
@@ -189,7 +257,7 @@ class BusyNeighbour(SampleRule):
 
 @own_rule
 @dataclass(frozen=True)
-class IdleInstance(OwnRule):
+class IdleInstance(_LoopRule):
     """Fires where the job uses next to nothing of the machine."""
 
     cpu: float = 0.15
@@ -204,11 +272,14 @@ class IdleInstance(OwnRule):
             return self.not_applicable(f"too few data points: {len(samples)} samples of the loop, of {self.samples}")
         used = float(np.nanmean(samples["job_cpu"]))
         cpu = used / recording.cores
-        gpus = [float(np.nanmean(samples[f"gpu/{device}/utilisation"])) for device in range(recording.gpus)]
+        said = [samples[f"gpu/{device}/utilisation"] for device in range(recording.gpus)]
+        gpus = [float(np.nanmean(values)) for values in said if not np.isnan(values).all()]
         machine = float(np.nanmean(samples["cpu"]))
         # A job whose neighbours keep the machine busy does not idle: it queues.
         if cpu > self.cpu or used > self.cores or machine > 0.5 or any(gpu > self.gpu for gpu in gpus):
             return self.clean(cpu=cpu, gpus=gpus, machine=machine)
+        if len(gpus) < recording.gpus:
+            return self.not_applicable("a GPU does not say how much it is used")
         return self.issue(
             meaning=f"The job uses {100 * cpu:.0f} % of the processor"
             + (f" and {100 * max(gpus):.0f} % of the GPU" if gpus else "")
