@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import signal
+import socket
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from finepoint.engines.confidential import with_secrets
@@ -104,7 +104,7 @@ class _Trials:
         self._metric = next(metric for metric in spec.metric_definitions if metric.name == study.objective)
         # One trial may use all cores; several share them.
         self._cpus = max(1, cores() // study.max_parallel_jobs) if study.max_parallel_jobs > 1 else None
-        self._lock = threading.RLock()  # a signal may come while its thread holds it
+        self._lock = threading.RLock()
         self._supervisors: dict[str, Supervisor] = {}
         self._interrupted = False
         self._seen_metric = False
@@ -229,16 +229,30 @@ def tune(folder: Path, hyperparameters: Mapping[str, Any]) -> None:
     trials = _Trials(folder / "trials", name, study, spec)
     if study.max_parallel_jobs > cores():
         _note(f"{study.max_parallel_jobs} trials at once share {cores()} cores; each gets one, and they take turns")
-
-    def asked(number: int, frame: FrameType | None) -> None:
-        trials.interrupt()
-
-    signal.signal(signal.SIGTERM, asked)
+    _on_sigterm(trials.interrupt)
     try:
         state = run_study(folder / "checkpoints", study, trials.run, Told())
     except StopStudy as error:
         raise JobError(str(error)) from error
     write_json(folder / OUTPUT, _record(state, study, spec, trials))
+
+
+def _on_sigterm(act: Callable[[], None]) -> None:
+    """Call a function from a thread of its own when SIGTERM comes.
+
+    The main thread waits for trials, and a signal that comes as it goes to sleep would be heard when they have ended.
+    """
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+
+    def listen() -> None:
+        while signal.SIGTERM not in reader.recv(64):  # other signals are written too
+            pass
+        act()
+
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
+    signal.set_wakeup_fd(writer.detach())
+    threading.Thread(target=listen, name="SIGTERM", daemon=True).start()
 
 
 def _record(state: StudyState, study: StudySpec, spec: JobSpec, trials: _Trials) -> dict[str, Any]:
