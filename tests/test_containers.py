@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import io
 import json
 import os
 import re
 import signal
 import socket
 import subprocess
-import sysconfig
-import venv
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,8 +17,8 @@ from packaging.requirements import Requirement
 from tests.models.test_package import make_package
 from tests.serving.conftest import eventually, picture
 
-from finepoint.engines.rehearsal.environment import TOOLKITS
-from finepoint.engines.sagemaker.source import build_wheel
+from finepoint.engines.rehearsal.environment import SERVING, TOOLKITS, serving_environment
+from finepoint.engines.rehearsal.hosting import SERVE
 
 FOLDER = Path(__file__).parents[1] / "docker"
 FILES = sorted(FOLDER.glob("*Dockerfile"))
@@ -114,33 +109,12 @@ def test_the_training_image_has_the_toolkit_that_the_rehearsal_runs_jobs_by() ->
     assert ("CMD", '["train"]') in instructions(text)
 
 
-def needed(name: str, seen: set[str]) -> set[str]:
-    """Return the distributions that one needs, itself too."""
-    seen.add(name)
-    for line in importlib.metadata.requires(name) or ():
-        wanted = Requirement(line)
-        if wanted.name not in seen and (wanted.marker is None or wanted.marker.evaluate({"extra": ""})):
-            needed(wanted.name, seen)
-    return seen
-
-
-def serving_environment(folder: Path) -> Path:
-    """Make an environment with what the serving image installs and nothing else, and return its Python."""
-    venv.create(folder, with_pip=False, symlinks=True)
-    packages = Path(sysconfig.get_path("purelib", "venv", {"base": str(folder)}))
+def test_the_rehearsal_serves_by_what_the_serving_image_installs_and_runs() -> None:
     lines = (FOLDER / "requirements.txt").read_text().splitlines()
-    named: set[str] = set()
-    for line in lines:
-        if line and not line.startswith("#"):
-            needed(Requirement(line).name, named)
-    for name in named:
-        distribution = importlib.metadata.distribution(name)
-        for top in {path.parts[0] for path in distribution.files or () if path.parts[0] not in ("..", "__pycache__")}:
-            if not (packages / top).exists():
-                (packages / top).symlink_to(str(distribution.locate_file(top)))
-    with zipfile.ZipFile(io.BytesIO(build_wheel()[1])) as wheel:
-        wheel.extractall(packages)
-    return folder / "bin" / "python"
+    names = [Requirement(line).name for line in lines if line and not line.startswith("#")]
+    assert sorted(names) == sorted(SERVING)
+    last = dict(instructions((FOLDER / "Dockerfile").read_text()))
+    assert [*json.loads(last["ENTRYPOINT"]), *json.loads(last["CMD"])] == ["python", *SERVE]
 
 
 @pytest.mark.slow
@@ -148,9 +122,6 @@ def test_the_serving_images_entry_point_answers_with_what_the_image_installs(tmp
     make_package(tmp_path / "ml" / "model")
     python = serving_environment(tmp_path / "environment")
     assert subprocess.run([python, "-c", "import torch"], capture_output=True).returncode == 1
-    last = dict(instructions((FOLDER / "Dockerfile").read_text()))
-    program, *arguments = [*json.loads(last["ENTRYPOINT"]), *json.loads(last["CMD"])]
-    assert program == "python"
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -158,7 +129,7 @@ def test_the_serving_images_entry_point_answers_with_what_the_image_installs(tmp
     own |= {"FINEPOINT_CACHE": tmp_path / "cache", "FINEPOINT_STATE": tmp_path / "state", "PATH": os.environ["PATH"]}
     environment = {name: str(value) for name, value in own.items()}
     with (
-        subprocess.Popen([python, *arguments], env=environment, cwd=tmp_path) as process,
+        subprocess.Popen([python, *SERVE], env=environment, cwd=tmp_path) as process,
         httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=30) as client,
     ):
 

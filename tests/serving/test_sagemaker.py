@@ -14,6 +14,8 @@ def test_the_containers_variables_become_the_servers_flags() -> None:
     given = dict(itertools.pairwise(flags))
     assert given["--model"] == "/base/model"
     assert given["--port"] == "8080"
+    assert given["--host"] == "0.0.0.0"
+    assert dict(itertools.pairwise(options({"FINEPOINT_BIND_TO_HOST": "127.0.0.1"})))["--host"] == "127.0.0.1"
     assert given["--request-seconds"] == "20"
     assert given["--max-body-bytes"] == str(6 * 2**20)
     assert {"--no-auth", "--allow-code"} <= set(flags)

@@ -75,10 +75,13 @@ def _list_in_cloud(cloud: list[str] | None, json: bool) -> None:
 
     table = Table("name", "state", "kind", "machine", "since", "cost so far, USD", "made by", pad_edge=False)
     for item in found:
-        cost = "unknown" if item.dollars is None else f"{item.dollars:.2f}"
+        about = "about " if item.estimated else ""
+        cost = "unknown" if item.dollars is None else f"{about}{item.dollars:.2f}"
         owner = plain(item.run) if item.run else "not finepoint"
         table.add_row(plain(item.name), item.status, item.mode, item.instance_type, item.created_at, cost, owner)
     show(table)
+    if any(item.estimated for item in found):
+        show("about: reckoned with the machines of now, but it was updated, or their number changes with the load.")
 
 
 def deploy_in_cloud(

@@ -20,6 +20,7 @@ def options(environment: Mapping[str, str]) -> list[str]:
 
     Args:
         environment: `SAGEMAKER_BASE_DIR` moves `/opt/ml`, `SAGEMAKER_BIND_TO_PORT` the port,
+            `FINEPOINT_BIND_TO_HOST` the address (by default all of the container's),
             `SAGEMAKER_MODEL_SERVER_TIMEOUT_SECONDS` (or `SAGEMAKER_MODEL_SERVER_TIMEOUT`) bounds a request,
             `SAGEMAKER_MAX_PAYLOAD_IN_MB` its body, as in the official inference toolkit;
             `SAGEMAKER_MULTI_MODEL=true` serves many models, at most `FINEPOINT_MAX_MODELS` at once.
@@ -35,7 +36,8 @@ def options(environment: Mapping[str, str]) -> list[str]:
         given = ["--model", f"{base}/model"]
     given += ["--port", environment.get("SAGEMAKER_BIND_TO_PORT", "8080")]
     # The platform alone reaches the container.
-    given += ["--name", "model", "--host", "0.0.0.0", "--no-auth", "--allow-code"]  # noqa: S104
+    host = environment.get("FINEPOINT_BIND_TO_HOST", "0.0.0.0")  # noqa: S104
+    given += ["--name", "model", "--host", host, "--no-auth", "--allow-code"]
     seconds = environment.get("SAGEMAKER_MODEL_SERVER_TIMEOUT_SECONDS") or environment.get(
         "SAGEMAKER_MODEL_SERVER_TIMEOUT"
     )

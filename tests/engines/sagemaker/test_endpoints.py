@@ -5,6 +5,7 @@ import json
 import tarfile
 import threading
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from finepoint.engines.rehearsal import hosting
 from finepoint.engines.rehearsal.faults import Fault, Kind
 from finepoint.engines.rehearsal.server import Rehearsal
 from finepoint.engines.rehearsal.shapes import problems
-from finepoint.engines.sagemaker import transfer
+from finepoint.engines.sagemaker import endpoints, transfer
 from finepoint.engines.sagemaker.asynchronous import ask, is_asynchronous
 from finepoint.engines.sagemaker.batch import transform
 from finepoint.engines.sagemaker.cleanup import cleanup
@@ -27,7 +28,7 @@ from finepoint.engines.sagemaker.endpoints import deploy, list_endpoints, predic
 from finepoint.engines.sagemaker.hosting import Hosting, Update, update_request
 from finepoint.engines.sagemaker.ledger import ledgers
 from finepoint.engines.sagemaker.settings import SageMakerSettings
-from finepoint.errors import ConfigurationError, EndpointError, JobError, NotFoundError, RequestError
+from finepoint.errors import CloudError, ConfigurationError, EndpointError, JobError, NotFoundError, RequestError
 
 
 class Echo(hosting.Hosted):
@@ -92,9 +93,134 @@ def test_deploying_again_changes_nothing_and_another_model_replaces_it(
     package.write_bytes(package.read_bytes() + b"\0")
     deploy(cloud, settings, package, "dogs")
     assert ("sagemaker", "UpdateEndpoint") in rehearsal.faults.calls
+    assert ("sagemaker", "ListEndpoints") not in rehearsal.faults.calls  # which costs calls for each of the account
     assert len(list_endpoints(cloud)) == 1
-    cleanup("dogs", lambda region: cloud)  # the earlier model and configuration, too
+    assert len(rehearsal.platform.models) == len(rehearsal.platform.endpoint_configs) == 1  # the earlier ones are gone
+    standing = {one.kind: one.name for one in ledgers()[0].resources() if not one.gone}
+    assert standing.keys() == {"model", "endpoint-config", "endpoint"}
+    assert {standing["model"]} == rehearsal.platform.models.keys()
+    cleanup("dogs", lambda region: cloud)
     assert left(rehearsal) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "instances"),
+    [
+        ({"inference_instance_type": "ml.m5.xlarge"}, 1),
+        ({"inference_image": "mine:1"}, 1),
+        ({"role": "arn:aws:iam::123456789012:role/other"}, 1),
+        ({"subnets": ("subnet-1",), "security_groups": ("sg-1",)}, 1),
+        ({"kms_key": "arn:aws:kms:us-east-1:123456789012:key/k"}, 1),
+        ({"tags": {"team": "dogs"}}, 1),
+        ({"bucket": "photos", "prefix": "other"}, 1),
+        ({}, 2),
+    ],
+)
+def test_whatever_is_asked_otherwise_updates_the_endpoint(
+    cloud: Cloud,
+    settings: SageMakerSettings,
+    package: Path,
+    rehearsal: Rehearsal,
+    changes: dict[str, Any],
+    instances: int,
+) -> None:
+    deploy(cloud, settings, package, "dogs")
+    before = rehearsal.platform.endpoints["dogs"].config
+    found = deploy(cloud, replace(settings, **changes), package, "dogs", hosting=Hosting(count=instances))
+    assert rehearsal.platform.endpoints["dogs"].config != before
+    assert found.instance_type == changes.get("inference_instance_type", "ml.m5.large")
+    assert len(rehearsal.platform.models) == len(rehearsal.platform.endpoint_configs) == 1
+
+
+def test_what_an_interrupted_update_left_goes_with_the_next_one(
+    cloud: Cloud, settings: SageMakerSettings, package: Path, rehearsal: Rehearsal
+) -> None:
+    deploy(cloud, settings, package, "dogs", run="first")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(endpoints, "_wait", _die)
+        with pytest.raises(Killed):
+            deploy(cloud, replace(settings, prefix="other"), package, "dogs", run="first")
+    assert len(rehearsal.platform.models) == 2
+    deploy(cloud, replace(settings, prefix="third"), package, "dogs", run="first")
+    assert len(rehearsal.platform.models) == len(rehearsal.platform.endpoint_configs) == 1
+    undeploy(cloud, "dogs", "first")
+    assert left(rehearsal) == []
+
+
+def test_nothing_is_deleted_while_an_update_runs_nor_what_another_endpoint_or_somebody_else_made(
+    cloud: Cloud, settings: SageMakerSettings, package: Path, rehearsal: Rehearsal
+) -> None:
+    seen: list[set[str]] = []
+
+    def starting(self: Echo) -> None:
+        seen.append(set(rehearsal.platform.models))
+
+    deploy(cloud, settings, package, "dogs", run="first")
+    deploy(cloud, settings, package, "cats", run="first")
+    role = settings.role
+    where = {"Image": "mine:1", "ModelDataUrl": settings.uri("models")}
+    boto3.client("sagemaker").create_model(ModelName="own", PrimaryContainer=where, ExecutionRoleArn=role)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Echo, "start", starting)
+        deploy(cloud, replace(settings, prefix="other"), package, "dogs", run="first")
+    assert [len(models) for models in seen] == [4]
+    assert len(rehearsal.platform.models) == 3
+    undeploy(cloud, "dogs", "first")
+    assert {name[:4] for name in rehearsal.platform.models} == {"cats", "own"}
+    assert len(rehearsal.platform.endpoint_configs) == 1
+
+
+def test_an_endpoint_that_failed_is_made_anew(
+    cloud: Cloud, settings: SageMakerSettings, package: Path, rehearsal: Rehearsal
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(endpoints, "undeploy", _die)
+        broken = package.with_name("broken.tar.gz")
+        broken.write_bytes(b"broken")
+        with pytest.raises(Killed):
+            deploy(cloud, settings, broken, "dogs")
+    assert deploy(cloud, settings, package, "dogs").status == "InService"
+    assert len(rehearsal.platform.models) == len(rehearsal.platform.endpoint_configs) == 1
+
+
+def _die(*arguments: Any) -> Any:
+    raise Killed
+
+
+@pytest.mark.parametrize("operation", ["CreateModel", "CreateEndpointConfig", "CreateEndpoint"])
+def test_what_aws_refuses_to_make_is_written_down_as_refused(
+    cloud: Cloud, settings: SageMakerSettings, package: Path, rehearsal: Rehearsal, operation: str
+) -> None:
+    rehearsal.faults.add(Fault(operation, "expired"))
+    with pytest.raises(CloudError, match="have expired"):
+        deploy(cloud, settings, package, "dogs")
+    (refused,) = [one for one in ledgers()[0].resources() if one.refused]
+    assert refused.gone
+    asked = cleanup("dogs", lambda region: cloud)
+    assert refused.name not in [one.resource.name for one in asked if one.resource.kind == refused.kind]
+    assert left(rehearsal) == []
+
+
+def test_what_stands_is_not_forgotten_when_making_it_again_is_refused(
+    cloud: Cloud, settings: SageMakerSettings, package: Path, rehearsal: Rehearsal
+) -> None:
+    deploy(cloud, settings, package, "dogs")
+    rehearsal.faults.add(Fault("CreateModel", "expired"))
+    with pytest.raises(CloudError, match="have expired"):
+        deploy(cloud, settings, package, "dogs")
+    assert not any(one.gone for one in ledgers()[0].resources())
+    assert predict(cloud, "dogs", b"abc", "image/jpeg")[0] == b"ABC"
+
+
+def test_what_an_endpoint_cost_is_an_estimate_once_its_machines_were_others(
+    cloud: Cloud, settings: SageMakerSettings, package: Path, rehearsal: Rehearsal
+) -> None:
+    assert not deploy(cloud, settings, package, "dogs").estimated
+    rehearsal.platform.endpoints["dogs"].created -= timedelta(hours=10)
+    (found,) = list_endpoints(cloud)
+    assert (round(found.dollars or 0, 2), found.estimated) == (1.15, True)  # its configuration is younger
+    grown = deploy(cloud, settings, package, "cats", hosting=Hosting(count=2, max_count=4, scale_at=300.0))
+    assert grown.estimated
 
 
 def test_a_model_that_does_not_start_leaves_nothing(

@@ -19,7 +19,7 @@ from finepoint.engines.rehearsal import container
 from finepoint.engines.rehearsal.faults import Fault, Kind
 from finepoint.engines.rehearsal.server import Rehearsal
 from finepoint.engines.rehearsal.shapes import problems
-from finepoint.engines.sagemaker import submitted
+from finepoint.engines.sagemaker import source, submitted
 from finepoint.engines.sagemaker.cleanup import cleanup
 from finepoint.engines.sagemaker.cloud import Cloud
 from finepoint.engines.sagemaker.ledger import ledgers
@@ -171,6 +171,47 @@ def test_a_job_that_is_under_way_is_found_again(engine: SageMakerEngine, spec: J
     name = engine.submit(tmp_path / "job", spec, Watcher())
     assert engine.run_job(tmp_path / "job", spec).status == "Completed"
     assert jobs() == [name]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"hyperparameters": {"lr": 0.2}}, r"HyperParameters\.lr was '0\.1' and is '0\.2'"),
+        ({"limits": Limits(max_run_seconds=60)}, "MaxRuntimeInSeconds was 600 and is 60"),
+        ({"environment": {"TOKEN": "other"}}, "Environment was not given and is other variables"),
+        ({"metric_definitions": ()}, r"MetricDefinitions\[loss\]\.Regex was 'loss=\(\.\*\?\);' and is not given"),
+        ({"code": "print(2)"}, "HyperParameters.sagemaker_submit_directory was .* and is "),
+        ({"data": "2"}, r"InputDataConfig\[train\]\.DataSource\.S3DataSource\.S3Uri was .* and is "),
+        ({"settings": {"instance_type": "ml.m5.large"}}, r"InstanceType was 'ml\.m5\.xlarge' and is 'ml\.m5\.large'"),
+        ({"settings": {"image": "mine:1"}}, "TrainingImage was .* and is 'mine:1'"),
+    ],
+)
+def test_a_job_is_not_taken_for_another_that_is_asked_for_under_its_name(
+    engine: SageMakerEngine, spec: JobSpec, tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    name = engine.submit(tmp_path / "job", spec, Watcher())
+    if code := changes.pop("code", ""):
+        (tmp_path / "code" / "train.py").write_text(code)
+    if data := changes.pop("data", ""):
+        (tmp_path / "data" / "a" / "1.txt").write_text(data)
+    engine.settings = replace(engine.settings, **changes.pop("settings", {}))
+    with pytest.raises(ConfigurationError, match=words):
+        engine.run_job(tmp_path / "job", replace(spec, **changes))
+    assert jobs() == [name]
+    assert "other" not in (tmp_path / "job" / "sagemaker.json").read_text()
+
+
+def test_a_job_of_another_version_of_finepoint_is_gone_on_with_and_said_so(
+    engine: SageMakerEngine, spec: JobSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = replace(spec, entry_point="", source_dir="", module="finepoint.training", metric_definitions=())
+    said: list[str] = []
+    name = engine.submit(tmp_path / "job", own, Watcher())
+    monkeypatch.setattr(source, "build_wheel", lambda: ("finepoint-9-py3-none-any.whl", b"other"))
+    assert engine.submit(tmp_path / "job", own, Watcher(say=said.append)) == name
+    assert said[-2] == f"warning: job {name} was begun by another version of finepoint"
+    with pytest.raises(ConfigurationError, match="lr was"):
+        engine.submit(tmp_path / "job", replace(own, hyperparameters={"lr": 0.2}), Watcher())
 
 
 def test_a_failure_of_the_script_is_told_in_its_words(engine: SageMakerEngine, spec: JobSpec, tmp_path: Path) -> None:

@@ -114,6 +114,18 @@ def test_a_study_runs_its_trials_and_reads_the_best_back(
     assert cleanup("study", lambda region: cloud) == []
 
 
+def test_a_study_is_not_taken_for_another_that_is_asked_for_under_its_name(
+    engine: SageMakerEngine, spec: JobSpec, rehearsal: Rehearsal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(container, "_TRAIN", SCRIPT)
+    begin(engine, tmp_path / "study", replace(spec, environment={"TOKEN": "secret"}), ONE_TRIAL, Watcher())
+    assert "secret" not in (tmp_path / "study" / "sagemaker.json").read_text()
+    wider = replace(ONE_TRIAL, space={**SPACE, "lr": ContinuousParameter(0.001, 0.5, "Logarithmic")})
+    with pytest.raises(ConfigurationError, match=r"MaxValue was '0\.1' and is '0\.5'"):
+        begin(engine, tmp_path / "study", spec, wider, Watcher())
+    assert len(rehearsal.platform.tuning_jobs) == 1
+
+
 # In the recorder's place: what it would leave, and whose it is.
 RECORDED = f"""{SCRIPT}
 import shutil

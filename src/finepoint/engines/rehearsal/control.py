@@ -225,8 +225,9 @@ class Platform:
     def _UpdateEndpoint(self, request: Mapping[str, Any]) -> dict[str, Any]:  # noqa: N802
         endpoint: Endpoint = self._find(self.endpoints, request["EndpointName"])
         self._find(self.endpoint_configs, request["EndpointConfigName"])
-        if endpoint.status not in ("InService", "Failed"):
-            raise ServiceError("ValidationException", f"Cannot update in-progress endpoint {endpoint.arn}.")
+        if endpoint.status != "InService":  # one that failed can only be deleted
+            words = f"Cannot update endpoint {endpoint.arn}, which is {endpoint.status}."
+            raise ServiceError("ValidationException", words)
         endpoint.config = request["EndpointConfigName"]
         endpoint.bring_up("Updating")
         return {"EndpointArn": endpoint.arn}
@@ -240,6 +241,7 @@ class Platform:
             "EndpointStatus": endpoint.status,
             "CreationTime": endpoint.created,
             "LastModifiedTime": endpoint.modified,
+            **({"ProductionVariants": endpoint.variants()} if endpoint.status == "InService" else {}),
             **({"FailureReason": endpoint.failure} if endpoint.failure else {}),
         }
 

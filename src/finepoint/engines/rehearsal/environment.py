@@ -1,4 +1,5 @@
-"""The clean environment that rehearsed containers run in: the official toolkit, and nothing of finepoint's.
+"""The clean environments that rehearsed containers run in: the official toolkits', with nothing of finepoint's, and
+that of our own serving image.
 
 PyTorch and the other packages that an AWS PyTorch image would bring, or that pip would download into it, are taken from
 this machine's site-packages through links, so that an environment takes seconds and not minutes. finepoint itself is
@@ -8,20 +9,37 @@ not among them: a job has it only if it uploaded it.
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
+import io
 import os
 import shutil
 import subprocess
 import sys
 import sysconfig
 import venv
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from filelock import FileLock
+from packaging.requirements import Requirement
 
+from finepoint.engines.sagemaker.source import build_wheel
 from finepoint.errors import JobError
 
 TOOLKITS = ("sagemaker-training==5.1.4", "sagemaker-pytorch-inference==2.0.25")
+# What docker/Dockerfile installs beside finepoint; a test compares.
+SERVING = (
+    "filelock",
+    "httptools",
+    "numpy",
+    "openvino",
+    "pillow",
+    "platformdirs",
+    "psutil",
+    "safetensors",
+    "simplejpeg",
+)
 # A venv's own is older than PyTorch asks for, and would be replaced in each container anew.
 _SETUPTOOLS = "setuptools>=77.0.3"
 _READY = ".ready"
@@ -81,6 +99,32 @@ def overlay(folder: Path, toolkit: Path) -> Path:
     links = toolkit.parents[2] / "links"
     (_packages(folder) / "toolkit.pth").write_text(f"{toolkit}\n{links}\n")
     return folder / "bin" / "python"
+
+
+def serving_environment(folder: Path) -> Path:
+    """Make an environment with what our serving image installs, finepoint among it, and return its Python."""
+    venv.create(folder, with_pip=False, symlinks=True)
+    packages = _packages(folder)
+    names: set[str] = set()
+    for name in SERVING:
+        _add_needed(name, names)
+    for name in names:
+        distribution = importlib.metadata.distribution(name)
+        for top in {path.parts[0] for path in distribution.files or () if path.parts[0] not in ("..", "__pycache__")}:
+            if not (packages / top).exists():
+                (packages / top).symlink_to(str(distribution.locate_file(top)))
+    with zipfile.ZipFile(io.BytesIO(build_wheel()[1])) as wheel:
+        wheel.extractall(packages)
+    return folder / "bin" / "python"
+
+
+def _add_needed(name: str, names: set[str]) -> None:
+    """Add a distribution to a set, and whatever it needs."""
+    names.add(name)
+    for line in importlib.metadata.requires(name) or ():
+        wanted = Requirement(line)
+        if wanted.name not in names and (wanted.marker is None or wanted.marker.evaluate({"extra": ""})):
+            _add_needed(wanted.name, names)
 
 
 def _key() -> str:

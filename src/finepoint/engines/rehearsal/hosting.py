@@ -1,4 +1,7 @@
-"""Hosted models of the stand-in: endpoints and transform jobs, each over a process that serves what was uploaded."""
+"""Hosted models of the stand-in: endpoints and transform jobs, each over a process that serves what was uploaded.
+
+The image decides which: our own container's `serve`, or the official toolkit's handler as in AWS's image.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from finepoint.data.extracting import extract
-from finepoint.engines.rehearsal.environment import overlay, passed_on, toolkit_environment
+from finepoint.engines.rehearsal.environment import overlay, passed_on, serving_environment, toolkit_environment
 from finepoint.engines.rehearsal.objects import split
 from finepoint.models.package import PACKAGE_LIMITS
 
@@ -31,6 +34,11 @@ if TYPE_CHECKING:
 
 _SCRIPT = Path(__file__).with_name("hosting_process.py")
 _START_SECONDS = 300.0
+# Between SIGTERM and SIGKILL, as AWS has it.
+_STOP_SECONDS = 30.0
+# Entry point and command of docker/Dockerfile, without its Python.
+SERVE = ("-m", "finepoint.serving.sagemaker", "serve")
+_OWN_IMAGE = "finepoint-serving"
 
 
 class HostingError(Exception):
@@ -55,18 +63,19 @@ class Hosted:
         Raises:
             HostingError: it does not become so; the message has its last words.
         """
-        model = self.folder / "model"
+        model = self.folder / "ml" / "model"
         archive = self.folder / "model.tar.gz"
         archive.write_bytes(self._platform.objects.read(self._container["ModelDataUrl"]))
         extract(archive, model, PACKAGE_LIMITS)
-        python = overlay(self.folder / "environment", toolkit_environment(self._platform.cache))
         home = self.folder / "home"
         home.mkdir()
+        own = {**passed_on(), "HOME": str(home), **self._container.get("Environment", {})}
+        command, variables = self._serve() if is_ours(self._container["Image"]) else self._toolkit(model)
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [str(python), "-P", str(_SCRIPT), str(model), str(self._port)],
+                command,
                 cwd=self.folder,
-                env={**passed_on(), "HOME": str(home), **self._container.get("Environment", {})},
+                env={**own, **variables},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -93,12 +102,38 @@ class Hosted:
         answer = httpx.post(url, content=body, headers=headers, timeout=60, trust_env=False)
         return answer.status_code, answer.content, answer.headers.get("content-type", "")
 
+    def _serve(self) -> tuple[list[str], dict[str, str]]:
+        """Return command and variables of our own image: its entry point, where only this machine reaches it."""
+        python = serving_environment(self.folder / "environment")
+        places = {"SAGEMAKER_BASE_DIR": "ml", "FINEPOINT_CACHE": "cache", "FINEPOINT_STATE": "state"}
+        variables = {name: str(self.folder / place) for name, place in places.items()}
+        variables |= {"SAGEMAKER_BIND_TO_PORT": str(self._port), "FINEPOINT_BIND_TO_HOST": "127.0.0.1"}
+        return [str(python), *SERVE], variables
+
+    def _toolkit(self, model: Path) -> tuple[list[str], dict[str, str]]:
+        """Return command and variables of AWS's image: the official toolkit's handler."""
+        python = overlay(self.folder / "environment", toolkit_environment(self._platform.cache))
+        return [str(python), "-P", str(_SCRIPT), str(model), str(self._port)], {}
+
     def stop(self) -> None:
         """End it, and remove its folder."""
         if self._process is not None and self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+            os.killpg(self._process.pid, signal.SIGTERM)
+            try:
+                self._process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                os.killpg(self._process.pid, signal.SIGKILL)
+                self._process.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def is_ours(image: str) -> bool:
+    """Return whether an image is of our own container file, which is known by the name of its repository.
+
+    >>> is_ours("123456789012.dkr.ecr.eu-west-1.amazonaws.com/finepoint-serving:1"), is_ours("pytorch-inference:2.6.0")
+    (True, False)
+    """
+    return image.rpartition("/")[2].partition("@")[0].partition(":")[0] == _OWN_IMAGE
 
 
 class Endpoint:
@@ -118,6 +153,13 @@ class Endpoint:
         self.status = status
         self._thread = threading.Thread(target=self._bring_up, daemon=True)
         self._thread.start()
+
+    def variants(self) -> list[dict[str, Any]]:
+        """Return what is said of what answers; one with machines has as many as it began with."""
+        variant = self.platform.endpoint_configs[self._config]["ProductionVariants"][0]
+        count = variant.get("InitialInstanceCount")
+        counts = {} if count is None else {"CurrentInstanceCount": count, "DesiredInstanceCount": count}
+        return [{"VariantName": variant["VariantName"], **counts}]
 
     def invoke(self, body: bytes, content_type: str, accept: str) -> tuple[int, bytes, str]:
         """Return what its model answers."""

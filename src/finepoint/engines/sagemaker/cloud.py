@@ -139,6 +139,15 @@ def is_taken(error: CloudError) -> bool:
     return error.code == "ResourceInUse" or "already existing" in str(error)
 
 
+def is_refused(error: CloudError) -> bool:
+    """Return whether AWS refused a call at its first try, so that nothing can have come of it.
+
+    What failed, or was tried again after it failed, may have been done nevertheless.
+    """
+    metadata = getattr(error.__cause__, "response", {}).get("ResponseMetadata", {})
+    return metadata.get("RetryAttempts") == 0 and int(metadata.get("HTTPStatusCode", 0)) // 100 == 4
+
+
 def _refused(service: str, operation: str, error: dict[str, Any]) -> CloudError:
     code, message = str(error.get("Code", "")), str(error.get("Message", ""))
     words = f"{service} {operation}: {message} ({code})"

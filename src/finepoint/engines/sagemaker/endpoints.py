@@ -10,10 +10,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from finepoint.engines.sagemaker.cloud import Cloud, is_missing, is_taken
-from finepoint.engines.sagemaker.hosting import Hosting, config_request, scale, unscale, update_request
+from finepoint.engines.sagemaker.cloud import Cloud, is_missing, is_refused
+from finepoint.engines.sagemaker.hosting import (
+    Hosting,
+    config_request,
+    model_request,
+    named,
+    scale,
+    unscale,
+    update_request,
+)
 from finepoint.engines.sagemaker.images import image_for
-from finepoint.engines.sagemaker.ledger import Ledger
+from finepoint.engines.sagemaker.ledger import Ledger, ledgers
 from finepoint.engines.sagemaker.rates import price, refuse_above
 from finepoint.engines.sagemaker.requests import tags_of
 from finepoint.engines.sagemaker.settings import SageMakerSettings
@@ -24,6 +32,8 @@ from finepoint.files import sha256_of
 # A day, which is how long a forgotten endpoint runs before most people look.
 _ESTIMATE_HOURS = 24.0
 _MARK = "finepoint"
+_CONFIG = "EndpointConfigName"
+_MOVING = ("Creating", "Updating", "SystemUpdating", "RollingBack", "Deleting")
 
 
 @dataclass(frozen=True)
@@ -36,8 +46,10 @@ class CloudEndpoint:
         mode: `realtime`, `serverless` or `async`.
         instance_type: of its machines, or "".
         created_at: UTC.
-        dollars: what its machines cost so far by the table of rates, or None where that is unknown.
+        dollars: what its machines cost so far by the table of rates, or None where that is unknown; as if they had
+            been those of now from the beginning.
         run: whose it is, by its tag; "" is somebody else's.
+        estimated: whether they were perhaps not: it was updated, or their number changes with the load.
     """
 
     name: str
@@ -47,6 +59,7 @@ class CloudEndpoint:
     created_at: str
     dollars: float | None
     run: str
+    estimated: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,9 +92,9 @@ def deploy(
 ) -> CloudEndpoint:
     """Put a model package behind an endpoint, or behind the one that is there, and wait until it is in service.
 
-    Everything is named after the endpoint and the package's content, so that a repeated call goes on where an
-    interrupted one ended; an endpoint that is there gets the new configuration beside the old one, which goes when the
-    new one answers.
+    Model and configuration are named after the endpoint and all that is asked of AWS for them, so that a repeated call
+    goes on where an interrupted one ended, and whatever is asked otherwise (another machine, image, role, key) updates
+    the endpoint. Then the new configuration is made beside the old one, which is deleted when the new one answers.
 
     Args:
         cloud: the account.
@@ -104,31 +117,42 @@ def deploy(
     else:
         most = max(hosting.count, hosting.max_count)
         say(refuse_above(f"A day of endpoint {name}", kind, _ESTIMATE_HOURS, most, settings.max_price))
-    digest = sha256_of(package)
-    versioned = f"{name[:50]}-{digest[:8]}"
-    url = settings.uri("models", digest[:32], "model.tar.gz")
+    run = run or name
+    ledger = Ledger(run)
+    model, config = _requests(cloud, settings, package, name, hosting, run)
+    before = _settled(cloud, name, config[_CONFIG], ledger, settings, say, sleep)
+    if before is not None and before[_CONFIG] != config[_CONFIG]:
+        say(f"Endpoint {name} is updated; what it serves now goes on answering until the new one does")
+    try:
+        _submit(cloud, ledger, name, before, model, config, hosting)
+    except CloudError as error:
+        if is_refused(error):
+            _remove_unused(cloud, name, ledger, say)
+        raise
+    try:
+        described = _wait(cloud, name, config[_CONFIG], ledger, settings, say, sleep)
+    except _NotUpdatedError as error:
+        _remove_unused(cloud, name, ledger, say)
+        raise EndpointError(str(error)) from error
+    _remove_unused(cloud, name, ledger, say)
+    if hosting.max_count:
+        ledger.record("scaling", name, cloud.region)
+        scale(cloud, name, hosting)
+    else:
+        _unscale(cloud, name, ledger)
+    return _endpoint(cloud, described, run)
+
+
+def _requests(
+    cloud: Cloud, settings: SageMakerSettings, package: Path, name: str, hosting: Hosting, run: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Upload a package, and return the requests of its model and of the configuration that hosts it."""
+    url, kind = settings.uri("models", sha256_of(package)[:32], "model.tar.gz"), settings.inference_instance_type
     _upload(cloud, package, url, settings)
-    ledger, region, tags = Ledger(run or name), cloud.region, tags_of(run or name, settings)
-    container = {
-        "Image": image_for("inference", region, kind, settings.inference_image),
-        "ModelDataUrl": url,
-        "Environment": {"SAGEMAKER_PROGRAM": "inference.py", "SAGEMAKER_SUBMIT_DIRECTORY": "/opt/ml/model/code"},
-    }
-    model: dict[str, Any] = {
-        "ModelName": versioned,
-        "PrimaryContainer": container,
-        "ExecutionRoleArn": settings.role,
-        "Tags": tags,
-    }
-    if settings.subnets:
-        model["VpcConfig"] = {"Subnets": list(settings.subnets), "SecurityGroupIds": list(settings.security_groups)}
-    ledger.record("model", versioned, region)
-    _create(lambda: cloud.call("sagemaker", "CreateModel", **model))
-    config_name = f"{name[:36]}-{digest[:8]}-{hosting.key}"
-    ledger.record("endpoint-config", config_name, region)
+    image, tags = image_for("inference", cloud.region, kind, settings.inference_image), tags_of(run, settings)
+    model = named("ModelName", name, model_request(url, image, settings, tags))
     config = config_request(
-        config_name,
-        versioned,
+        model["ModelName"],
         kind,
         hosting,
         tags,
@@ -136,35 +160,32 @@ def deploy(
         captured=settings.uri("captured"),
         kms_key=settings.kms_key,
     )
-    _create(lambda: cloud.call("sagemaker", "CreateEndpointConfig", **config))
-    ledger.record("endpoint", name, region, "" if hosting.mode == "serverless" else kind)
-    before = _describe(cloud, name)
+    return model, named(_CONFIG, name, config)
+
+
+def _submit(
+    cloud: Cloud,
+    ledger: Ledger,
+    name: str,
+    before: Mapping[str, Any] | None,
+    model: Mapping[str, Any],
+    config: Mapping[str, Any],
+    hosting: Hosting,
+) -> None:
+    """Make what an endpoint needs, and the endpoint, or update the one that is there."""
+    region, asked = cloud.region, {"EndpointName": name, _CONFIG: config[_CONFIG]}
+    machine = str(config["ProductionVariants"][0].get("InstanceType", ""))
+    with ledger.creating("model", model["ModelName"], region, part_of=name):
+        cloud.call("sagemaker", "CreateModel", **model)
+    with ledger.creating("endpoint-config", config[_CONFIG], region, part_of=name):
+        cloud.call("sagemaker", "CreateEndpointConfig", **config)
     if before is None:
-        _create(
-            lambda: cloud.call(
-                "sagemaker", "CreateEndpoint", EndpointName=name, EndpointConfigName=config_name, Tags=tags
-            )
-        )
-    elif before["EndpointConfigName"] != config_name:
-        say(f"Endpoint {name} is updated; what it serves now goes on answering until the new one does")
-        more = update_request(hosting)
-        cloud.call("sagemaker", "UpdateEndpoint", EndpointName=name, EndpointConfigName=config_name, **more)
-    try:
-        _wait(cloud, name, config_name, settings, say, sleep)
-    except _NotUpdatedError as error:
-        delete(cloud, "endpoint-config", config_name)
-        ledger.strike("endpoint-config", config_name)
-        served = [variant["ModelName"] for variant in _variants(cloud, (before or {}).get("EndpointConfigName", ""))]
-        if versioned not in served:
-            delete(cloud, "model", versioned)
-            ledger.strike("model", versioned)
-        raise EndpointError(str(error)) from error
-    if hosting.max_count:
-        ledger.record("scaling", name, region)
-        scale(cloud, name, hosting)
-    else:
-        _unscale(cloud, name, ledger)
-    return next(endpoint for endpoint in list_endpoints(cloud) if endpoint.name == name)
+        with ledger.creating("endpoint", name, region, machine):
+            cloud.call("sagemaker", "CreateEndpoint", **asked, Tags=config["Tags"])
+        return
+    ledger.record("endpoint", name, region, machine)
+    if before[_CONFIG] != config[_CONFIG]:
+        cloud.call("sagemaker", "UpdateEndpoint", **asked, **update_request(hosting))
 
 
 def predict(
@@ -264,15 +285,42 @@ def undeploy(cloud: Cloud, name: str, ledger_name: str = "") -> list[str]:
         raise no_endpoint(cloud, name)
     ledger = Ledger(ledger_name or name)
     _unscale(cloud, name, ledger)
-    config = described["EndpointConfigName"]
-    models = [variant["ModelName"] for variant in _variants(cloud, config)]
+    parts = sorted({*_parts(cloud, described), *_made_for(ledger, name)})
     gone = []
-    for kind, names in (("endpoint", [name]), ("endpoint-config", [config]), ("model", models)):
-        for one in names:
-            delete(cloud, kind, one)
-            ledger.strike(kind, one)  # type: ignore[arg-type]
-            gone.append(f"{kind} {one}")
+    for kind, one in [("endpoint", name), *parts]:
+        delete(cloud, kind, one)
+        ledger.strike(kind, one)  # type: ignore[arg-type]
+        gone.append(f"{kind} {one}")
     return gone
+
+
+def _parts(cloud: Cloud, described: Mapping[str, Any]) -> set[tuple[str, str]]:
+    """Return the configuration and the models that an endpoint is made of, by kind and name."""
+    config = described[_CONFIG]
+    variants = _configuration(cloud, config)["ProductionVariants"]
+    return {("endpoint-config", config), *(("model", variant["ModelName"]) for variant in variants)}
+
+
+def _made_for(ledger: Ledger, name: str) -> set[tuple[str, str]]:
+    """Return the configurations and models that were made for an endpoint and are not known to be gone."""
+    return {(one.kind, one.name) for one in ledger.resources() if one.part_of == name and not one.gone}
+
+
+def _remove_unused(cloud: Cloud, name: str, ledger: Ledger, say: Callable[[str], None]) -> None:
+    """Delete the configurations and models that were made for an endpoint and that it does not use (any more)."""
+    described = _describe(cloud, name)
+    if described is not None and described["EndpointStatus"] != "InService":
+        return  # an update or a rollback may need them
+    used = set() if described is None else _parts(cloud, described)
+    for kind, one in sorted(_made_for(ledger, name) - used):
+        try:
+            delete(cloud, kind, one)
+        except CloudError as error:
+            say(
+                f"warning: {kind} {one}, which nothing uses, is left; the next update or `undeploy` deletes it. {error}"
+            )
+        else:
+            ledger.strike(kind, one)  # type: ignore[arg-type]
 
 
 def _unscale(cloud: Cloud, name: str, ledger: Ledger) -> None:
@@ -305,37 +353,41 @@ def list_endpoints(cloud: Cloud) -> list[CloudEndpoint]:
         for entry in page["Endpoints"]:
             tags = cloud.call("sagemaker", "ListTags", ResourceArn=entry["EndpointArn"]).get("Tags", ())
             run = next((tag["Value"] for tag in tags if tag["Key"] == _MARK), "")
-            found.append(_endpoint(cloud, entry, run))
+            found.append(_endpoint(cloud, _describe(cloud, entry["EndpointName"]) or entry, run))
     return found
 
 
-def _endpoint(cloud: Cloud, entry: Mapping[str, Any], run: str) -> CloudEndpoint:
-    described = _describe(cloud, entry["EndpointName"]) or entry
-    config = described.get("EndpointConfigName", "")
-    configuration = _configuration(cloud, config)
+def _endpoint(cloud: Cloud, described: Mapping[str, Any], run: str) -> CloudEndpoint:
+    configuration = _configuration(cloud, described.get(_CONFIG, ""))
     variant: dict[str, Any] = next(iter(configuration["ProductionVariants"]), {})
-    kind = str(variant.get("InstanceType", ""))
-    created: datetime = entry["CreationTime"]
+    running: dict[str, Any] = next(iter(described.get("ProductionVariants", ())), {})
+    kind, begun = str(variant.get("InstanceType", "")), int(variant.get("InitialInstanceCount", 1))
+    count = int(running.get("CurrentInstanceCount", begun))
+    created: datetime = described["CreationTime"]
     hours = (datetime.now(UTC) - created).total_seconds() / 3600
     asynchronous = "AsyncInferenceConfig" in configuration
     mode = "serverless" if "ServerlessConfig" in variant else "async" if asynchronous else "realtime"
-    dollars = price(kind, hours, int(variant.get("InitialInstanceCount", 1))) if kind else None
+    name = described["EndpointName"]
+    updated = configuration.get("CreationTime", created) > created
     return CloudEndpoint(
-        entry["EndpointName"], described["EndpointStatus"], mode, kind, created.isoformat(), dollars, run
+        name,
+        described["EndpointStatus"],
+        mode,
+        kind,
+        created.isoformat(),
+        price(kind, hours, count) if kind else None,
+        run,
+        estimated=bool(kind) and (updated or count != begun or _grows(name)),
     )
+
+
+def _grows(name: str) -> bool:
+    """Return whether a policy of growing was made for an endpoint from this machine, now or earlier."""
+    return any((one.kind, one.name) == ("scaling", name) for ledger in ledgers() for one in ledger.resources())
 
 
 def _upload(cloud: Cloud, package: Path, uri: str, settings: SageMakerSettings) -> None:
     push(cloud, {"model.tar.gz": package}, uri.rpartition("/")[0], kms_key=settings.kms_key)
-
-
-def _create(call: Callable[[], dict[str, Any]]) -> None:
-    """Create a resource; that it is there already, under a name that its content gave it, is success."""
-    try:
-        call()
-    except CloudError as error:
-        if not is_taken(error):
-            raise
 
 
 def _describe(cloud: Cloud, name: str) -> dict[str, Any] | None:
@@ -358,18 +410,41 @@ def _configuration(cloud: Cloud, config: str) -> dict[str, Any]:
         raise
 
 
-def _variants(cloud: Cloud, config: str) -> list[dict[str, Any]]:
-    return list(_configuration(cloud, config)["ProductionVariants"])
+def _settled(
+    cloud: Cloud,
+    name: str,
+    config: str,
+    ledger: Ledger,
+    settings: SageMakerSettings,
+    say: Callable[[str], None],
+    sleep: Callable[[float], None],
+) -> dict[str, Any] | None:
+    """Return an endpoint once it may be updated, or comes up with what is asked for; None where there is none."""
+    before = ""
+    while (described := _describe(cloud, name)) is not None:
+        status = described["EndpointStatus"]
+        if status == "Failed":
+            say(f"Endpoint {name} had failed, and can only be deleted; it is made anew")
+            delete(cloud, "endpoint", name)
+            ledger.strike("endpoint", name)
+        elif status not in _MOVING or (status != "Deleting" and described[_CONFIG] == config):
+            return described
+        if status != before:
+            say(f"{name}: {status}; waiting for the end of that")
+            before = status
+        sleep(settings.poll_seconds)
+    return None
 
 
 def _wait(
     cloud: Cloud,
     name: str,
     config: str,
+    ledger: Ledger,
     settings: SageMakerSettings,
     say: Callable[[str], None],
     sleep: Callable[[float], None],
-) -> None:
+) -> dict[str, Any]:
     before = ""
     while True:
         described = _describe(cloud, name)
@@ -379,13 +454,16 @@ def _wait(
         if status != before:
             say(f"{name}: {status}")
             before = status
+        reason = described.get("FailureReason", "AWS gives no reason")
         if status == "Failed":
-            reason = described.get("FailureReason", "AWS gives no reason")
-            undeploy(cloud, name)
+            undeploy(cloud, name, ledger.name)
             raise EndpointError(f"endpoint {name} failed and was deleted. {reason}")
-        if status == "InService" and described["EndpointConfigName"] == config:
-            return
-        if status in ("InService", "UpdateRollbackFailed"):
-            reason = described.get("FailureReason", "AWS gives no reason")
+        if status == "UpdateRollbackFailed":
+            raise EndpointError(
+                f"endpoint {name} serves both the old and the new model, for AWS could not undo. {reason}"
+            )
+        if status == "InService":
+            if described[_CONFIG] == config:
+                return described
             raise _NotUpdatedError(f"endpoint {name} was not updated and serves the model that it had. {reason}")
         sleep(settings.poll_seconds)

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from finepoint.engines.sagemaker.cloud import Cloud, is_missing
+from finepoint.engines.sagemaker.settings import SageMakerSettings
 from finepoint.errors import CloudError, ConfigurationError
+from finepoint.files import digest_of
 
 Mode = Literal["realtime", "serverless", "async"]
 Update = Literal["all-at-once", "canary", "rolling"]
@@ -61,19 +63,40 @@ class Hosting:
         if mistakes:
             raise ConfigurationError(mistakes)
 
-    @property
-    def key(self) -> str:
-        """What tells the configurations of one model apart, for their names."""
-        parts: list[str] = [self.mode]
-        if self.count > 1:
-            parts.append(f"{self.count}x")
-        if self.capture_percent:
-            parts.append(f"c{self.capture_percent}")
-        return "-".join(parts)
+
+def named(key: str, endpoint: str, request: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a request with a name that all of it gives, so that what is there under that name is what is asked for.
+
+    Args:
+        key: of the name in the request.
+        endpoint: that it is a part of, at most 63 letters.
+        request: without its name.
+
+    >>> named("ModelName", "dogs", {"ExecutionRoleArn": "r"})["ModelName"]
+    'dogs-4369463fc98b'
+    """
+    digest = digest_of({"endpoint": endpoint, **request})[:12]
+    return {key: f"{endpoint[:50]}-{digest}", **request}
+
+
+def model_request(url: str, image: str, settings: SageMakerSettings, tags: list[dict[str, str]]) -> dict[str, Any]:
+    """Return the request of CreateModel, without a name.
+
+    Args:
+        url: of `model.tar.gz` in S3.
+        image: that serves it.
+        settings: role and network.
+        tags: of the resource.
+    """
+    script = {"SAGEMAKER_PROGRAM": "inference.py", "SAGEMAKER_SUBMIT_DIRECTORY": "/opt/ml/model/code"}
+    container = {"Image": image, "ModelDataUrl": url, "Environment": script}
+    request: dict[str, Any] = {"PrimaryContainer": container, "ExecutionRoleArn": settings.role, "Tags": tags}
+    if settings.subnets:
+        request["VpcConfig"] = {"Subnets": list(settings.subnets), "SecurityGroupIds": list(settings.security_groups)}
+    return request
 
 
 def config_request(
-    name: str,
     model: str,
     instance_type: str,
     hosting: Hosting,
@@ -83,10 +106,9 @@ def config_request(
     captured: str,
     kms_key: str = "",
 ) -> dict[str, Any]:
-    """Return the request of CreateEndpointConfig.
+    """Return the request of CreateEndpointConfig, without a name.
 
     Args:
-        name: of the configuration.
         model: that it hosts.
         instance_type: of its machines.
         hosting: how.
@@ -101,7 +123,7 @@ def config_request(
     else:
         count = hosting.count
         variant |= {"InstanceType": instance_type, "InitialInstanceCount": count, "InitialVariantWeight": 1.0}
-    config: dict[str, Any] = {"EndpointConfigName": name, "ProductionVariants": [variant], "Tags": tags}
+    config: dict[str, Any] = {"ProductionVariants": [variant], "Tags": tags}
     if hosting.mode == "async":
         output = {"S3OutputPath": answers, "S3FailurePath": f"{answers}/failures"}
         config["AsyncInferenceConfig"] = {"OutputConfig": output | ({"KmsKeyId": kms_key} if kms_key else {})}

@@ -13,7 +13,8 @@ from typing import Literal
 from filelock import FileLock
 
 from finepoint.engines.records import now
-from finepoint.errors import ConfigurationError
+from finepoint.engines.sagemaker.cloud import is_refused, is_taken
+from finepoint.errors import CloudError, ConfigurationError
 from finepoint.files import read_json, state_dir, write_json
 
 Kind = Literal[
@@ -31,7 +32,9 @@ class Resource:
         region: where it is.
         recorded_at: when it was written down, which is before it was made.
         instance_type: what it runs on, or "".
-        gone: whether it is known to be stopped, or deleted.
+        gone: whether it is known to be stopped, or deleted, or never made.
+        refused: whether AWS refused to make it.
+        part_of: the endpoint that it was made for, or "".
     """
 
     kind: Kind
@@ -40,6 +43,8 @@ class Resource:
     recorded_at: str
     instance_type: str = ""
     gone: bool = False
+    refused: bool = False
+    part_of: str = ""
 
 
 class Ledger:
@@ -59,21 +64,42 @@ class Ledger:
         """Return everything that was written down, the oldest first."""
         return [Resource(**entry) for entry in read_json(self._path)] if self._path.is_file() else []
 
-    def record(self, kind: Kind, name: str, region: str, instance_type: str = "") -> None:
-        """Write a resource down, before it is made; twice is once."""
+    def record(self, kind: Kind, name: str, region: str, instance_type: str = "", part_of: str = "") -> bool:
+        """Write a resource down, before it is made, and return whether it was so already; twice is once."""
+        new = Resource(kind, name, region, now(), instance_type, part_of=part_of)
         with self._locked() as resources:
-            if any((one.kind, one.name) == (kind, name) for one in resources):
-                resources[:] = [
-                    replace(one, gone=False) if (one.kind, one.name) == (kind, name) else one for one in resources
-                ]
-            else:
-                resources.append(Resource(kind, name, region, now(), instance_type))
+            before = [one for one in resources if (one.kind, one.name) == (kind, name)]
+            again = [replace(new, recorded_at=one.recorded_at) if one in before else one for one in resources]
+            resources[:] = again if before else [*resources, new]
+        return any(not one.gone for one in before)
+
+    @contextmanager
+    def creating(
+        self, kind: Kind, name: str, region: str, instance_type: str = "", part_of: str = ""
+    ) -> Iterator[None]:
+        """Write a resource down that is created within; whether AWS refused it is written down, too.
+
+        That it is there already, under a name that is its alone, is success: an earlier try's answer was lost.
+        """
+        there = self.record(kind, name, region, instance_type, part_of)
+        try:
+            yield
+        except CloudError as error:
+            if is_taken(error):
+                return
+            if is_refused(error) and not there:
+                self._end(kind, name, refused=True)
+            raise
 
     def strike(self, kind: Kind, name: str) -> None:
         """Write down that a resource is gone."""
+        self._end(kind, name)
+
+    def _end(self, kind: Kind, name: str, *, refused: bool = False) -> None:
         with self._locked() as resources:
             resources[:] = [
-                replace(one, gone=True) if (one.kind, one.name) == (kind, name) else one for one in resources
+                replace(one, gone=True, refused=refused) if (one.kind, one.name) == (kind, name) else one
+                for one in resources
             ]
 
     @contextmanager

@@ -22,8 +22,9 @@ from finepoint.engines.profiling import judge_profile
 from finepoint.engines.recorded import PARTS, STOPPED, is_recorded, recordings_below
 from finepoint.engines.records import CLOUD_RECORD as RECORD
 from finepoint.engines.records import JobFolder
+from finepoint.engines.sagemaker.asked import asked, refuse_another, without_code
 from finepoint.engines.sagemaker.channels import push_channels
-from finepoint.engines.sagemaker.cloud import Cloud, is_missing, is_taken
+from finepoint.engines.sagemaker.cloud import Cloud, is_missing
 from finepoint.engines.sagemaker.ledger import Ledger, cloud_name, forget_name
 from finepoint.engines.sagemaker.logs import JobLog
 from finepoint.engines.sagemaker.rates import add_bill, price, refuse_above
@@ -117,7 +118,11 @@ class SageMakerEngine:
         return self._finish(folder, spec, watcher, described, time.monotonic() - begin)
 
     def submit(self, folder: Path, spec: JobSpec, watcher: Watcher) -> str:
-        """Upload what a job needs and start it, unless it is under way or done; return its name in AWS."""
+        """Upload what a job needs and start it, unless it is under way or done; return its name in AWS.
+
+        Raises:
+            ConfigurationError: the job of this folder that is under way or done was asked for otherwise.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         name = cloud_name(folder, spec.name)
         there = self._describe(name)
@@ -125,6 +130,7 @@ class SageMakerEngine:
             forget_name(folder)  # its checkpoints stay, and the next try goes on from them
             name, there = cloud_name(folder, spec.name), None
         if there is not None:
+            self._compare(folder, name, spec, there["TrainingJobStatus"], watcher)
             watcher.say(f"Going on with the job {name} in AWS, which is {there['TrainingJobStatus']}")
             return name
         kind, count = instance_type(spec, self.settings), instance_count(spec, self.settings)
@@ -132,16 +138,13 @@ class SageMakerEngine:
         watcher.say(refuse_above(f"Job {spec.name}", kind, hours, count, self.settings.max_price))
         request = self.request(folder, name, spec, watcher)
         JobFolder(folder).begin(spec)
-        kept = {key: value for key, value in request.items() if key != "Environment"}
-        self.note(folder, {"training_job": name, "request": kept})
-        self.ledger(spec).record("training-job", name, self.cloud.region, kind)
+        self.note(folder, {"training_job": name, "request": asked(request)})
         try:
-            self.cloud.call("sagemaker", "CreateTrainingJob", **request)
+            with self.ledger(spec).creating("training-job", name, self.cloud.region, kind):
+                self.cloud.call("sagemaker", "CreateTrainingJob", **request)
         except CloudError as error:
-            # A try whose answer was lost; the name is ours alone, so that what is there is this job.
-            if not is_taken(error):
-                JobFolder(folder).finish("Failed", failure=str(error))
-                raise
+            JobFolder(folder).finish("Failed", failure=str(error))
+            raise
         watcher.say(f"Job {name} is submitted to {self.cloud.region}")
         return name
 
@@ -206,6 +209,15 @@ class SageMakerEngine:
     def ledger(self, spec: JobSpec) -> Ledger:
         """Return the ledger that a job's resources are written into."""
         return Ledger(self._run or spec.name)
+
+    def _compare(self, folder: Path, name: str, spec: JobSpec, status: str, watcher: Watcher) -> None:
+        """Refuse to take a job for what is asked for now, unless it was asked for alike."""
+        before, now = read_json(folder / RECORD).get("request"), asked(self.request(folder, name, spec, watcher))
+        if not spec.is_script and before is not None:
+            if before != now and without_code(before) == without_code(now):
+                watcher.say(f"warning: job {name} was begun by another version of finepoint")
+            before, now = without_code(before), without_code(now)
+        refuse_another(f"job {name} in AWS is {status}", self.ledger(spec).name, before, now)
 
     def _finish(
         self,

@@ -15,7 +15,8 @@ from finepoint.engines.debugging import read_results
 from finepoint.engines.local import Watcher
 from finepoint.engines.recorded import is_recorded
 from finepoint.engines.records import CLOUD_RECORD, TUNING_JOB, JobFolder, tuning_name
-from finepoint.engines.sagemaker.cloud import is_missing, is_taken
+from finepoint.engines.sagemaker.asked import asked, refuse_another
+from finepoint.engines.sagemaker.cloud import is_missing
 from finepoint.engines.sagemaker.rates import add_bill, refuse_above, spent
 from finepoint.engines.sagemaker.requests import instance_count, instance_type, tuning_request
 from finepoint.engines.sagemaker.training import ENDED, SageMakerEngine
@@ -100,8 +101,14 @@ def begin(engine: SageMakerEngine, folder: Path, spec: JobSpec, study: AmtStudy,
     _check(spec, study)
     folder.mkdir(parents=True, exist_ok=True)
     name = tuning_name(folder) or _new_name(folder, spec.name)
-    if _describe(engine, name) is None:
+    there = _describe(engine, name)
+    if there is None:
         _submit(engine, folder, name, spec, study, watcher)
+    else:
+        before = read_json(folder / CLOUD_RECORD).get("request")
+        now = asked(_request(engine, folder, name, spec, study, watcher))
+        status = there["HyperParameterTuningJobStatus"]
+        refuse_another(f"study {name} in AWS is {status}", engine.ledger(spec).name, before, now)
     return name
 
 
@@ -194,8 +201,23 @@ def _submit(engine: SageMakerEngine, folder: Path, name: str, spec: JobSpec, stu
     hours = (spec.limits.max_run_seconds or settings.max_run_seconds) / 3600 * study.max_jobs
     kind, count = instance_type(spec, settings), instance_count(spec, settings)
     watcher.say(refuse_above(f"Tuning job {name}", kind, hours, count, settings.max_price))
+    request = _request(engine, folder, name, spec, study, watcher)
+    JobFolder(folder).begin(spec)
+    engine.note(folder, {"max_jobs": study.max_jobs, "request": asked(request)})
+    try:
+        with engine.ledger(spec).creating("tuning-job", name, engine.cloud.region, kind):
+            engine.cloud.call("sagemaker", "CreateHyperParameterTuningJob", **request)
+    except CloudError as error:
+        JobFolder(folder).finish("Failed", failure=str(error))
+        raise
+
+
+def _request(
+    engine: SageMakerEngine, folder: Path, name: str, spec: JobSpec, study: AmtStudy, watcher: Watcher
+) -> dict[str, Any]:
+    """Upload what the trials need, and return the study's request."""
     training = engine.request(folder, name, spec, watcher)
-    request = tuning_request(
+    return tuning_request(
         name,
         training,
         study.space,
@@ -206,17 +228,8 @@ def _submit(engine: SageMakerEngine, folder: Path, name: str, spec: JobSpec, stu
         early_stopping=study.early_stopping,
         seed=study.seed,
         warm_start=study.warm_start,
-        checkpoints=settings.spot or bool(spec.checkpoint_location) or is_recorded(spec),
+        checkpoints=engine.settings.spot or bool(spec.checkpoint_location) or is_recorded(spec),
     )
-    JobFolder(folder).begin(spec)
-    engine.note(folder, {"max_jobs": study.max_jobs})
-    engine.ledger(spec).record("tuning-job", name, engine.cloud.region, kind)
-    try:
-        engine.cloud.call("sagemaker", "CreateHyperParameterTuningJob", **request)
-    except CloudError as error:
-        if not is_taken(error):
-            JobFolder(folder).finish("Failed", failure=str(error))
-            raise
 
 
 def _record(engine: SageMakerEngine, name: str, described: Mapping[str, Any]) -> dict[str, Any]:
