@@ -211,7 +211,7 @@ def test_a_supervisor_hears_sigterm_while_an_old_worker_still_has_clients(tmp_pa
     endpoint = deploy(slow, name="draining", access=ALLOWED)
     port = int(endpoint.url.rsplit(":", 1)[1])
     with socket.create_connection(("127.0.0.1", port)) as client:
-        client.sendall(b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx")
+        client.sendall(b"POST /invocations HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1\r\n\r\nx")
         assert eventually(lambda: b"in_work 1" in httpx.get(f"{endpoint.url}/metrics", trust_env=False).content)
         start = time.monotonic()
         deploy(handler(tmp_path / "b", "new"), name="draining", access=ALLOWED)
