@@ -17,6 +17,7 @@ from finepoint.cli import cleanup as cleanup_command
 from finepoint.cli import query
 from finepoint.engines.rehearsal import hosting
 from finepoint.engines.rehearsal.faults import Fault, Kind
+from finepoint.engines.rehearsal.hosting import TransformJob
 from finepoint.engines.rehearsal.server import Rehearsal
 from finepoint.engines.rehearsal.shapes import problems
 from finepoint.engines.sagemaker import endpoints, transfer
@@ -357,6 +358,26 @@ def test_a_repeated_batch_transform_is_the_same_job_and_a_stopped_one_is_not_gon
     folder_of(tmp_path, "2.jpg")
     transform(cloud, settings, package, images, tmp_path / "four")
     assert len(rehearsal.platform.transforms) == 3
+
+
+def test_a_batch_transform_is_bounded_in_price_and_stopped_at_its_time(
+    cloud: Cloud,
+    settings: SageMakerSettings,
+    package: Path,
+    rehearsal: Rehearsal,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    images = folder_of(tmp_path, "1.jpg", "2.jpg")
+    with pytest.raises(ConfigurationError, match="above max_price"):
+        transform(cloud, replace(settings, max_price=0.001), package, images, tmp_path / "out")
+    held = threading.Event()
+    monkeypatch.setattr(Echo, "invoke", lambda self, *given: (held.wait(60), (200, b"{}", "application/json"))[1])
+    monkeypatch.setattr(TransformJob, "stop", lambda self, stop=TransformJob.stop: (stop(self), held.set()))
+    short = replace(settings, max_run_seconds=1)
+    with pytest.raises(JobError, match=r"stopped after max_run_seconds \(1\)"):
+        transform(cloud, short, package, images, tmp_path / "out")
+    assert left(rehearsal) == []
 
 
 def test_an_interrupt_stops_a_batch_transform_and_deletes_its_model(

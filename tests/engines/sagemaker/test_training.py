@@ -23,7 +23,7 @@ from finepoint.engines.sagemaker import source, submitted
 from finepoint.engines.sagemaker.cleanup import cleanup
 from finepoint.engines.sagemaker.cloud import Cloud
 from finepoint.engines.sagemaker.ledger import ledgers
-from finepoint.engines.sagemaker.rates import spent
+from finepoint.engines.sagemaker.rates import add_bill, price, spent
 from finepoint.engines.sagemaker.requests import Places, training_request
 from finepoint.engines.sagemaker.settings import SageMakerSettings
 from finepoint.engines.sagemaker.training import SageMakerEngine, stop
@@ -301,6 +301,22 @@ def test_what_may_cost_too_much_is_not_begun(
             engine.run_job(tmp_path / words.replace(" ", "-"), spec)
     operations = {operation for _, operation in rehearsal.faults.calls}
     assert not operations & {"PutObject", "CreateTrainingJob"}
+
+
+def test_the_bound_is_of_the_whole_run_with_warm_machines_where_the_rates_are_known(
+    settings: SageMakerSettings, cloud: Cloud, spec: JobSpec, tmp_path: Path
+) -> None:
+    hour = price(settings.instance_type, 1.0) or 0.0
+    bounded = replace(settings, max_run_seconds=3600, max_price=1.5 * hour)
+    add_bill(tmp_path / "run" / "tuning", "before", settings.instance_type, 1, 3600)
+    cases = {
+        "were spent by the run before, above max_price": SageMakerEngine(bounded, cloud, run="run"),
+        "for 2 h": SageMakerEngine(replace(bounded, keep_alive_seconds=3600), cloud),
+        "it runs in eu-west-1": SageMakerEngine(bounded, Cloud("eu-west-1")),
+    }
+    for words, engine in cases.items():
+        with pytest.raises(ConfigurationError, match=words):
+            engine.submit(tmp_path / "run" / "training", spec, Watcher())
 
 
 class Killed(BaseException):

@@ -24,7 +24,7 @@ from finepoint.engines.sagemaker import submitted
 from finepoint.engines.sagemaker.cleanup import cleanup
 from finepoint.engines.sagemaker.cloud import Cloud
 from finepoint.engines.sagemaker.ledger import ledgers
-from finepoint.engines.sagemaker.rates import spent
+from finepoint.engines.sagemaker.rates import price, spent
 from finepoint.engines.sagemaker.requests import Places, training_request, tuning_request
 from finepoint.engines.sagemaker.settings import SageMakerSettings
 from finepoint.engines.sagemaker.training import SageMakerEngine
@@ -63,7 +63,7 @@ def spec(tmp_path: Path) -> JobSpec:
     )
 
 
-@pytest.mark.parametrize("strategy", ["bayesian", "random", "grid", "hyperband"])
+@pytest.mark.parametrize("strategy", ["bayesian", "random", "hyperband"])
 def test_the_request_is_what_the_service_takes(spec: JobSpec, settings: SageMakerSettings, strategy: str) -> None:
     places = Places(
         "s3://photos/c.tar.gz", "train.py", {"train": "s3://photos/d/"}, "s3://photos/jobs", "s3://photos/k"
@@ -86,7 +86,7 @@ def test_the_request_is_what_the_service_takes(spec: JobSpec, settings: SageMake
     assert config["TrainingJobEarlyStoppingType"] == ("Off" if strategy == "hyperband" else "Auto")
     ranges = config["ParameterRanges"]
     assert ranges["ContinuousParameterRanges"][0]["ScalingType"] == "Logarithmic"
-    assert ranges["CategoricalParameterRanges"][0]["Values"] == ["64", "128"]
+    assert ranges["CategoricalParameterRanges"][0]["Values"] == ['"64"', '"128"']
 
 
 def test_a_study_runs_its_trials_and_reads_the_best_back(
@@ -112,6 +112,27 @@ def test_a_study_runs_its_trials_and_reads_the_best_back(
     assert best_hyperparameters(tmp_path / "study") == {**fixed, **record["best"]["hyperparameters"]}
     assert spent(tmp_path / "study").jobs == 4
     assert cleanup("study", lambda region: cloud) == []
+
+
+def test_a_grid_runs_and_is_priced_by_its_points(
+    engine: SageMakerEngine, cloud: Cloud, spec: JobSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = SCRIPT.replace("float(values['lr'])", "len(sorted(values))")
+    monkeypatch.setattr(container, "_TRAIN", script)
+    space = {"lr": CategoricalParameter([0.1, 0.2]), "batch_size": CategoricalParameter([32, 64])}
+    study = AmtStudy(space, minimize="loss", strategy="grid", max_jobs=1, max_parallel_jobs=2)
+    bound = replace(engine.settings, max_price=3.9 * (price(engine.settings.instance_type, 1.0) or 0))
+    hour = replace(spec, limits=replace(spec.limits, max_run_seconds=3600))
+    with pytest.raises(ConfigurationError, match="above max_price"):
+        tune(SageMakerEngine(bound, cloud), tmp_path / "dear", hour, study)
+    record = tune(engine, tmp_path / "study", spec, study)
+    points = {tuple(trial["hyperparameters"][key] for key in space) for trial in record["trials"]}
+    assert points == {("0.1", "32"), ("0.1", "64"), ("0.2", "32"), ("0.2", "64")}
+
+
+def test_a_grid_of_numbers_is_refused_by_name(engine: SageMakerEngine, spec: JobSpec, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="lists of values only; give one for lr, epochs"):
+        tune(engine, tmp_path / "study", spec, replace(ONE_TRIAL, strategy="grid"))
 
 
 def test_a_study_is_not_taken_for_another_that_is_asked_for_under_its_name(

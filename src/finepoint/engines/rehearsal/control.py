@@ -280,6 +280,8 @@ class Platform:
             "TransformJobArn": self.arn("transform-job", request["TransformJobName"]),
             "TransformJobStatus": job.status,
             "CreationTime": job.created,
+            "TransformStartTime": job.created,
+            **({"TransformEndTime": job.ended} if job.ended else {}),
             **({"FailureReason": job.failure} if job.failure else {}),
         }
 

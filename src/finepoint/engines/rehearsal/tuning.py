@@ -19,7 +19,7 @@ _POLL_SECONDS = 0.2
 
 
 class TuningJob:
-    """A hyperparameter tuning job; draws at random whatever the strategy, which is enough to rehearse the way."""
+    """A hyperparameter tuning job; a grid is walked, and any other strategy draws at random: enough for a rehearsal."""
 
     def __init__(self, platform: Platform, request: Mapping[str, Any]) -> None:
         self.platform, self.request = platform, request
@@ -30,6 +30,9 @@ class TuningJob:
         self.ended: datetime | None = None
         self.trials: list[tuple[TrainingJob, dict[str, str]]] = []
         self._random = random.Random(self.name)  # noqa: S311 - a draw of hyperparameters
+        config = request["HyperParameterTuningJobConfig"]
+        lists = config["ParameterRanges"].get("CategoricalParameterRanges", ())
+        self._points = math.prod(len(entry["Values"]) for entry in lists) if config["Strategy"] == "Grid" else 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -102,7 +105,7 @@ class TuningJob:
 
     def _run(self) -> None:
         limits = self.request["HyperParameterTuningJobConfig"]["ResourceLimits"]
-        total, parallel = limits["MaxNumberOfTrainingJobs"], limits["MaxParallelTrainingJobs"]
+        total, parallel = self._points or limits["MaxNumberOfTrainingJobs"], limits["MaxParallelTrainingJobs"]
         while not self._stop.is_set():
             running = [job for job, _ in self.trials if job.status not in ENDED]
             if len(self.trials) == total and not running:
@@ -153,6 +156,9 @@ class TuningJob:
                 else:
                     value = self._random.uniform(low, high)
                 values[entry["Name"]] = str(round(value) if kind.startswith("Integer") else value)
+        left = len(self.trials)
         for entry in ranges.get("CategoricalParameterRanges", ()):
-            values[entry["Name"]] = self._random.choice(entry["Values"])
+            count = len(entry["Values"])
+            values[entry["Name"]] = entry["Values"][left % count if self._points else self._random.randrange(count)]
+            left //= count
         return values

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,12 @@ from finepoint.engines.sagemaker.endpoints import delete
 from finepoint.engines.sagemaker.images import image_for
 from finepoint.engines.sagemaker.ledger import Ledger, cloud_name, forget_name
 from finepoint.engines.sagemaker.rates import refuse_above
-from finepoint.engines.sagemaker.requests import tags_of
+from finepoint.engines.sagemaker.requests import tags_of, volume_key
 from finepoint.engines.sagemaker.settings import SageMakerSettings
 from finepoint.engines.sagemaker.transfer import files_of, pull, push
 from finepoint.errors import CloudError, JobError, NothingThereError
 from finepoint.files import digest_of, sha256_of, state_dir
 
-_ESTIMATE_HOURS = 1.0
 _ENDED = ("Completed", "Failed", "Stopped")
 _STEM = "finepoint-transform"
 
@@ -38,7 +38,8 @@ def transform(
     """Predict every file of a folder by a batch transform job, and put the answers (`NAME.out`) into a folder.
 
     The job has one name for these images and this model on this machine: a repeated call goes on with the job that is
-    under way, and one that is done is not done again. An interrupt (Ctrl-C) stops it.
+    under way, and one that is done is not done again. An interrupt (Ctrl-C) stops it. AWS knows no limit for such
+    jobs: it is stopped from here after `max_run_seconds`.
 
     Args:
         cloud: the account.
@@ -55,7 +56,7 @@ def transform(
 
     Raises:
         JobError: the job failed; AWS's reason is given.
-        ConfigurationError: an hour may cost more than `max_price`.
+        ConfigurationError: it may cost more than `max_price`.
         KeyboardInterrupt: it was interrupted; the job was stopped.
     """
     files = files_of(images)
@@ -72,8 +73,8 @@ def transform(
     if before:
         say(f"Going on with batch transform {job.name}, which is {before}")
     else:
-        kind = settings.inference_instance_type
-        say(refuse_above("Each hour of the batch transform", kind, _ESTIMATE_HOURS, 1, settings.max_price))
+        kind, hours = settings.inference_instance_type, settings.max_run_seconds / 3600
+        say(refuse_above(f"Batch transform {job.name}", kind, hours, 1, settings.max_price, cloud.region))
         source, url = settings.uri("transforms", sent), settings.uri("models", model[:32])
         push(cloud, files, source, kms_key=settings.kms_key)
         push(cloud, {"model.tar.gz": package}, url, kms_key=settings.kms_key)
@@ -82,6 +83,8 @@ def transform(
     if described["TransformJobStatus"] != "Completed":
         forget_name(folder)
         reason = described.get("FailureReason", "")
+        if job.overtime:
+            reason = f"It was stopped after max_run_seconds ({settings.max_run_seconds}); allow more, or send less"
         raise JobError(f"batch transform {job.name} is {described['TransformJobStatus']}. {reason}")
     try:
         return pull(cloud, job.answers, target).files
@@ -100,6 +103,7 @@ class _Transform:
         name: of both.
         say: is told what is done.
         sleep: waits so many seconds between two looks.
+        overtime: whether it was stopped because it ran too long.
     """
 
     cloud: Cloud
@@ -107,6 +111,7 @@ class _Transform:
     name: str
     say: Callable[[str], None]
     sleep: Callable[[float], None]
+    overtime: bool = False
 
     @property
     def answers(self) -> str:
@@ -167,7 +172,8 @@ class _Transform:
         output = {"S3OutputPath": self.answers, "Accept": "application/json"}
         resources: dict[str, Any] = {"InstanceType": settings.inference_instance_type, "InstanceCount": 1}
         if settings.kms_key:
-            output["KmsKeyId"] = resources["VolumeKmsKeyId"] = settings.kms_key
+            output["KmsKeyId"] = settings.kms_key
+            resources |= volume_key(settings.inference_instance_type, settings.kms_key)
         data = {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": source}}
         return {
             "TransformJobName": self.name,
@@ -199,7 +205,14 @@ class _Transform:
             described = self._describe()
             if described is not None and described["TransformJobStatus"] in _ENDED:
                 return described
+            if described is not None and not self.overtime and self._seconds(described) > self.settings.max_run_seconds:
+                self.overtime = True
+                self._stop()
             self.sleep(self.settings.poll_seconds)
+
+    def _seconds(self, described: Mapping[str, Any]) -> float:
+        begun = described.get("TransformStartTime")
+        return (datetime.now(UTC) - begun).total_seconds() if begun else 0.0
 
     def _stop(self) -> None:
         try:

@@ -87,6 +87,7 @@ class Cloud:
             yield page
             for key, following in (
                 ("NextToken", "NextToken"),
+                ("nextToken", "nextToken"),  # of CloudWatch's logs
                 ("ContinuationToken", "NextContinuationToken"),
                 ("PartNumberMarker", "NextPartNumberMarker"),
             ):

@@ -116,7 +116,7 @@ def deploy(
         say("A serverless endpoint costs only while it answers; its rates are not in the table")
     else:
         most = max(hosting.count, hosting.max_count)
-        say(refuse_above(f"A day of endpoint {name}", kind, _ESTIMATE_HOURS, most, settings.max_price))
+        say(refuse_above(f"A day of endpoint {name}", kind, _ESTIMATE_HOURS, most, settings.max_price, cloud.region))
     run = run or name
     ledger = Ledger(run)
     model, config = _requests(cloud, settings, package, name, hosting, run)

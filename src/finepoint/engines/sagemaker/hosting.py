@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from finepoint.engines.sagemaker.cloud import Cloud, is_missing
+from finepoint.engines.sagemaker.requests import volume_key
 from finepoint.engines.sagemaker.settings import SageMakerSettings
 from finepoint.errors import CloudError, ConfigurationError
 from finepoint.files import digest_of
@@ -135,8 +136,8 @@ def config_request(
             "CaptureOptions": [{"CaptureMode": "Input"}, {"CaptureMode": "Output"}],
             **({"KmsKeyId": kms_key} if kms_key else {}),
         }
-    if kms_key and hosting.mode != "serverless":
-        config["KmsKeyId"] = kms_key
+    if hosting.mode != "serverless" and (volume := volume_key(instance_type, kms_key)):
+        config["KmsKeyId"] = volume["VolumeKmsKeyId"]
     return config
 
 

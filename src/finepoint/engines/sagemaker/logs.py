@@ -40,16 +40,17 @@ class JobLog:
 
     def _streams(self) -> list[str]:
         try:
-            answer = self._cloud.call(
+            listed = self._cloud.pages(
                 "logs", "DescribeLogStreams", logGroupName=GROUP, logStreamNamePrefix=f"{self._name}/"
             )
+            return sorted(stream["logStreamName"] for page in listed for stream in page.get("logStreams", ()))
         except CloudError as error:
             if is_missing(error):
                 return []  # nothing was printed yet
             raise
-        return sorted(stream["logStreamName"] for stream in answer.get("logStreams", ()))
 
     def _read(self, stream: str) -> list[str]:
+        """Return a stream's new lines. A page may be empty in the middle; the end is where the token stays the same."""
         lines: list[str] = []
         while True:
             token = self._tokens.get(stream)
@@ -63,6 +64,6 @@ class JobLog:
             )
             lines += [event["message"] for event in answer["events"]]
             following = answer.get("nextForwardToken", "")
-            if not answer["events"] or following == token:
-                return lines
             self._tokens[stream] = following
+            if following in ("", token):
+                return lines

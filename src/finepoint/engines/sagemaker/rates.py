@@ -85,7 +85,15 @@ def add_bill(folder: Path, name: str, instance_type: str, count: int, seconds: i
     write_json(path, [*before, {"job": name, "seconds": seconds, "count": count, "dollars": cost}])
 
 
-def refuse_above(what: str, instance_type: str, hours: float, count: int, max_price: float | None) -> str:
+def refuse_above(
+    what: str,
+    instance_type: str,
+    hours: float,
+    count: int,
+    max_price: float | None,
+    region: str,
+    before: float = 0.0,
+) -> str:
     """Return an estimate in words.
 
     Args:
@@ -94,21 +102,29 @@ def refuse_above(what: str, instance_type: str, hours: float, count: int, max_pr
         hours: that they run at most.
         count: of machines.
         max_price: in US dollars, or None.
+        region: where the machines run.
+        before: US dollars that other jobs of the same run have cost.
 
     Raises:
         ConfigurationError: it may cost more than `max_price`, or with one given the rate is unknown.
     """
     table, found = rate_table(), price(instance_type, hours, count)
+    missing = ""
     if found is None:
-        words = f"{what}: the table of rates ({table['date']}) has no {instance_type}"
-        if max_price is not None:
-            raise ConfigurationError(f"{words}, so that max_price cannot be kept; give it in FINEPOINT_RATES")
-        return f"{words}; what it costs is unknown"
+        missing = f"{what}: the table of rates ({table['date']}) has no {instance_type}"
+    elif max_price is not None and region != table["region"]:
+        missing = f"{what}: the table has rates of {table['region']}, and it runs in {region}"
+    if missing and max_price is not None:
+        raise ConfigurationError(f"{missing}, so that max_price cannot be kept; give it in FINEPOINT_RATES")
+    if found is None:
+        return f"{missing}; what it costs is unknown"
     words = (
         f"{what} costs at most {found:.2f} US dollars: {count} × {instance_type} for {hours:.3g} h "
         f"(rates of {table['region']}, {table['date']})"
     )
-    if max_price is not None and found > max_price:
+    if before:
+        words += f"; {before:.2f} were spent by the run before"
+    if max_price is not None and before + found > max_price:
         raise ConfigurationError(
             f"{words}, above max_price {max_price:.2f}; allow fewer seconds (max_run_seconds), take another machine "
             "type, or raise --max-price"

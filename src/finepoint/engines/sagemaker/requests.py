@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,8 @@ from finepoint.tuning.parameters import CategoricalParameter, IntegerParameter, 
 _MAX_NAMES, _MAX_VALUE = 100, 2500
 _MAX_METRICS = 40
 CHECKPOINTS = "/opt/ml/checkpoints"
+# Families with disks of their own: a `d` behind the number says so, and of some it is not said.
+_OWN_DISKS = re.compile(r"ml\.(?:[a-z]+\d+[a-z]*d[a-z]*|g5|g6e?|gr6|p5\w*|p6-\w+|trn\d\w*|i\d\w*)\.")
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,8 @@ def training_request(
         resources["KeepAlivePeriodInSeconds"] = settings.keep_alive_seconds
     output = {"S3OutputPath": places.output}
     if settings.kms_key:
-        resources["VolumeKmsKeyId"] = output["KmsKeyId"] = settings.kms_key
+        output["KmsKeyId"] = settings.kms_key
+        resources |= volume_key(instance, settings.kms_key)
     algorithm: dict[str, Any] = {
         "TrainingImage": image_for("training", region, instance, settings.image),
         "TrainingInputMode": "File",
@@ -181,12 +185,13 @@ def ranges_request(space: Mapping[str, Parameter]) -> dict[str, Any]:
     """Return `ParameterRanges`; numbers are strings there.
 
     >>> ranges_request({"batch_size": CategoricalParameter([64, 128])})
-    {'CategoricalParameterRanges': [{'Name': 'batch_size', 'Values': ['64', '128']}]}
+    {'CategoricalParameterRanges': [{'Name': 'batch_size', 'Values': ['"64"', '"128"']}]}
     """
     ranges: dict[str, list[dict[str, Any]]] = {}
     for name, parameter in space.items():
         if isinstance(parameter, CategoricalParameter):
-            values = [value if isinstance(value, str) else json.dumps(value) for value in parameter.values]
+            # As the SDK sends them: the container reads each as JSON, and gets a string.
+            values = [json.dumps(str(value)) for value in parameter.values]
             ranges.setdefault("CategoricalParameterRanges", []).append({"Name": name, "Values": values})
             continue
         kind = "IntegerParameterRanges" if isinstance(parameter, IntegerParameter) else "ContinuousParameterRanges"
@@ -201,6 +206,17 @@ def channel_request(name: str, address: str, input_mode: str) -> dict[str, Any]:
     kind = "ManifestFile" if address.endswith(MANIFEST) else "S3Prefix"
     source = {"S3DataType": kind, "S3Uri": address, "S3DataDistributionType": "FullyReplicated"}
     return {"ChannelName": name, "DataSource": {"S3DataSource": source}, "InputMode": input_mode}
+
+
+def volume_key(instance_type: str, kms_key: str) -> dict[str, str]:
+    """Return `VolumeKmsKeyId` of a machine, or nothing without a key, and where AWS takes none.
+
+    Machines with disks of their own have no other volume; their hardware encrypts those, and a key is refused.
+
+    >>> volume_key("ml.m5.xlarge", "alias/a"), volume_key("ml.g5.xlarge", "alias/a")
+    ({'VolumeKmsKeyId': 'alias/a'}, {})
+    """
+    return {} if not kms_key or _OWN_DISKS.match(instance_type) else {"VolumeKmsKeyId": kms_key}
 
 
 def tags_of(name: str, settings: SageMakerSettings, more: Mapping[str, str] | None = None) -> list[dict[str, str]]:

@@ -27,7 +27,7 @@ from finepoint.engines.sagemaker.channels import push_channels
 from finepoint.engines.sagemaker.cloud import Cloud, is_missing
 from finepoint.engines.sagemaker.ledger import Ledger, cloud_name, forget_name
 from finepoint.engines.sagemaker.logs import JobLog
-from finepoint.engines.sagemaker.rates import add_bill, price, refuse_above
+from finepoint.engines.sagemaker.rates import add_bill, price, refuse_above, spent
 from finepoint.engines.sagemaker.requests import Places, instance_count, instance_type, training_request
 from finepoint.engines.sagemaker.settings import SageMakerSettings, load_settings
 from finepoint.engines.sagemaker.source import source_archive
@@ -134,8 +134,14 @@ class SageMakerEngine:
             watcher.say(f"Going on with the job {name} in AWS, which is {there['TrainingJobStatus']}")
             return name
         kind, count = instance_type(spec, self.settings), instance_count(spec, self.settings)
-        hours = (spec.limits.max_run_seconds or self.settings.max_run_seconds) / 3600
-        watcher.say(refuse_above(f"Job {spec.name}", kind, hours, count, self.settings.max_price))
+        # A warm machine costs as a working one does.
+        seconds = (spec.limits.max_run_seconds or self.settings.max_run_seconds) + self.settings.keep_alive_seconds
+        before = spent(folder.parent if self.run else folder).dollars
+        watcher.say(
+            refuse_above(
+                f"Job {spec.name}", kind, seconds / 3600, count, self.settings.max_price, self.cloud.region, before
+            )
+        )
         request = self.request(folder, name, spec, watcher)
         JobFolder(folder).begin(spec)
         self.note(folder, {"training_job": name, "request": asked(request)})

@@ -23,7 +23,8 @@ from finepoint.engines.sagemaker.training import ENDED, SageMakerEngine
 from finepoint.engines.spec import JobSpec
 from finepoint.errors import CloudError, ConfigurationError, JobError
 from finepoint.files import read_json, write_json
-from finepoint.tuning.parameters import Parameter
+from finepoint.tuning.parameters import CategoricalParameter, Parameter
+from finepoint.tuning.strategies import grid
 
 RECORD = "tuning.json"
 _CONFIG, _OBJECTIVE = "HyperParameterTuningJobConfig", "HyperParameterTuningJobObjective"
@@ -40,7 +41,7 @@ class AmtStudy:
         minimize: name of the metric that is to be small, or
         maximize: large; one of the two.
         strategy: `bayesian`, `random`, `grid` or `hyperband`.
-        max_jobs: trials in all.
+        max_jobs: trials in all; a grid has as many as it has points.
         max_parallel_jobs: at once.
         early_stopping: `auto` or `off`.
         seed: of the search.
@@ -56,6 +57,11 @@ class AmtStudy:
     early_stopping: str = "off"
     seed: int = 0
     warm_start: tuple[str, ...] = ()
+
+    @property
+    def jobs(self) -> int:
+        """Trials at most: of a grid AWS runs every point, whatever `max_jobs` says."""
+        return len(grid(self.space)) if self.strategy == "grid" else self.max_jobs
 
     @property
     def objective(self) -> tuple[str, str]:
@@ -198,12 +204,15 @@ def stop(engine: SageMakerEngine, folder: Path) -> None:
 
 def _submit(engine: SageMakerEngine, folder: Path, name: str, spec: JobSpec, study: AmtStudy, watcher: Watcher) -> None:
     settings = engine.settings
-    hours = (spec.limits.max_run_seconds or settings.max_run_seconds) / 3600 * study.max_jobs
+    # A warm machine is kept between trials; after the last ones as many as run at once are kept in vain.
+    warm = settings.keep_alive_seconds * study.max_parallel_jobs
+    hours = ((spec.limits.max_run_seconds or settings.max_run_seconds) * study.jobs + warm) / 3600
     kind, count = instance_type(spec, settings), instance_count(spec, settings)
-    watcher.say(refuse_above(f"Tuning job {name}", kind, hours, count, settings.max_price))
+    before, region = spent(folder).dollars, engine.cloud.region
+    watcher.say(refuse_above(f"Tuning job {name}", kind, hours, count, settings.max_price, region, before))
     request = _request(engine, folder, name, spec, study, watcher)
     JobFolder(folder).begin(spec)
-    engine.note(folder, {"max_jobs": study.max_jobs, "request": asked(request)})
+    engine.note(folder, {"max_jobs": study.jobs, "request": asked(request)})
     try:
         with engine.ledger(spec).creating("tuning-job", name, engine.cloud.region, kind):
             engine.cloud.call("sagemaker", "CreateHyperParameterTuningJob", **request)
@@ -308,6 +317,10 @@ def _check(spec: JobSpec, study: AmtStudy) -> None:
     both = [name for name in study.space if name in spec.hyperparameters]
     if both:
         mistakes.append(f"{', '.join(both)} is both fixed and searched; give one of the two")
+    if study.strategy == "grid":
+        numbers = [name for name, parameter in study.space.items() if not isinstance(parameter, CategoricalParameter)]
+        if numbers:
+            mistakes.append(f"a grid in AWS takes lists of values only; give one for {', '.join(numbers)}")
     if not study.space:
         mistakes.append("no range is searched; give --range")
     if mistakes:
