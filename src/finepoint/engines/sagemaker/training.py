@@ -136,7 +136,7 @@ class SageMakerEngine:
         kind, count = instance_type(spec, self.settings), instance_count(spec, self.settings)
         # A warm machine costs as a working one does.
         seconds = (spec.limits.max_run_seconds or self.settings.max_run_seconds) + self.settings.keep_alive_seconds
-        before = spent(folder.parent if self.run else folder).dollars
+        before = spent(folder.parent if self._run else folder).dollars
         watcher.say(
             refuse_above(
                 f"Job {spec.name}", kind, seconds / 3600, count, self.settings.max_price, self.cloud.region, before
