@@ -23,7 +23,7 @@ from finepoint.engines.sagemaker import source, submitted
 from finepoint.engines.sagemaker.cleanup import cleanup
 from finepoint.engines.sagemaker.cloud import Cloud
 from finepoint.engines.sagemaker.ledger import ledgers
-from finepoint.engines.sagemaker.rates import add_bill, price, spent
+from finepoint.engines.sagemaker.rates import add_bill, price, rate_table, spent
 from finepoint.engines.sagemaker.requests import Places, training_request
 from finepoint.engines.sagemaker.settings import SageMakerSettings
 from finepoint.engines.sagemaker.training import SageMakerEngine, stop
@@ -317,6 +317,28 @@ def test_the_bound_is_of_the_whole_run_with_warm_machines_where_the_rates_are_kn
     for words, engine in cases.items():
         with pytest.raises(ConfigurationError, match=words):
             engine.submit(tmp_path / "run" / "training", spec, Watcher())
+
+
+def test_what_a_job_cost_whose_driver_was_killed_counts(
+    engine: SageMakerEngine, spec: JobSpec, rehearsal: Rehearsal, tmp_path: Path
+) -> None:
+    name = engine.submit(tmp_path / "job", spec, Watcher())
+    rehearsal.platform.jobs[name].join(60)
+    rehearsal.platform.jobs[name].status = "Failed"
+    engine.submit(tmp_path / "job", spec, Watcher())
+    assert spent(tmp_path / "job").jobs == 1
+
+
+@pytest.mark.parametrize("missing", ["region", "date", "dollars_per_hour"])
+def test_a_file_of_rates_says_where_and_since_when_they_hold(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, missing: str
+) -> None:
+    table = {"region": "eu-west-1", "date": "2026-11-01", "dollars_per_hour": {"ml.m5.xlarge": 0.3}}
+    del table[missing]
+    (tmp_path / "rates.json").write_text(json.dumps(table))
+    monkeypatch.setenv("FINEPOINT_RATES", str(tmp_path / "rates.json"))
+    with pytest.raises(ConfigurationError, match=f"must have {missing}"):
+        rate_table()
 
 
 class Killed(BaseException):

@@ -14,7 +14,7 @@ from finepoint.engines.sagemaker.endpoints import delete
 from finepoint.engines.sagemaker.images import image_for
 from finepoint.engines.sagemaker.ledger import Ledger, cloud_name, forget_name
 from finepoint.engines.sagemaker.rates import refuse_above
-from finepoint.engines.sagemaker.requests import tags_of, volume_key
+from finepoint.engines.sagemaker.requests import tags_of, volume_key, volume_notice
 from finepoint.engines.sagemaker.settings import SageMakerSettings
 from finepoint.engines.sagemaker.transfer import files_of, pull, push
 from finepoint.errors import CloudError, JobError, NothingThereError
@@ -75,6 +75,8 @@ def transform(
     else:
         kind, hours = settings.inference_instance_type, settings.max_run_seconds / 3600
         say(refuse_above(f"Batch transform {job.name}", kind, hours, 1, settings.max_price, cloud.region))
+        for notice in volume_notice(kind, settings.kms_key):
+            say(notice)
         source, url = settings.uri("transforms", sent), settings.uri("models", model[:32])
         push(cloud, files, source, kms_key=settings.kms_key)
         push(cloud, {"model.tar.gz": package}, url, kms_key=settings.kms_key)

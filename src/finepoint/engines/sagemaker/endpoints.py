@@ -23,7 +23,7 @@ from finepoint.engines.sagemaker.hosting import (
 from finepoint.engines.sagemaker.images import image_for
 from finepoint.engines.sagemaker.ledger import Ledger, ledgers
 from finepoint.engines.sagemaker.rates import price, refuse_above
-from finepoint.engines.sagemaker.requests import tags_of
+from finepoint.engines.sagemaker.requests import tags_of, volume_notice
 from finepoint.engines.sagemaker.settings import SageMakerSettings
 from finepoint.engines.sagemaker.transfer import push, put
 from finepoint.errors import CloudError, EndpointError, NotFoundError, RequestError
@@ -117,6 +117,8 @@ def deploy(
     else:
         most = max(hosting.count, hosting.max_count)
         say(refuse_above(f"A day of endpoint {name}", kind, _ESTIMATE_HOURS, most, settings.max_price, cloud.region))
+        for notice in volume_notice(kind, settings.kms_key):
+            say(notice)
     run = run or name
     ledger = Ledger(run)
     model, config = _requests(cloud, settings, package, name, hosting, run)

@@ -27,6 +27,8 @@ def rate_table() -> dict[str, Any]:
     rates = table.get("dollars_per_hour") if isinstance(table, dict) else None
     if not isinstance(rates, dict) or not all(isinstance(rate, int | float) and rate > 0 for rate in rates.values()):
         raise ConfigurationError(f"{path} must have dollars_per_hour, an object of machine types and rates above 0")
+    if missing := [key for key in ("region", "date") if not isinstance(table.get(key), str)]:
+        raise ConfigurationError(f"{path} must have {' and '.join(missing)}: where, and since when, its rates hold")
     return dict(table)
 
 

@@ -219,6 +219,13 @@ def volume_key(instance_type: str, kms_key: str) -> dict[str, str]:
     return {} if not kms_key or _OWN_DISKS.match(instance_type) else {"VolumeKmsKeyId": kms_key}
 
 
+def volume_notice(instance_type: str, kms_key: str) -> list[str]:
+    """Return what to say where a machine takes no key for its disks though one is given."""
+    if not kms_key or volume_key(instance_type, kms_key):
+        return []
+    return [f"{instance_type} has disks of its own, which its hardware encrypts; the KMS key is for what lies in S3"]
+
+
 def tags_of(name: str, settings: SageMakerSettings, more: Mapping[str, str] | None = None) -> list[dict[str, str]]:
     """Return the tags of a resource: the user's, and `finepoint` with the run's or job's name."""
     tags = {**settings.tags, **(more or {}), "finepoint": name}

@@ -28,7 +28,13 @@ from finepoint.engines.sagemaker.cloud import Cloud, is_missing
 from finepoint.engines.sagemaker.ledger import Ledger, cloud_name, forget_name
 from finepoint.engines.sagemaker.logs import JobLog
 from finepoint.engines.sagemaker.rates import add_bill, price, refuse_above, spent
-from finepoint.engines.sagemaker.requests import Places, instance_count, instance_type, training_request
+from finepoint.engines.sagemaker.requests import (
+    Places,
+    instance_count,
+    instance_type,
+    training_request,
+    volume_notice,
+)
 from finepoint.engines.sagemaker.settings import SageMakerSettings, load_settings
 from finepoint.engines.sagemaker.source import source_archive
 from finepoint.engines.sagemaker.store import S3Store
@@ -127,6 +133,7 @@ class SageMakerEngine:
         name = cloud_name(folder, spec.name)
         there = self._describe(name)
         if there is not None and there["TrainingJobStatus"] in ("Failed", "Stopped", "Stopping"):
+            _bill(folder, there)  # whoever began it may have been killed before its end
             forget_name(folder)  # its checkpoints stay, and the next try goes on from them
             name, there = cloud_name(folder, spec.name), None
         if there is not None:
@@ -142,6 +149,8 @@ class SageMakerEngine:
                 f"Job {spec.name}", kind, seconds / 3600, count, self.settings.max_price, self.cloud.region, before
             )
         )
+        for notice in volume_notice(kind, self.settings.kms_key):
+            watcher.say(notice)
         request = self.request(folder, name, spec, watcher)
         JobFolder(folder).begin(spec)
         self.note(folder, {"training_job": name, "request": asked(request)})
@@ -243,13 +252,10 @@ class SageMakerEngine:
         if status == "Stopped":
             failure = _STOPPED.get(described["SecondaryStatus"], described["SecondaryStatus"])
         metrics = {entry["MetricName"]: float(entry["Value"]) for entry in described.get("FinalMetricDataList", ())}
-        billed = described.get("BillableTimeInSeconds")
-        kind = described["ResourceConfig"]["InstanceType"]
-        cost = price(kind, billed / 3600, described["ResourceConfig"]["InstanceCount"]) if billed else None
+        billed, cost = _bill(folder, described)
         if billed:
-            spent = "at an unknown rate" if cost is None else f"about {cost:.4f} US dollars"
-            add_bill(folder, name, kind, described["ResourceConfig"]["InstanceCount"], billed)
-            watcher.say(f"{name}: billed for {billed} s of {kind}, {spent}")
+            words = "at an unknown rate" if cost is None else f"about {cost:.4f} US dollars"
+            watcher.say(f"{name}: billed for {billed} s of {described['ResourceConfig']['InstanceType']}, {words}")
         for metric in spec.metric_definitions:
             if status == "Completed" and metric.name not in metrics:
                 watcher.say(f"warning: {explain_missing(metric, described['tail'])}")
@@ -311,6 +317,16 @@ class _Tail:
             return
         self.lines.append(line)
         self._watcher.on_line("algo-1", line + "\n")
+
+
+def _bill(folder: Path, described: Mapping[str, Any]) -> tuple[int | None, float | None]:
+    """Write down what a job was billed for, and return its seconds and US dollars, None where they are unknown."""
+    billed, resources = described.get("BillableTimeInSeconds"), described["ResourceConfig"]
+    if not billed:
+        return billed, None
+    kind, count = resources["InstanceType"], resources["InstanceCount"]
+    add_bill(folder, described["TrainingJobName"], kind, count, billed)
+    return billed, price(kind, billed / 3600, count)
 
 
 def stop(cloud: Cloud, folder: Path) -> None:
