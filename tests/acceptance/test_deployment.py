@@ -49,7 +49,8 @@ def asked(url: str) -> str:
 def start_deploying(package: Path, name: str, start_seconds: float = 60) -> subprocess.Popen[bytes]:
     """Deploy from a process of its own, which a test may kill."""
     code = (
-        "import sys; from pathlib import Path; from finepoint.serving.deployment import Access, deploy\n"
+        "import signal, sys; from pathlib import Path; from finepoint.serving.deployment import Access, deploy\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # tests may run in the background, deaf to it\n"
         "deploy(Path(sys.argv[1]), name=sys.argv[2], start_seconds=float(sys.argv[3]), access=Access(allow_code=True))"
     )
     return subprocess.Popen([sys.executable, "-c", code, str(package), name, str(start_seconds)])
@@ -100,6 +101,35 @@ def test_an_update_that_asks_for_another_address_access_or_capture_is_refused_an
     # What is the same as it runs is no change.
     deploy(new, name="kept", host="127.0.0.1", port=int(endpoint.url.rsplit(":", 1)[1]), access=ALLOWED)
     assert asked(endpoint.url) == "new"
+
+
+def test_a_worker_that_dies_while_an_update_loads_is_back_at_once_and_the_update_says_why(tmp_path: Path) -> None:
+    endpoint = deploy(handler(tmp_path / "a", "old"), name="dying", access=ALLOWED)
+    with start_deploying(hanging(tmp_path / "b"), "dying") as deployer:
+        supervisor = supervisor_of("dying")
+        assert supervisor is not None
+        (worker,) = supervisor.children()
+        assert eventually(lambda: len(supervisor.children()) == 2)  # another one loads beside it
+        worker.kill()
+        assert deployer.wait(20) == 1
+    assert asked(endpoint.url) == "old"
+
+
+def test_a_signal_without_an_order_changes_nothing(tmp_path: Path) -> None:
+    endpoint = deploy(handler(tmp_path / "a", "old"), name="called", access=ALLOWED)
+    supervisor = supervisor_of("called")
+    assert supervisor is not None
+    supervisor.send_signal(signal.SIGHUP)
+    with pytest.raises(EndpointError, match="--allow-code"):
+        deploy(handler(tmp_path / "b", "new"), name="called")
+    supervisor.send_signal(signal.SIGHUP)  # the order that is there was tried
+    log = registry.log_path("called")
+    assert eventually(lambda: log.read_text().count("SIGHUP without an order that is new") == 2)
+    assert asked(endpoint.url) == "old"
+    # What is quoted of the log is of the update that failed, not of an earlier one.
+    with pytest.raises(EndpointError) as late:
+        deploy(hanging(tmp_path / "c"), name="called", start_seconds=1, access=ALLOWED)
+    assert "--allow-code" not in str(late.value)
 
 
 def test_a_model_that_does_not_load_in_time_is_given_up_with_the_flag_that_gives_it_longer(tmp_path: Path) -> None:

@@ -186,6 +186,7 @@ NESTED = b'{"image":' + b"[" * 50_000 + b"]" * 50_000 + b"}"
         (b'{"image": "%%%"}', "application/json", 400, "not valid base64"),
         (b'{"images": []}', "application/json", 400, "at least one"),
         (json.dumps({"images": ["eA=="] * 65}).encode(), "application/json", 413, "at most 64"),
+        (b'{"images": [' + b"[]," * 10_000 + b"[]]}", "application/json", 400, "more than 10,000 values"),
         (b'{"images": ["eA=="]}', "application/json", 400, "image 0"),
         (NESTED, "application/json", 400, ""),
         (b"x" * 200_001, "image/jpeg", 413, "larger than"),

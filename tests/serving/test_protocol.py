@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import io
 import re
 import socket
@@ -9,9 +10,11 @@ import ssl
 import subprocess
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -20,7 +23,8 @@ from tests.serving.conftest import Reddest, Served, eventually, picture, serving
 from finepoint.evaluation.explaining import Explanation
 from finepoint.serving.admission import Service
 from finepoint.serving.insight import Explained, Insight
-from finepoint.serving.protocol import Limits
+from finepoint.serving.messages import Request
+from finepoint.serving.protocol import Connection, Crowd, Limits, _Message
 from finepoint.serving.server import _REFUSED_AT_ONCE, Server, listening_socket
 
 IMAGE = picture((255, 0, 0))
@@ -108,6 +112,47 @@ def test_what_a_body_has_around_it_is_bounded_too(impatient: Served, start: byte
             for _ in range(100):
                 connection.sendall(b"x" * 1000)
     assert eventually(lambda: refused() == before + 1)
+
+
+def test_a_body_of_tiny_chunks_is_refused_before_it_costs_more_than_it_holds(impatient: Served) -> None:
+    head = b"POST /invocations HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+    with connected(impatient) as connection, contextlib.suppress(OSError):
+        connection.sendall(head)
+        connection.sendall(b"2\r\nxx\r\n" * 10_000)
+        assert everything(connection).startswith(b"HTTP/1.1 431")
+
+
+def test_parts_of_a_body_are_put_together() -> None:
+    message = _Message()
+    for part in (b"a", b"b", b"c" * 5000, b"d", b"e"):
+        message.add(part)
+    assert b"".join(message.parts) == b"ab" + b"c" * 5000 + b"de"
+    assert len(message.parts) == 4
+
+
+def test_the_body_of_a_client_that_has_gone_is_let_go_at_once() -> None:
+    async def left() -> int:
+        crowd = Crowd()
+        connection = Connection(cast(Any, Admits()), Limits(), crowd)
+        connection.connection_made(cast(Any, Mock()))
+        body = b"x" * 100_000
+        connection.data_received(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 200000\r\n\r\n" + body)
+        assert crowd.body_bytes == len(body)
+        connection.connection_lost(None)
+        gone = weakref.ref(connection)
+        gc.disable()  # what is in no cycle goes without
+        try:
+            del connection
+            await asyncio.sleep(0)
+            return int(gone() is not None)
+        finally:
+            gc.enable()
+
+    assert asyncio.run(left()) == 0
+
+
+class Admits:
+    def admit(self, request: Request) -> None: ...
 
 
 def test_a_chunked_body_is_answered(impatient: Served) -> None:

@@ -35,6 +35,7 @@ IMAGE_TYPES = frozenset(
     }
 )
 MAX_IMAGES = 64
+_MAX_PARTS = 10_000
 
 
 def read_images(body: bytes, content_type: str) -> list[bytes]:
@@ -96,7 +97,18 @@ def _row(prediction: Prediction) -> dict[str, Any]:
     return {name: value for name in names if (value := getattr(prediction, name)) is not None}
 
 
+def check_parts(body: bytes) -> None:
+    """Refuse JSON of more values than requests about images have, before reading it holds up all others.
+
+    Raises:
+        RequestError: it is such.
+    """
+    if sum(body.count(mark) for mark in (b",", b"[", b"{", b"\n")) > _MAX_PARTS:
+        raise RequestError(f"the JSON has more than {_MAX_PARTS:,} values or lines; send images as base64", 400)
+
+
 def _from_json(body: bytes) -> list[bytes]:
+    check_parts(body)
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):

@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 
 from finepoint.errors import RequestError
+from finepoint.models.answers import check_parts
 
 MAX_IMAGES = 512
 JSON_LINES = ("application/jsonlines", "application/x-jsonlines", "application/jsonl", "application/x-ndjson")
@@ -34,6 +35,7 @@ def read_batch(body: bytes, content_type: str) -> list[NamedImage]:
     """
     kind = content_type.split(";")[0].strip().lower()
     if kind in JSON_LINES:
+        check_parts(body)
         lines = [line for line in body.split(b"\n") if line.strip()]
         _check_count(len(lines))
         return [_from_line(line, number) for number, line in enumerate(lines)]

@@ -317,6 +317,8 @@ def _update(
         "canary": canary.to_json() if canary else None,
     }
     write_json(registry.wanted_path(taken.name), wanted)
+    log = registry.log_path(taken.name)
+    before = log.stat().st_size if log.is_file() else 0
     running.send_signal(signal.SIGHUP)
     seconds = plan.start_seconds + _MARGIN_SECONDS + (plan.start_seconds + canary.seconds if canary else 0)
     deadline = time.monotonic() + seconds
@@ -325,7 +327,7 @@ def _update(
             outcome = read_json(registry.outcome_path(taken.name))
             if outcome["id"] == identity and outcome["failure"]:
                 raise EndpointError(
-                    f"endpoint {taken.name!r} was not updated: {outcome['failure']}: {_log_end(taken.name)}"
+                    f"endpoint {taken.name!r} was not updated: {outcome['failure']}: {_log_end(taken.name, before)}"
                 )
             if outcome["id"] == identity:
                 if tried := outcome["canary"]:
@@ -333,7 +335,7 @@ def _update(
                 return _endpoint(taken.name, taken.url, plan.version, taken.settings)
         time.sleep(_POLL_SECONDS)
     why = f"its supervisor did not say within {seconds:g} s" if running.is_running() else "its supervisor has ended"
-    raise EndpointError(f"endpoint {taken.name!r} was not updated: {why}; {_log_end(taken.name)}")
+    raise EndpointError(f"endpoint {taken.name!r} was not updated: {why}; {_log_end(taken.name, before)}")
 
 
 def _nothing(_text: str) -> None:
@@ -392,9 +394,10 @@ def _exit_code(process: psutil.Process) -> int | None:
         return None
 
 
-def _log_end(name: str) -> str:
+def _log_end(name: str, since: int = 0) -> str:
+    """Return the last error that an endpoint's processes wrote after the first `since` bytes of its log."""
     path = registry.log_path(name)
-    lines = path.read_text(errors="replace").strip().splitlines() if path.is_file() else []
+    lines = path.read_bytes()[since:].decode(errors="replace").strip().splitlines() if path.is_file() else []
     errors = [place for place, line in enumerate(lines) if line.startswith("error: ")]
     if errors:
         return "\n".join(lines[errors[-1] :]).removeprefix("error: ")

@@ -20,6 +20,9 @@ import httptools
 from finepoint.serving.messages import Request, Response, mistake, refusal
 
 _LINGER_SECONDS = 1.0
+_SMALL_PART = 4096
+# What chunks have around their data may be so many times less than the data: it is, from 24 bytes a chunk on.
+_OUTSIDE_SHARE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +127,10 @@ class Connection(asyncio.Protocol):
         self._disarm()
         self._disarm_unread()
         self._let_go(self._held_bytes)
+        # The parser and this hold each other: what they hold would wait for the collector of cycles.
+        self._message = _Message()
+        self._whole.clear()
+        self._parser = cast(httptools.HttpRequestParser, None)
         self._sent.set()
         if self._task is not None:
             self._task.cancel()
@@ -132,7 +139,7 @@ class Connection(asyncio.Protocol):
         """Parse; the callbacks below do the rest."""
         if self._closing:
             return
-        message, size = self._message, self._message.size
+        message = self._message
         try:
             self._feed(memoryview(data))
         except httptools.HttpParserCallbackError as error:
@@ -141,9 +148,10 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self._refuse(400, f"this is not HTTP/1.1 as it should be: {error}")
         if self._message is message and message.begun:
-            # What belongs to no body: a head, and what chunks and trailers have around theirs.
-            message.outside_bytes = message.outside_bytes + len(data) if message.size == size else 0
-            if message.outside_bytes > self._limits.head_bytes:
+            # What belongs to no body: a head, and what chunks and trailers have around theirs. Of many tiny chunks it
+            # is more than they hold.
+            message.received += len(data)
+            if message.received - message.size > self._limits.head_bytes + message.size // _OUTSIDE_SHARE:
                 self._refuse(431, f"more than {self._limits.head_bytes:,} bytes came that are of no body")
 
     def pause_writing(self) -> None:
@@ -233,7 +241,7 @@ class Connection(asyncio.Protocol):
         if message.size > self._limits.body_bytes:
             self._refuse_large()
         if message.refused is None:
-            message.parts.append(part)
+            message.add(part)
             self._hold(len(part))
 
     def on_message_complete(self) -> None:
@@ -300,7 +308,7 @@ class Connection(asyncio.Protocol):
             self._arm(self._limits.idle_seconds, self._close)
 
     def _write(self, message: _Message, response: Response) -> None:
-        if self._closing:
+        if self._closing or self._transport.is_closing():
             return
         message.keep_alive = message.keep_alive and not self._draining
         body = b"" if message.request is not None and message.request.method == "HEAD" else response.body
@@ -378,8 +386,8 @@ class _Message:
         "headers",
         "headers_seen",
         "keep_alive",
-        "outside_bytes",
         "parts",
+        "received",
         "refused",
         "request",
         "size",
@@ -389,12 +397,21 @@ class _Message:
     def __init__(self) -> None:
         self.url = b""
         self.headers: dict[str, str] = {}
-        self.parts: list[bytes] = []
+        self.parts: list[bytes | bytearray] = []
         self.request: Request | None = None
         self.refused: Response | None = None
-        self.headers_seen = self.header_bytes = self.outside_bytes = self.size = 0
+        self.headers_seen = self.header_bytes = self.received = self.size = 0
         self.begun = self.head_complete = self.answered = False
         self.keep_alive = True
+
+    def add(self, part: bytes) -> None:
+        """Collect a part of the body; small ones are put together, as each has a head of its own in memory."""
+        if len(part) >= _SMALL_PART or not self.parts:
+            self.parts.append(part)
+        elif isinstance(self.parts[-1], bytearray):
+            self.parts[-1] += part
+        else:
+            self.parts.append(bytearray(part))
 
     def what_came(self) -> Request:
         """Return the request, or what there is of it."""

@@ -109,7 +109,10 @@ class Supervisor:
 
     async def _update(self, old: _Worker, model: Served) -> tuple[_Worker, Served]:
         """Return the worker and the model that serve after an update."""
-        wanted = read_json(registry.wanted_path(self._name))
+        wanted = _order_of(self._name)
+        if wanted is None:
+            sys.stderr.write("SIGHUP without an order that is new: nothing is changed\n")
+            return old, model
         served = Served(str(wanted["model"]), tuple(wanted["options"]), float(wanted["start_seconds"]))
         tried: dict[str, int] = {}
         _bear_more(old, served.start_seconds)
@@ -120,7 +123,7 @@ class Supervisor:
                 self._report(wanted, failure, tried)
                 return old, model
         new = await self._start(served)
-        if await self._ready(new, served):
+        if await self._ready(new, served, beside=old):
             with contextlib.suppress(ProcessLookupError):
                 old.process.send_signal(signal.SIGUSR1)
             self._let_end(_drained(old))
@@ -131,8 +134,16 @@ class Supervisor:
             self._report(wanted, "", tried)
             return new, served
         _bear_more(old, 0)
-        self._report(wanted, "the new worker did not come up; the old one goes on", tried)
+        self._report(wanted, self._why_not(old), tried)
         return old, model
+
+    def _why_not(self, old: _Worker) -> str:
+        """Return why a new worker may not take over."""
+        if self._stopping.is_set():
+            return "the endpoint was stopped meanwhile"
+        if old.process.returncode is not None:
+            return "the old worker died meanwhile and is started again; deploy once more"
+        return "the new worker did not come up; the old one goes on"
 
     def _let_end(self, ending: Coroutine[Any, Any, object]) -> None:
         """Have a worker end beside all else; whoever stops this process waits for it."""
@@ -158,8 +169,8 @@ class Supervisor:
             listener.listen(_BACKLOG)
             new = await self._start(model, listener)
             listener.close()
-            if not await self._ready(new, model):
-                return "the new worker did not come up; the old one goes on", {}
+            if not await self._ready(new, model, beside=old):
+                return self._why_not(old), {}
             with contextlib.suppress(OSError):
                 old.channel.recv(4096)  # the last words on an earlier canary
             with contextlib.suppress(OSError):  # it may just have died, which is seen below
@@ -201,17 +212,21 @@ class Supervisor:
         theirs.close()
         return _Worker(process, ours)
 
-    async def _ready(self, worker: _Worker, model: Served) -> bool:
-        """Return whether a worker says that it is ready before its time is up; one that does not has ended then."""
+    async def _ready(self, worker: _Worker, model: Served, beside: _Worker | None = None) -> bool:
+        """Return whether a worker says that it is ready before its time is up; one that does not has ended then.
+
+        It is not waited for once the one `beside` it has died: that one comes back sooner.
+        """
         loop, said = asyncio.get_running_loop(), asyncio.Event()
         loop.add_reader(worker.channel, said.set)  # a word, or the end
-        await _first(said.wait(), asyncio.sleep(model.start_seconds), self._stopping.wait())
+        ends = [said.wait(), asyncio.sleep(model.start_seconds), self._stopping.wait()]
+        await _first(*ends, *([beside.process.wait()] if beside is not None else []))
         loop.remove_reader(worker.channel)
         if said.is_set() and _heard(worker.channel) != b"":
             return True
         if said.is_set():
             await _first(worker.process.wait(), asyncio.sleep(_LAST_WORDS_SECONDS))
-        elif not self._stopping.is_set():
+        elif not self._stopping.is_set() and (beside is None or beside.process.returncode is None):
             sys.stderr.write(
                 f"error: the model was not loaded within {model.start_seconds:g} s; --start-seconds gives it longer\n"
             )
@@ -240,6 +255,15 @@ class _Worker:
 
     process: asyncio.subprocess.Process
     channel: socket.socket
+
+
+def _order_of(name: str) -> dict[str, Any] | None:
+    """Return what `deploy` wants of an endpoint, or None where there is nothing that was not tried already."""
+    path, outcome = registry.wanted_path(name), registry.outcome_path(name)
+    if not path.is_file():
+        return None
+    wanted: dict[str, Any] = read_json(path)
+    return None if outcome.is_file() and read_json(outcome)["id"] == wanted["id"] else wanted
 
 
 def _bear_more(worker: _Worker, seconds: float) -> None:
