@@ -109,6 +109,7 @@ def command(
 
         finepoint deploy first --engine sagemaker --instances 2 --max-instances 6 --scale-at 300 --update rolling
     """
+    from finepoint.cli.cloud import refuse_cloud_flags
     from finepoint.cli.output import plain, print_json, say, show
     from finepoint.errors import ConfigurationError
     from finepoint.runs.deploying import captures_dir, deploy
@@ -130,12 +131,36 @@ def command(
         hosting = Hosting(mode, instances, max_instances, scale_at, max(1, round(100 * share)) if share else 0, update)
         deploy_in_cloud(model, name, hosting, cloud, max_price, runs_dir, json, entry_point, source_dir)
         return
+    refuse_cloud_flags(
+        {
+            "--cloud": bool(cloud),
+            "--mode": mode != "realtime",
+            "--instances": instances != 1,
+            "--max-instances": max_instances != 0,
+            "--scale-at": scale_at != 0,
+            "--update": update != "all-at-once",
+            "--max-price": max_price is not None,
+        }
+    )
     access = Access(token_file, no_auth, tls_certificate, tls_key, allow_code, runtime)
     if printed is not None:
         from finepoint.runs.deploying import unit_of
 
+        if canary is not None:
+            raise ConfigurationError("--canary is for a running endpoint, and --print deploys nothing; leave one out")
         text = unit_of(
-            printed, model, name=name, host=host or "127.0.0.1", port=port, access=access, directory=runs_dir
+            printed,
+            model,
+            name=name,
+            host=host or "127.0.0.1",
+            port=port,
+            start_seconds=start_seconds,
+            access=access,
+            capture=share,
+            capture_images=capture_images,
+            directory=runs_dir,
+            entry_point=entry_point,
+            source_dir=source_dir,
         )
         sys.stdout.write(text)
         return
