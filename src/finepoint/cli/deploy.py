@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from finepoint.cli.arguments import Json, ModelArgument, RunsDir
 from finepoint.cli.cloud import CloudSetting, Engine, MaxPrice
 from finepoint.models.runtime_names import RuntimeName
+
+if TYPE_CHECKING:
+    from finepoint.serving.client import Endpoint
 
 
 def _in_aws(*names: str, text: str, metavar: str | None = None) -> Any:
@@ -185,9 +189,20 @@ def command(
     show(
         f"Endpoint [bold]{plain(endpoint.name)}[/] is healthy at {endpoint.url}",
         f"  finepoint query {plain(endpoint.name)} IMAGE.jpg",
-        f"  curl --data-binary @IMAGE.jpg -H 'Content-Type: image/jpeg' {endpoint.url}/invocations",
+        f"  {plain(_curl(endpoint))}",
         f"  a page to try it: {endpoint.url}/",
         f"  finepoint undeploy {plain(endpoint.name)}",
     )
     if capture is not None:
         show(f"Captured requests lie in {plain(captures_dir() / endpoint.name)}")
+
+
+def _curl(endpoint: Endpoint) -> str:
+    """Return the line with which curl asks an endpoint of this machine."""
+    from finepoint.serving import registry
+
+    record = registry.find(endpoint.name)
+    settings = record.settings if record is not None else {}  # it may just have been removed
+    trust = f"--cacert {shlex.quote(settings['tls-certificate'])} " if "tls-certificate" in settings else ""
+    shown = '-H "Authorization: Bearer $FINEPOINT_TOKEN" ' if "token-file" in settings else ""
+    return f"curl {trust}{shown}--data-binary @IMAGE.jpg -H 'Content-Type: image/jpeg' {endpoint.url}/invocations"
