@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import shlex
+import shutil
 import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,7 @@ from tests.models.test_package import make_package
 from tests.serving.conftest import eventually, picture
 from tests.serving.packages import handler
 
+from finepoint.cli.deploy import command as deploy_command
 from finepoint.errors import ConfigurationError, EndpointError
 from finepoint.serving import registry
 from finepoint.serving.capture import CaptureSettings
@@ -93,13 +98,13 @@ def test_no_process_of_the_fast_path_loads_torch_whatever_it_is_asked(deployed: 
         assert "torch" not in loaded, process.cmdline()
 
 
-def certificate(folder: Path) -> tuple[Path, Path]:
+def certificate(folder: Path, *more: str) -> tuple[Path, Path]:
+    folder.mkdir(exist_ok=True)
     key, made = folder / "key.pem", folder / "certificate.pem"
-    command = (
-        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
-    )
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    command += more or ("-addext", "subjectAltName=IP:127.0.0.1")
     try:
-        subprocess.run([*command.split(), "-keyout", str(key), "-out", str(made)], capture_output=True, check=True)
+        subprocess.run([*command, "-keyout", str(key), "-out", str(made)], capture_output=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("no openssl to make a certificate with")
     return made, key
@@ -109,7 +114,6 @@ def test_a_self_signed_endpoint_is_trusted_by_its_certificate_and_by_nothing_les
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mine, key = certificate(tmp_path)
-    (tmp_path / "other").mkdir()
     other, _ = certificate(tmp_path / "other")
     access = Access(tls_certificate=mine, tls_key=key, allow_code=True)
     found = deploy(handler(tmp_path / "a", "secret"), name="own-ca", access=access)
@@ -137,6 +141,63 @@ def test_a_self_signed_endpoint_is_trusted_by_its_certificate_and_by_nothing_les
         assert "secret" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
     finally:
         undeploy("own-ca")
+
+
+def test_an_endpoint_of_this_machine_is_known_by_its_own_certificate_whatever_host_that_names(tmp_path: Path) -> None:
+    ca, ca_key = certificate(tmp_path / "ca")
+    signed = ("-CA", str(ca), "-CAkey", str(ca_key), "-addext", "subjectAltName=DNS:localhost")
+    mine, key = certificate(tmp_path / "mine", *signed)
+    other, other_key = certificate(tmp_path / "other", *signed)
+    chain = tmp_path / "chain.pem"
+    chain.write_text(mine.read_text() + ca.read_text())
+    package, image = handler(tmp_path / "a", "secret"), tmp_path / "a.jpg"
+    image.write_bytes(RED)
+    try:
+        found = deploy(package, name="named", access=Access(tls_certificate=chain, tls_key=key, allow_code=True))
+        for endpoint in (found, find_endpoint("named")):
+            assert endpoint.healthy()
+            assert endpoint.get("metadata")["handler"] == "custom"
+        command = str(Path(sys.executable).with_name("finepoint"))
+        asked = subprocess.run([command, "query", "named", str(image)], capture_output=True, text=True, check=True)
+        assert "secret" in asked.stdout
+        assert offer(f"{found.url}/invocations", RED, 20, 0.3, trust=found.trust()).failed == 0
+        with pytest.raises(EndpointError, match="certificate verify failed"):
+            Endpoint(found.url, ca=str(chain)).get("metadata")  # by its address its name must be right
+        # Another certificate of who signed the endpoint's is not the endpoint's.
+        access = Access(tls_certificate=other, tls_key=other_key, allow_code=True)
+        impostor = deploy(package, name="impostor", access=access)
+        assert impostor.healthy()
+        with pytest.raises(EndpointError, match="certificate verify failed"):
+            replace(found, url=impostor.url).get("metadata")
+    finally:
+        for name in {item.record.name for item in endpoints()} & {"named", "impostor"}:
+            undeploy(name)
+
+
+def test_the_curl_line_that_deploy_prints_shows_the_token_and_knows_the_certificate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine, key = certificate(tmp_path / "it's mine")
+    token, image = tmp_path / "token", tmp_path / "a.jpg"
+    token.write_text("0123456789abcdef0123\n")
+    image.write_bytes(RED)
+    given: dict[str, Any] = {"tls_certificate": mine, "tls_key": key, "token_file": token}
+    package = str(handler(tmp_path / "a", "secret"))
+    try:
+        deploy_command(package, name="curled", allow_code=True, **given)
+        line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("  curl "))
+        assert '-H "Authorization: Bearer $FINEPOINT_TOKEN"' in line
+        assert shlex.split(line)[:3] == ["curl", "--cacert", str(mine)]
+        if shutil.which("curl"):
+            environment = {**os.environ, "FINEPOINT_TOKEN": "0123456789abcdef0123"}
+            asked = ["sh", "-c", line.replace("@IMAGE.jpg", f"@{image}")]
+            assert subprocess.run(asked, capture_output=True, text=True, env=environment).stdout == "secret"
+        undeploy("curled")
+        deploy_command(package, name="curled", allow_code=True)
+        line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("  curl "))
+        assert line.startswith("  curl --data-binary @IMAGE.jpg")
+    finally:
+        undeploy("curled")
 
 
 def test_a_ca_that_is_no_certificate_is_named(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import subprocess
 import sys
@@ -103,6 +104,19 @@ def test_what_is_not_in_the_folder_or_has_no_room_is_not_loaded(
         assert (answer.status_code, "needs 96 MiB, 50 MiB are free" in answer.text) == (507, True)
 
 
+def test_a_model_is_not_looked_for_where_nothing_can_lie(tmp_path: Path) -> None:
+    (tmp_path / "ring").symlink_to(tmp_path / "ring")
+    inside = handler(tmp_path / "1", "in")
+    with serving(tmp_path) as client:
+        for url in ("\0", f"{tmp_path}/a\0b", f"{tmp_path}/a%00b", tmp_path / ("m" * 256), tmp_path / "ring"):
+            answer = client.post("/models", json={"model_name": "a", "url": str(url)})
+            assert (answer.status_code, "cannot lie at" in answer.text) == (400, True), url
+        for body in ({"model_name": "a", "url": "\ud800"}, {"model_name": "\ud800", "url": str(inside)}):
+            assert client.post("/models", content=json.dumps(body)).status_code == 400, body
+        assert load(client, "a/invoke", inside) == 400  # it could not be asked for
+        assert load(client, "a", inside) == 200
+
+
 def test_free_memory_is_what_the_nearer_limit_leaves(tmp_path: Path) -> None:
     machine = memory.psutil.virtual_memory().total
     group = ControlGroup(memory=(tmp_path,))
@@ -171,6 +185,8 @@ def test_the_runtime_client_names_a_model_which_is_loaded_where_it_is_not(tmp_pa
         ):
             refused = client.post(path, content=b"x", headers={**kind, **headers})
             assert (refused.status_code, refused.headers["x-amzn-errortype"]) == (400, "ValidationError")
-        for name in ("nothing", "..", "%2e%2e", "a/../a"):
+        for name in ("..", "%2e%2e", "a/../a", "a/invoke", "m" * 300, "m" * 501, "a%00b"):
             refused = client.post(path, content=b"x", headers={**kind, "X-Amzn-SageMaker-Target-Model": name})
-            assert (refused.status_code, refused.headers["x-amzn-errortype"]) == (424, "ModelError")
+            assert (refused.status_code, refused.headers["x-amzn-errortype"]) == (400, "ValidationError"), name
+        refused = client.post(path, content=b"x", headers={**kind, "X-Amzn-SageMaker-Target-Model": "nothing"})
+        assert (refused.status_code, refused.headers["x-amzn-errortype"]) == (424, "ModelError")

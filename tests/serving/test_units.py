@@ -10,6 +10,7 @@ import yaml
 
 from finepoint.errors import ConfigurationError
 from finepoint.serving.__main__ import _parser
+from finepoint.serving.capture import CaptureSettings
 from finepoint.serving.deployment import Access
 from finepoint.serving.units import unit
 
@@ -27,7 +28,17 @@ def test_a_systemd_unit_says_the_supervisors_command_whatever_the_paths_hold(mod
     (line,) = [line for line in text.splitlines() if line.startswith("ExecStart=")]
     words = [word.replace("%%", "%").replace("$$", "$") for word in shlex.split(line.removeprefix("ExecStart="))]
     assert words[:5] == [sys.executable, "-m", "finepoint.serving.supervisor", "--model", str(model)]
-    assert words[5:] == ["--name", "clothes", "--host", "127.0.0.1", "--port", "8080", "--allow-code"]
+    assert words[5:] == [
+        "--name",
+        "clothes",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "8080",
+        "--start-seconds",
+        "60",
+        "--allow-code",
+    ]
 
 
 def test_a_compose_file_publishes_only_the_address_asked_for(model: Path, tmp_path: Path) -> None:
@@ -68,6 +79,28 @@ def test_a_compose_files_container_can_read_what_it_is_given_and_says_whether_it
         file.chmod(0o644)
     readable = yaml.safe_load(unit("compose", model, name="c", host="0.0.0.0", port=1, access=access))
     assert "user" not in readable["services"]["c"]  # the image's own
+
+
+def test_a_compose_files_container_keeps_captures_in_a_folder_that_its_user_can_write(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    capture = CaptureSettings(tmp_path / "captures", 0.1, images=True)
+
+    def printed() -> str:
+        return unit("compose", model, name="Kept", host="127.0.0.1", port=1, access=Access(), capture=capture)
+
+    monkeypatch.setattr(os, "getuid", lambda: 0)
+    with pytest.raises(ConfigurationError, match=r"--capture keeps answers in .*the container's user may not write"):
+        printed()
+    assert not capture.folder.exists()
+    monkeypatch.setattr(os, "getuid", lambda: 1234)
+    service = yaml.safe_load(printed())["services"]["kept"]
+    given = _parser().parse_args(service["entrypoint"][3:])
+    assert (str(given.capture_folder), given.capture_share, given.capture_images) == ("/opt/ml/captures", 0.1, True)
+    (volume,) = [each for each in service["volumes"] if not each.get("read_only")]
+    assert volume["target"] == "/opt/ml/captures/Kept"  # where the server writes for an endpoint of this name
+    assert Path(volume["source"]) == capture.folder / "Kept"
+    assert (capture.folder / "Kept").stat().st_mode & 0o777 == 0o700
 
 
 def test_neither_opens_an_endpoint_to_everybody_unasked(model: Path) -> None:

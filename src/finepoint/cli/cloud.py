@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -63,6 +64,23 @@ def engine_settings(engine: str, cloud: list[str] | None, max_price: float | Non
         return {}
     checked = sagemaker_engine(cloud, max_price)
     return {"engine": lambda run: type(checked)(checked.settings, checked.cloud, run=run).run_job}
+
+
+def refuse_cloud_flags(given: Mapping[str, bool]) -> None:
+    """Refuse flags that only AWS follows, where the engine is the local one.
+
+    Args:
+        given: by the flag's name, whether it was given.
+
+    Raises:
+        ConfigurationError: some were.
+    """
+    from finepoint.errors import ConfigurationError
+
+    names = [name for name, is_given in given.items() if is_given]
+    if names:
+        verb = "is" if len(names) == 1 else "are"
+        raise ConfigurationError(f"{', '.join(names)} {verb} for --engine sagemaker; give it too, or leave them out")
 
 
 def tell_spent(engine: str, folder: Path) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from finepoint.cli.arguments import Json, ModelArgument, RunsDir
 from finepoint.cli.cloud import CloudSetting, Engine, MaxPrice
 from finepoint.models.runtime_names import RuntimeName
+
+if TYPE_CHECKING:
+    from finepoint.serving.client import Endpoint
 
 
 def _in_aws(*names: str, text: str, metavar: str | None = None) -> Any:
@@ -109,6 +113,7 @@ def command(
 
         finepoint deploy first --engine sagemaker --instances 2 --max-instances 6 --scale-at 300 --update rolling
     """
+    from finepoint.cli.cloud import refuse_cloud_flags
     from finepoint.cli.output import plain, print_json, say, show
     from finepoint.errors import ConfigurationError
     from finepoint.runs.deploying import captures_dir, deploy
@@ -130,12 +135,36 @@ def command(
         hosting = Hosting(mode, instances, max_instances, scale_at, max(1, round(100 * share)) if share else 0, update)
         deploy_in_cloud(model, name, hosting, cloud, max_price, runs_dir, json, entry_point, source_dir)
         return
+    refuse_cloud_flags(
+        {
+            "--cloud": bool(cloud),
+            "--mode": mode != "realtime",
+            "--instances": instances != 1,
+            "--max-instances": max_instances != 0,
+            "--scale-at": scale_at != 0,
+            "--update": update != "all-at-once",
+            "--max-price": max_price is not None,
+        }
+    )
     access = Access(token_file, no_auth, tls_certificate, tls_key, allow_code, runtime)
     if printed is not None:
         from finepoint.runs.deploying import unit_of
 
+        if canary is not None:
+            raise ConfigurationError("--canary is for a running endpoint, and --print deploys nothing; leave one out")
         text = unit_of(
-            printed, model, name=name, host=host or "127.0.0.1", port=port, access=access, directory=runs_dir
+            printed,
+            model,
+            name=name,
+            host=host or "127.0.0.1",
+            port=port,
+            start_seconds=start_seconds,
+            access=access,
+            capture=share,
+            capture_images=capture_images,
+            directory=runs_dir,
+            entry_point=entry_point,
+            source_dir=source_dir,
         )
         sys.stdout.write(text)
         return
@@ -160,9 +189,20 @@ def command(
     show(
         f"Endpoint [bold]{plain(endpoint.name)}[/] is healthy at {endpoint.url}",
         f"  finepoint query {plain(endpoint.name)} IMAGE.jpg",
-        f"  curl --data-binary @IMAGE.jpg -H 'Content-Type: image/jpeg' {endpoint.url}/invocations",
+        f"  {plain(_curl(endpoint))}",
         f"  a page to try it: {endpoint.url}/",
         f"  finepoint undeploy {plain(endpoint.name)}",
     )
     if capture is not None:
         show(f"Captured requests lie in {plain(captures_dir() / endpoint.name)}")
+
+
+def _curl(endpoint: Endpoint) -> str:
+    """Return the line with which curl asks an endpoint of this machine."""
+    from finepoint.serving import registry
+
+    record = registry.find(endpoint.name)
+    settings = record.settings if record is not None else {}  # it may just have been removed
+    trust = f"--cacert {shlex.quote(settings['tls-certificate'])} " if "tls-certificate" in settings else ""
+    shown = '-H "Authorization: Bearer $FINEPOINT_TOKEN" ' if "token-file" in settings else ""
+    return f"curl {trust}{shown}--data-binary @IMAGE.jpg -H 'Content-Type: image/jpeg' {endpoint.url}/invocations"

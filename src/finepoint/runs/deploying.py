@@ -59,10 +59,7 @@ def deploy(
     path = model_path(model, directory)
     name = name or default_name(path)
     if entry_point is not None:
-        check_importable(source_dir)
-        path = pack_with_script(path, entry_point, source_dir, state_dir() / "models" / f"{name}.tar.gz")
-        access = replace(access or Access(), allow_code=True)  # who names the script has read it
-    settings = CaptureSettings(captures_dir(), capture, capture_images) if capture is not None else None
+        path, access = _with_script(path, name, access, entry_point, source_dir)
     return deploy_package(
         path,
         name=name,
@@ -70,7 +67,7 @@ def deploy(
         port=port,
         start_seconds=start_seconds,
         access=access,
-        capture=settings,
+        capture=_capture_settings(capture, capture_images),
         canary=canary,
         say=say,
     )
@@ -83,12 +80,42 @@ def unit_of(
     name: str | None = None,
     host: str = "127.0.0.1",
     port: int = 0,
+    start_seconds: float = START_SECONDS,
     access: Access | None = None,
+    capture: float | None = None,
+    capture_images: bool = False,
     directory: Path | None = None,
+    entry_point: str | None = None,
+    source_dir: Path | None = None,
 ) -> str:
     """Return a systemd unit or a compose file that serves a model; arguments and errors as for `deploy`."""
     path = model_path(model, directory)
-    return unit(kind, path, name=name or default_name(path), host=host, port=port, access=access or Access())
+    name = name or default_name(path)
+    if entry_point is not None:
+        path, access = _with_script(path, name, access, entry_point, source_dir)
+    return unit(
+        kind,
+        path,
+        name=name,
+        host=host,
+        port=port,
+        start_seconds=start_seconds,
+        access=access or Access(),
+        capture=_capture_settings(capture, capture_images),
+    )
+
+
+def _with_script(
+    path: Path, name: str, access: Access | None, entry_point: str, source_dir: Path | None
+) -> tuple[Path, Access]:
+    """Return a package with a script of the user's in it, and the access with which it may run."""
+    check_importable(source_dir)
+    packed = pack_with_script(path, entry_point, source_dir, state_dir() / "models" / f"{name}.tar.gz")
+    return packed, replace(access or Access(), allow_code=True)  # who names the script has read it
+
+
+def _capture_settings(share: float | None, images: bool) -> CaptureSettings | None:
+    return CaptureSettings(captures_dir(), share, images) if share is not None else None
 
 
 def captures_dir() -> Path:

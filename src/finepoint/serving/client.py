@@ -14,6 +14,7 @@ import itertools
 import json
 import os
 import random
+import re
 import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -35,6 +36,7 @@ _KEYS = frozenset({"label", "probability", "probabilities"})
 _BATCH = 16
 _SECONDS = 60.0
 _LONGEST_PAUSE_SECONDS = 30.0
+_CERTIFICATE = re.compile("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Endpoint:
             endpoint says, give or take half of it, so that many clients do not come back together.
         ca: PEM file with a certificate to trust beside the system's, such as the endpoint's own; by default what
             `$FINEPOINT_CA` names. An endpoint's certificate is always verified.
+        pinned: trust the first certificate in the file `ca` and no other, whatever host it names: the endpoint's own.
     """
 
     name: str
@@ -58,6 +61,7 @@ class Endpoint:
     token: str = field(default_factory=lambda: os.environ.get("FINEPOINT_TOKEN", ""), repr=False)
     retries: int = 3
     ca: str = field(default_factory=lambda: os.environ.get("FINEPOINT_CA", ""))
+    pinned: bool = False
 
     def __post_init__(self) -> None:
         if not self.url:
@@ -206,7 +210,7 @@ class Endpoint:
         Raises:
             ConfigurationError: `ca` cannot be read.
         """
-        return trusted(self.ca)
+        return trusted(self.ca, pinned=self.pinned)
 
     def delete(self) -> None:
         """Stop the endpoint and forget it.
@@ -261,14 +265,15 @@ def trusted(ca: str, *, pinned: bool = False) -> ssl.SSLContext:
 
     Args:
         ca: PEM file to trust beside the system's certificates, or "".
-        pinned: trust only what is in the file, whatever host it names.
+        pinned: trust only the first certificate in the file, whatever host it names; what follows it there has signed
+            others' certificates too.
 
     Raises:
         ConfigurationError: the file cannot be read, or holds no certificate.
     """
     try:
-        context = ssl.create_default_context(cafile=ca if pinned else None)
-        if ca:
+        context = ssl.create_default_context(cadata=_first_certificate(ca) if pinned else None)
+        if ca and not pinned:
             context.load_verify_locations(ca)
     except OSError as error:  # SSLError is one
         raise ConfigurationError(f"{ca} holds no certificate that can be read ({error}); give a PEM file") from error
@@ -276,6 +281,14 @@ def trusted(ca: str, *, pinned: bool = False) -> ssl.SSLContext:
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     context.check_hostname = not pinned
     return context
+
+
+def _first_certificate(path: str) -> str:
+    """Return the first certificate in a PEM file: where a server has the file, that is its own."""
+    found = _CERTIFICATE.search(Path(path).read_text("ascii", errors="replace"))
+    if found is None:
+        raise ssl.SSLError("no certificate in PEM form")
+    return found[0]
 
 
 def _pause(answer: httpx.Response) -> float:

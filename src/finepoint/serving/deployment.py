@@ -260,9 +260,9 @@ def find_endpoint(name_or_url: str) -> Endpoint:
 
 
 def _endpoint(name: str, url: str, version: str, settings: Mapping[str, str]) -> Endpoint:
-    """Return an endpoint of this machine; the certificate that it was deployed with is trusted."""
+    """Return an endpoint of this machine; the certificate that it was deployed with is trusted, and no other."""
     own = settings.get("tls-certificate")
-    return Endpoint(name, url, version, ca=own) if own else Endpoint(name, url, version)
+    return Endpoint(name, url, version, ca=own, pinned=True) if own else Endpoint(name, url, version)
 
 
 def _unknown(name: str) -> str:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from finepoint.errors import EndpointError, FinepointError
+from finepoint.errors import ConfigurationError, EndpointError, FinepointError
 from finepoint.serving import runtime_client
 from finepoint.serving.application import RUNTIME_PATH, EndpointApplication
 from finepoint.serving.builtin import BuiltinModel
@@ -149,7 +149,12 @@ class MultiModelApplication:
         """Answer by the model that is asked for, which is loaded first where it is not, as the platform would do."""
         name = runtime_client.target_model(request.headers)
         if name not in self._loaded:
-            opened = await self._open(name, str(self._folder / name))
+            url = str(self._folder / name)
+            try:
+                path = self._path_of(name, url)
+            except ConfigurationError as error:
+                return runtime_client.invalid(str(error))
+            opened = await self._open(name, url, path)
             if opened.status == 409:
                 return runtime_client.not_ready(name)
             if opened.status != 200:
@@ -165,14 +170,34 @@ class MultiModelApplication:
             name, url = str(wanted["model_name"]), str(wanted["url"])
         except (ValueError, KeyError, TypeError, RecursionError):
             return refusal(400, 'the body must be {"model_name": NAME, "url": PATH}')
-        return await self._open(name, url)
+        try:
+            path = self._path_of(name, url)
+        except ConfigurationError as error:
+            return refusal(400, str(error))
+        return await self._open(name, url, path)
 
-    async def _open(self, name: str, url: str) -> Response:
-        path = Path(unquote(url.removeprefix("file://"))).resolve()
-        if not _PATH.fullmatch(f"/models/{name}"):
-            return refusal(400, "a model's name is 1 to 500 characters without a slash")
-        if not path.is_relative_to(self._folder):
-            return refusal(400, f"a model must lie in {self._folder}")
+    def _path_of(self, name: str, url: str) -> Path:
+        """Return where a model lies, if it may be called so and lie there.
+
+        Raises:
+            ConfigurationError: it may not, or there can be no such path.
+        """
+        found = _PATH.fullmatch(f"/models/{name}")
+        if found is None or found[2]:
+            raise ConfigurationError("a model's name is 1 to 500 characters without a slash")
+        try:
+            f"{name}{url}".encode()  # answers have both
+            path = Path(unquote(url.removeprefix("file://"))).resolve()
+            if not path.is_relative_to(self._folder):
+                raise ConfigurationError(f"a model must lie in {self._folder}")
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # who opens it says so
+                path.stat()
+        except (OSError, ValueError, RuntimeError) as error:  # too long, NUL or half a character in it, links in a ring
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise ConfigurationError(f"model {name[:200]!r} cannot lie at {url[:200]!r}: {reason}") from error
+        return path
+
+    async def _open(self, name: str, url: str, path: Path) -> Response:
         if name in self._loaded or name in self._loading:
             return refusal(409, f"model {name!r} is loaded already")
         if (full := self._full(path)) is not None:
