@@ -32,6 +32,14 @@ def test_flags_of_the_cloud_are_refused_on_this_machine_each_by_its_name(tmp_pat
         command(str(tmp_path), printed=printed, **together)
 
 
+def test_flags_of_this_machine_are_refused_in_the_cloud(tmp_path: Path) -> None:
+    local: dict[str, Any] = {"port": 8080, "allow_code": True, "runtime": "cuda", "token_file": tmp_path / "token"}
+    with pytest.raises(
+        ConfigurationError, match=r"^--port, --token-file, --allow-code, --runtime are for this machine"
+    ):
+        command(str(tmp_path), engine="sagemaker", **local)
+
+
 def test_a_printed_unit_has_the_flags_of_capture_and_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     package = str(handler(tmp_path / "a", "one"))
     given: dict[str, Any] = {"name": "kept", "start_seconds": 200.0, "capture": "10%", "capture_images": True}

@@ -75,12 +75,24 @@ def refuse_cloud_flags(given: Mapping[str, bool]) -> None:
     Raises:
         ConfigurationError: some were.
     """
+    _refuse(given, "for --engine sagemaker; give it too, or leave them out")
+
+
+def refuse_local_flags(given: Mapping[str, bool]) -> None:
+    """Refuse flags that only this machine follows, where the engine is AWS's; arguments and error are as above.
+
+    Raises:
+        ConfigurationError: some were.
+    """
+    _refuse(given, "for this machine, without meaning with --engine sagemaker; leave them out")
+
+
+def _refuse(given: Mapping[str, bool], why: str) -> None:
     from finepoint.errors import ConfigurationError
 
     names = [name for name, is_given in given.items() if is_given]
     if names:
-        verb = "is" if len(names) == 1 else "are"
-        raise ConfigurationError(f"{', '.join(names)} {verb} for --engine sagemaker; give it too, or leave them out")
+        raise ConfigurationError(f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} {why}")
 
 
 def tell_spent(engine: str, folder: Path) -> None:

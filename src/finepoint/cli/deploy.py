@@ -113,7 +113,7 @@ def command(
 
         finepoint deploy first --engine sagemaker --instances 2 --max-instances 6 --scale-at 300 --update rolling
     """
-    from finepoint.cli.cloud import refuse_cloud_flags
+    from finepoint.cli.cloud import refuse_cloud_flags, refuse_local_flags
     from finepoint.cli.output import plain, print_json, say, show
     from finepoint.errors import ConfigurationError
     from finepoint.runs.deploying import captures_dir, deploy
@@ -132,6 +132,20 @@ def command(
                 "--canary and --capture-images are for this machine; in AWS give --update canary, and --capture keeps "
                 "requests and answers"
             )
+        refuse_local_flags(
+            {
+                "--host": host is not None,
+                "--port": port != 0,
+                "--token-file": token_file is not None,
+                "--no-auth": no_auth,
+                "--tls-certificate": tls_certificate is not None,
+                "--tls-key": tls_key is not None,
+                "--allow-code": allow_code,
+                "--runtime": runtime != "auto",
+                "--start-seconds": start_seconds != 60.0,
+                "--print": printed is not None,
+            }
+        )
         hosting = Hosting(mode, instances, max_instances, scale_at, max(1, round(100 * share)) if share else 0, update)
         deploy_in_cloud(model, name, hosting, cloud, max_price, runs_dir, json, entry_point, source_dir)
         return
