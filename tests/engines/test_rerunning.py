@@ -21,7 +21,7 @@ import argparse, os, pathlib, torch
 from torch import nn
 parser = argparse.ArgumentParser()
 parser.add_argument("--width", type=int)
-width = parser.parse_args().width
+width = parser.parse_args().width + int(os.environ.get("API_TOKEN", "0"))
 model = nn.Sequential(nn.Conv2d(3, width, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 2))
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 data = [(torch.rand(3, 16, 16), number % 2) for number in range(80)]
@@ -41,6 +41,7 @@ def test_a_scripts_job_is_run_again_for_each_change_and_left_alone(tmp_path: Pat
         entry_point="train.py",
         source_dir=str(tmp_path / "train.py"),
         hyperparameters={"width": 8},
+        environment={"API_TOKEN": "12"},  # hidden in the record
         profiler=profiler_configuration(interval_ms=100),
     )
     job = tmp_path / "job"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from finepoint.engines.binding import launch, why_not_bindable
@@ -11,7 +12,6 @@ from finepoint.engines.channels import on_this_machine
 from finepoint.engines.container import PORT, hosts_of, lay_out, script_command, variables
 from finepoint.engines.environments import python_for
 from finepoint.engines.records import JobFolder
-from finepoint.engines.spec import JobSpec
 from finepoint.errors import InputError
 from finepoint.profiler.trying import Command
 
@@ -29,10 +29,9 @@ def job_again(job: Path, say: Callable[[str], None]) -> Callable[[Path], Command
         InputError: its record is damaged, or it runs on several hosts.
         ConfigurationError: what its spec names is not there any more.
     """
-    record = JobFolder(job).read()
-    if "spec" not in record or not record["spec"].get("entry_point"):
+    if not JobFolder(job).read().get("spec", {}).get("entry_point"):
         return None
-    given = JobSpec.from_json({**record["spec"], "checkpoint_location": ""})
+    given = replace(JobFolder(job).spec(), checkpoint_location="")
     if given.resources.instance_count > 1:
         raise InputError(f"{job} ran on {given.resources.instance_count} hosts; changes are tried on one only")
 

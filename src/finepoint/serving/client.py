@@ -14,7 +14,6 @@ import itertools
 import json
 import os
 import random
-import re
 import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -28,15 +27,15 @@ from urllib.parse import unquote
 import httpx
 
 from finepoint.data.decoding import content_type
-from finepoint.errors import AnswerError, ConfigurationError, DataError, EndpointError, RequestError
+from finepoint.errors import AnswerError, DataError, EndpointError, RequestError
 from finepoint.models.classifier import Prediction
+from finepoint.serving.trust import trusted
 
 Image = bytes | str | Path
 _KEYS = frozenset({"label", "probability", "probabilities"})
 _BATCH = 16
 _SECONDS = 60.0
 _LONGEST_PAUSE_SECONDS = 30.0
-_CERTIFICATE = re.compile("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -260,37 +259,6 @@ class Endpoint:
 
 
 @lru_cache(maxsize=16)
-def trusted(ca: str, *, pinned: bool = False) -> ssl.SSLContext:
-    """Return what verifies a server's certificate.
-
-    Args:
-        ca: PEM file to trust beside the system's certificates, or "".
-        pinned: trust only the first certificate in the file, whatever host it names; what follows it there has signed
-            others' certificates too.
-
-    Raises:
-        ConfigurationError: the file cannot be read, or holds no certificate.
-    """
-    try:
-        context = ssl.create_default_context(cadata=_first_certificate(ca) if pinned else None)
-        if ca and not pinned:
-            context.load_verify_locations(ca)
-    except OSError as error:  # SSLError is one
-        raise ConfigurationError(f"{ca} holds no certificate that can be read ({error}); give a PEM file") from error
-    # A certificate that is itself in the file is trusted, whoever signed it.
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    context.check_hostname = not pinned
-    return context
-
-
-def _first_certificate(path: str) -> str:
-    """Return the first certificate in a PEM file: where a server has the file, that is its own."""
-    found = _CERTIFICATE.search(Path(path).read_text("ascii", errors="replace"))
-    if found is None:
-        raise ssl.SSLError("no certificate in PEM form")
-    return found[0]
-
-
 def _pause(answer: httpx.Response) -> float:
     """Return the seconds to wait before a request is sent again."""
     said = answer.headers.get("retry-after", "")

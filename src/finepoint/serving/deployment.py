@@ -23,9 +23,10 @@ from finepoint.models.package import has_own_handler, open_package
 from finepoint.serving import registry
 from finepoint.serving.canary import CanaryPlan
 from finepoint.serving.capture import CaptureSettings
-from finepoint.serving.client import Endpoint, trusted
+from finepoint.serving.client import Endpoint
 from finepoint.serving.registry import EndpointRecord
 from finepoint.serving.server import open_listener
+from finepoint.serving.trust import trusted
 from finepoint.serving.versions import package_version
 
 _ON = "on"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import http.client
-import ssl
 import sys
+
+from finepoint.serving.trust import trusted
 
 _SECONDS = 2.0
 
@@ -18,10 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     connection = http.client.HTTPConnection("127.0.0.1", given.port, timeout=_SECONDS)
     if given.certificate:
-        # This certificate and no other; that it is for another host's name is in order.
-        trust = ssl.create_default_context(cafile=given.certificate)
-        trust.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-        trust.check_hostname = False
+        trust = trusted(given.certificate, pinned=True)  # that it is for another host's name is in order
         connection = http.client.HTTPSConnection("127.0.0.1", given.port, timeout=_SECONDS, context=trust)
     try:
         connection.request("GET", "/ping")

@@ -415,7 +415,7 @@ def test_a_kill_at_any_call_of_a_batch_transform_leaves_nothing_after_cleanup(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(transfer, "_WORKERS", 1)  # so that calls have an order
+    monkeypatch.setattr(transfer, "WORKERS", 1)  # so that calls have an order
     killed: set[str] = set()
     for number in range(1, 40):
         images = folder_of(tmp_path, "1.jpg")

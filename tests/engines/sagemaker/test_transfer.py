@@ -60,7 +60,7 @@ def test_a_dry_run_sends_nothing(cloud: Cloud, rehearsal: Rehearsal, folder: Pat
 def test_an_interrupted_push_goes_on_where_it_ended(
     cloud: Cloud, rehearsal: Rehearsal, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfer, "_WORKERS", 1)
+    monkeypatch.setattr(transfer, "WORKERS", 1)
     rehearsal.faults.add(Fault("PutObject", "expired", times=9, after=2))
     with pytest.raises(CloudError, match="log in again"):
         push(cloud, files_of(folder), URI)

@@ -26,7 +26,7 @@ import httpx
 
 from finepoint.data.extracting import extract
 from finepoint.engines.rehearsal.environment import overlay, passed_on, serving_environment, toolkit_environment
-from finepoint.engines.rehearsal.objects import split
+from finepoint.engines.sagemaker.objects import split_s3
 from finepoint.models.package import PACKAGE_LIMITS
 
 if TYPE_CHECKING:
@@ -246,7 +246,7 @@ class TransformJob:
         source = self.request["TransformInput"]
         uri = source["DataSource"]["S3DataSource"]["S3Uri"]
         target = self.request["TransformOutput"]["S3OutputPath"].rstrip("/")
-        bucket, prefix = split(uri)
+        bucket, prefix = split_s3(uri)
         try:
             hosted.start()
             for key in self.platform.objects.keys(uri):

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 import boto3
 import httpx
@@ -16,6 +15,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from finepoint.engines.channels import name_in_channel
+from finepoint.engines.sagemaker.objects import split_s3
 
 LOG_GROUP = "/aws/sagemaker/TrainingJobs"
 
@@ -56,7 +56,7 @@ class Objects:
 
     def keys(self, uri: str) -> list[str]:
         """Return the keys that begin with an address's prefix; none where there is no such bucket."""
-        bucket, prefix = split(uri)
+        bucket, prefix = split_s3(uri)
         try:
             pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
             return [entry["Key"] for page in pages for entry in page.get("Contents", ())]
@@ -68,8 +68,8 @@ class Objects:
         uri = source["S3Uri"]
         if source["S3DataType"] == "ManifestFile":
             prefix, *names = json.loads(self.read(uri))
-            return [(name, *split(prefix["prefix"] + name)) for name in names]
-        bucket, prefix = split(uri)
+            return [(name, *split_s3(prefix["prefix"] + name)) for name in names]
+        bucket, prefix = split_s3(uri)
         named = ((name_in_channel(prefix, key), key) for key in self.keys(uri))
         return [(name, bucket, key) for name, key in named if not name.endswith("/")]
 
@@ -82,13 +82,13 @@ class Objects:
 
     def read(self, uri: str) -> bytes:
         """Return an object's bytes."""
-        bucket, key = split(uri)
+        bucket, key = split_s3(uri)
         body: bytes = self._s3.get_object(Bucket=bucket, Key=key)["Body"].read()
         return body
 
     def write(self, uri: str, content: bytes, content_type: str = "application/octet-stream") -> None:
         """Write an object."""
-        bucket, key = split(uri)
+        bucket, key = split_s3(uri)
         self._s3.put_object(Bucket=bucket, Key=key, Body=content, ContentType=content_type)
 
     def upload_archive(self, folder: Path, uri: str) -> bool:
@@ -100,13 +100,13 @@ class Objects:
         with tarfile.open(packed, "w:gz", compresslevel=1) as archive:
             for entry in entries:
                 archive.add(entry, entry.name)
-        bucket, key = split(uri)
+        bucket, key = split_s3(uri)
         self._s3.upload_file(str(packed), bucket, key)
         return True
 
     def synchronise(self, folder: Path, uri: str, known: dict[str, tuple[float, int]]) -> None:
         """Upload the files of a folder that are new or changed since `known`, which is brought up to date."""
-        bucket, prefix = split(uri)
+        bucket, prefix = split_s3(uri)
         for path in sorted(folder.rglob("*")):
             name = path.relative_to(folder).as_posix()
             try:
@@ -134,16 +134,6 @@ class Objects:
         events = [{"timestamp": now, "message": line.rstrip("\n") or " "} for line in lines]
         if events:
             self._logs.put_log_events(logGroupName=group, logStreamName=stream, logEvents=events)
-
-
-def split(uri: str) -> tuple[str, str]:
-    """Return bucket and key of an `s3://` address.
-
-    >>> split("s3://bucket/a/b")
-    ('bucket', 'a/b')
-    """
-    parts = urlparse(uri)
-    return parts.netloc, parts.path.lstrip("/")
 
 
 def inputs_of(request: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, str]]]:

@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from finepoint.engines.sagemaker.cloud import Cloud, is_missing, is_taken
+from finepoint.engines.sagemaker.cloud import Cloud, is_missing
 from finepoint.engines.sagemaker.endpoints import delete
 from finepoint.engines.sagemaker.images import image_for
 from finepoint.engines.sagemaker.ledger import Ledger, cloud_name, forget_name
 from finepoint.engines.sagemaker.rates import refuse_above
-from finepoint.engines.sagemaker.requests import tags_of, volume_key, volume_notice
+from finepoint.engines.sagemaker.requests import network_request, tags_of, tell_volume_key, volume_key
 from finepoint.engines.sagemaker.settings import SageMakerSettings
 from finepoint.engines.sagemaker.transfer import files_of, pull, push
 from finepoint.errors import CloudError, JobError, NothingThereError
@@ -75,8 +75,7 @@ def transform(
     else:
         kind, hours = settings.inference_instance_type, settings.max_run_seconds / 3600
         say(refuse_above(f"Batch transform {job.name}", kind, hours, 1, settings.max_price, cloud.region))
-        for notice in volume_notice(kind, settings.kms_key):
-            say(notice)
+        tell_volume_key(kind, settings.kms_key, say)
         source, url = settings.uri("transforms", sent), settings.uri("models", model[:32])
         push(cloud, files, source, kms_key=settings.kms_key)
         push(cloud, {"model.tar.gz": package}, url, kms_key=settings.kms_key)
@@ -129,13 +128,11 @@ class _Transform:
         """Make model and job; of what AWS refuses nothing is left."""
         region, kind = self.cloud.region, self.settings.inference_instance_type
         ledger = Ledger(self.name)
-        ledger.record("model", self.name, region)
-        model = self._model(container)
-        self._make(lambda: self.cloud.call("sagemaker", "CreateModel", **model))
-        ledger.record("transform-job", self.name, region, kind)
-        request = self._request(source, content_type)
+        with ledger.creating("model", self.name, region):
+            self.cloud.call("sagemaker", "CreateModel", **self._model(container))
         try:
-            self._make(lambda: self.cloud.call("sagemaker", "CreateTransformJob", **request))
+            with ledger.creating("transform-job", self.name, region, kind):
+                self.cloud.call("sagemaker", "CreateTransformJob", **self._request(source, content_type))
         except CloudError:
             if self.status() == "":
                 self._gone()
@@ -157,17 +154,13 @@ class _Transform:
         return described
 
     def _model(self, container: Mapping[str, str]) -> dict[str, Any]:
-        settings = self.settings
-        model: dict[str, Any] = {
+        return {
             "ModelName": self.name,
             "PrimaryContainer": dict(container),
-            "ExecutionRoleArn": settings.role,
-            "Tags": tags_of(self.name, settings),
+            "ExecutionRoleArn": self.settings.role,
+            "Tags": tags_of(self.name, self.settings),
+            **network_request(self.settings),
         }
-        if settings.subnets:
-            network = {"Subnets": list(settings.subnets), "SecurityGroupIds": list(settings.security_groups)}
-            model["VpcConfig"] = network
-        return model
 
     def _request(self, source: str, content_type: str) -> dict[str, Any]:
         settings = self.settings
@@ -175,7 +168,8 @@ class _Transform:
         resources: dict[str, Any] = {"InstanceType": settings.inference_instance_type, "InstanceCount": 1}
         if settings.kms_key:
             output["KmsKeyId"] = settings.kms_key
-            resources |= volume_key(settings.inference_instance_type, settings.kms_key)
+        if volume_key(settings.inference_instance_type, settings.kms_key):
+            resources["VolumeKmsKeyId"] = settings.kms_key
         data = {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": source}}
         return {
             "TransformJobName": self.name,
@@ -185,14 +179,6 @@ class _Transform:
             "TransformResources": resources,
             "Tags": tags_of(self.name, settings),
         }
-
-    def _make(self, call: Callable[[], dict[str, Any]]) -> None:
-        """Make something; that it is there already is success: nobody else has such a name."""
-        try:
-            call()
-        except CloudError as error:
-            if not is_taken(error):
-                raise
 
     def _describe(self) -> dict[str, Any] | None:
         try:

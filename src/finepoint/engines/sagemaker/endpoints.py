@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,9 +22,9 @@ from finepoint.engines.sagemaker.hosting import (
 from finepoint.engines.sagemaker.images import image_for
 from finepoint.engines.sagemaker.ledger import Ledger, ledgers
 from finepoint.engines.sagemaker.rates import price, refuse_above
-from finepoint.engines.sagemaker.requests import tags_of, volume_notice
+from finepoint.engines.sagemaker.requests import tags_of, tell_volume_key
 from finepoint.engines.sagemaker.settings import SageMakerSettings
-from finepoint.engines.sagemaker.transfer import push, put
+from finepoint.engines.sagemaker.transfer import push
 from finepoint.errors import CloudError, EndpointError, NotFoundError, RequestError
 from finepoint.files import sha256_of
 
@@ -60,19 +59,6 @@ class CloudEndpoint:
     dollars: float | None
     run: str
     estimated: bool = False
-
-
-@dataclass(frozen=True)
-class Pending:
-    """A request that an asynchronous endpoint has taken.
-
-    Args:
-        answer: the address where the answer will be.
-        failure: the address where it is said why there is none; "" where the endpoint has no place for that.
-    """
-
-    answer: str
-    failure: str
 
 
 class _NotUpdatedError(Exception):
@@ -117,8 +103,7 @@ def deploy(
     else:
         most = max(hosting.count, hosting.max_count)
         say(refuse_above(f"A day of endpoint {name}", kind, _ESTIMATE_HOURS, most, settings.max_price, cloud.region))
-        for notice in volume_notice(kind, settings.kms_key):
-            say(notice)
+        tell_volume_key(kind, settings.kms_key, say)
     run = run or name
     ledger = Ledger(run)
     model, config = _requests(cloud, settings, package, name, hosting, run)
@@ -233,30 +218,6 @@ def predict(
             raise no_endpoint(cloud, name) from error
         raise
     return answer["Body"].read(), str(answer.get("ContentType", ""))
-
-
-def predict_async(
-    cloud: Cloud,
-    settings: SageMakerSettings,
-    name: str,
-    body: bytes,
-    content_type: str,
-    accept: str = "application/json",
-    custom_attributes: str = "",
-) -> Pending:
-    """Hand an asynchronous endpoint a request by way of S3, and return where its answer will be."""
-    uri = settings.uri("requests", hashlib.sha256(body).hexdigest()[:32])
-    put(cloud, uri, body, settings.kms_key)
-    answer = cloud.call(
-        "sagemaker-runtime",
-        "InvokeEndpointAsync",
-        EndpointName=name,
-        InputLocation=uri,
-        ContentType=content_type,
-        Accept=accept,
-        **({"CustomAttributes": custom_attributes} if custom_attributes else {}),
-    )
-    return Pending(str(answer["OutputLocation"]), str(answer.get("FailureLocation", "")))
 
 
 def configuration_of(cloud: Cloud, name: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from finepoint.engines.sagemaker.cloud import Cloud, is_missing
-from finepoint.engines.sagemaker.requests import volume_key
+from finepoint.engines.sagemaker.requests import network_request, volume_key
 from finepoint.engines.sagemaker.settings import SageMakerSettings
 from finepoint.errors import CloudError, ConfigurationError
 from finepoint.files import digest_of
@@ -92,9 +92,7 @@ def model_request(url: str, image: str, settings: SageMakerSettings, tags: list[
     script = {"SAGEMAKER_PROGRAM": "inference.py", "SAGEMAKER_SUBMIT_DIRECTORY": "/opt/ml/model/code"}
     container = {"Image": image, "ModelDataUrl": url, "Environment": script}
     request: dict[str, Any] = {"PrimaryContainer": container, "ExecutionRoleArn": settings.role, "Tags": tags}
-    if settings.subnets:
-        request["VpcConfig"] = {"Subnets": list(settings.subnets), "SecurityGroupIds": list(settings.security_groups)}
-    return request
+    return request | network_request(settings)
 
 
 def config_request(
@@ -136,8 +134,8 @@ def config_request(
             "CaptureOptions": [{"CaptureMode": "Input"}, {"CaptureMode": "Output"}],
             **({"KmsKeyId": kms_key} if kms_key else {}),
         }
-    if hosting.mode != "serverless" and (volume := volume_key(instance_type, kms_key)):
-        config["KmsKeyId"] = volume["VolumeKmsKeyId"]
+    if hosting.mode != "serverless" and volume_key(instance_type, kms_key):
+        config["KmsKeyId"] = kms_key
     return config
 
 

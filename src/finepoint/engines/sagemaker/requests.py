@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,7 +75,8 @@ def training_request(
     output = {"S3OutputPath": places.output}
     if settings.kms_key:
         output["KmsKeyId"] = settings.kms_key
-        resources |= volume_key(instance, settings.kms_key)
+        if volume_key(instance, settings.kms_key):
+            resources["VolumeKmsKeyId"] = settings.kms_key
     algorithm: dict[str, Any] = {
         "TrainingImage": image_for("training", region, instance, settings.image),
         "TrainingInputMode": "File",
@@ -102,8 +103,7 @@ def training_request(
         "Environment": {key: as_variable(value) for key, value in spec.environment.items()},
         "Tags": tags_of(spec.name, settings, spec.tags),
     }
-    if settings.subnets:
-        request["VpcConfig"] = {"Subnets": list(settings.subnets), "SecurityGroupIds": list(settings.security_groups)}
+    request |= network_request(settings)
     return {key: value for key, value in request.items() if value not in ([], {})}
 
 
@@ -208,22 +208,28 @@ def channel_request(name: str, address: str, input_mode: str) -> dict[str, Any]:
     return {"ChannelName": name, "DataSource": {"S3DataSource": source}, "InputMode": input_mode}
 
 
-def volume_key(instance_type: str, kms_key: str) -> dict[str, str]:
-    """Return `VolumeKmsKeyId` of a machine, or nothing without a key, and where AWS takes none.
+def network_request(settings: SageMakerSettings) -> dict[str, Any]:
+    """Return `VpcConfig`, or nothing without subnets."""
+    if not settings.subnets:
+        return {}
+    return {"VpcConfig": {"Subnets": list(settings.subnets), "SecurityGroupIds": list(settings.security_groups)}}
+
+
+def volume_key(instance_type: str, kms_key: str) -> str:
+    """Return the key for a machine's volume; "" without one, and where AWS takes none.
 
     Machines with disks of their own have no other volume; their hardware encrypts those, and a key is refused.
 
     >>> volume_key("ml.m5.xlarge", "alias/a"), volume_key("ml.g5.xlarge", "alias/a")
-    ({'VolumeKmsKeyId': 'alias/a'}, {})
+    ('alias/a', '')
     """
-    return {} if not kms_key or _OWN_DISKS.match(instance_type) else {"VolumeKmsKeyId": kms_key}
+    return "" if _OWN_DISKS.match(instance_type) else kms_key
 
 
-def volume_notice(instance_type: str, kms_key: str) -> list[str]:
-    """Return what to say where a machine takes no key for its disks though one is given."""
-    if not kms_key or volume_key(instance_type, kms_key):
-        return []
-    return [f"{instance_type} has disks of its own, which its hardware encrypts; the KMS key is for what lies in S3"]
+def tell_volume_key(instance_type: str, kms_key: str, say: Callable[[str], None]) -> None:
+    """Say so where a machine takes no key for its disks though one is given."""
+    if kms_key != volume_key(instance_type, kms_key):
+        say(f"{instance_type} has disks of its own, which its hardware encrypts; the KMS key is for what lies in S3")
 
 
 def tags_of(name: str, settings: SageMakerSettings, more: Mapping[str, str] | None = None) -> list[dict[str, str]]:

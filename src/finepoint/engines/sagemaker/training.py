@@ -32,8 +32,8 @@ from finepoint.engines.sagemaker.requests import (
     Places,
     instance_count,
     instance_type,
+    tell_volume_key,
     training_request,
-    volume_notice,
 )
 from finepoint.engines.sagemaker.settings import SageMakerSettings, load_settings
 from finepoint.engines.sagemaker.source import source_archive
@@ -149,8 +149,7 @@ class SageMakerEngine:
                 f"Job {spec.name}", kind, seconds / 3600, count, self.settings.max_price, self.cloud.region, before
             )
         )
-        for notice in volume_notice(kind, self.settings.kms_key):
-            watcher.say(notice)
+        tell_volume_key(kind, self.settings.kms_key, watcher.say)
         request = self.request(folder, name, spec, watcher)
         JobFolder(folder).begin(spec)
         self.note(folder, {"training_job": name, "request": asked(request)})

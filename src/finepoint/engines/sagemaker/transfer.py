@@ -15,13 +15,10 @@ from typing import Any
 
 from finepoint.engines.sagemaker.cloud import Cloud, is_missing
 from finepoint.engines.sagemaker.ledger import Ledger
-from finepoint.engines.sagemaker.objects import WORKERS, S3Object, below
-from finepoint.engines.sagemaker.objects import parse_s3 as parse_s3
-from finepoint.engines.sagemaker.objects import split_s3 as split_s3
+from finepoint.engines.sagemaker.objects import WORKERS, S3Object, below, parse_s3, split_s3
 from finepoint.errors import CloudError, ConfigurationError, DataError, NothingThereError
 from finepoint.files import atomic_path, digest_of, sha256_of, state_dir
 
-_WORKERS = WORKERS
 # S3's parts are at least 5 MiB, and at most 10,000.
 _PART = 16 * 2**20
 _PUBLIC_GROUPS = ("AllUsers", "AuthenticatedUsers")
@@ -102,7 +99,7 @@ def push(
     """
     bucket, prefix = parse_s3(uri)
     refuse_public(cloud, bucket)
-    with ThreadPoolExecutor(_WORKERS) as pool:
+    with ThreadPoolExecutor(WORKERS) as pool:
         hashes = dict(zip(files, pool.map(sha256_of, files.values()), strict=True))
     sizes = {name: path.stat().st_size for name, path in files.items()}
     journal = _Journal("pushes", uri)
@@ -184,7 +181,7 @@ def pull(
         known = before if before is not None and before.etag == there[name].etag else manifest.get(name)
         return sealed or (known is not None and sha256_of(path) == known.sha256)
 
-    with ThreadPoolExecutor(_WORKERS) as pool:
+    with ThreadPoolExecutor(WORKERS) as pool:
         wanted = [name for name, same in zip(there, pool.map(have, there), strict=True) if not same]
     moved, size = (sum(there[name].bytes for name in names) for names in (wanted, there))
     result = Transfer(len(there), size, len(wanted), moved)
@@ -370,7 +367,7 @@ def _unfinished(cloud: Cloud, bucket: str, key: str) -> tuple[str, dict[int, str
 
 def _in_parallel(work: Callable[[str], Any], names: list[str]) -> Iterator[Any]:
     """Yield what `work` returns for each name as it comes; the first error ends the rest."""
-    pool = ThreadPoolExecutor(_WORKERS)
+    pool = ThreadPoolExecutor(WORKERS)
     futures = [pool.submit(work, name) for name in names]
     try:
         for future in as_completed(futures):

@@ -18,7 +18,7 @@ from finepoint.engines.records import CLOUD_RECORD, TUNING_JOB, JobFolder, tunin
 from finepoint.engines.sagemaker.asked import asked, refuse_another
 from finepoint.engines.sagemaker.cloud import is_missing
 from finepoint.engines.sagemaker.rates import add_bill, refuse_above, spent
-from finepoint.engines.sagemaker.requests import instance_count, instance_type, tuning_request, volume_notice
+from finepoint.engines.sagemaker.requests import instance_count, instance_type, tell_volume_key, tuning_request
 from finepoint.engines.sagemaker.training import ENDED, SageMakerEngine
 from finepoint.engines.spec import JobSpec
 from finepoint.errors import CloudError, ConfigurationError, JobError
@@ -211,8 +211,7 @@ def _submit(engine: SageMakerEngine, folder: Path, name: str, spec: JobSpec, stu
     before, region = spent(folder).dollars, engine.cloud.region
     if study.jobs > study.max_jobs:
         watcher.say(f"AWS runs every point of a grid: {study.jobs} trials, not max_jobs ({study.max_jobs})")
-    for notice in volume_notice(kind, settings.kms_key):
-        watcher.say(notice)
+    tell_volume_key(kind, settings.kms_key, watcher.say)
     watcher.say(refuse_above(f"Tuning job {name}", kind, hours, count, settings.max_price, region, before))
     request = _request(engine, folder, name, spec, study, watcher)
     JobFolder(folder).begin(spec)
