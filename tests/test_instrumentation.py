@@ -72,7 +72,7 @@ def test_a_loaders_batches_are_told_and_its_iterator_is_its_own() -> None:
     watching = [
         LOADER_BEGIN.subscribe(lambda loader: told.append("begin")),
         BATCH.subscribe(lambda loader, batch, waited: told.append((batch.tolist(), waited >= 0))),
-        LOADER_END.subscribe(lambda loader, exhausted: told.append(exhausted)),
+        LOADER_END.subscribe(lambda loader, exhausted, waited: told.append(exhausted)),
     ]
     assert len(iter(loader)) == 2
     for _ in loader:

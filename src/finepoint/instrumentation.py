@@ -17,8 +17,9 @@ STEP_BEGIN / END       optimizer: around `Optimizer.step`
 ZERO_GRAD              optimizer or module whose gradients were just cleared
 SCHEDULE               scheduler, after its step
 LOADER_BEGIN           loader: an iteration over a DataLoader begins
+WAIT                   loader: it is asked for a batch
 BATCH                  loader, batch, seconds waited for it
-LOADER_END             loader, whether it was exhausted
+LOADER_END             loader, whether it was exhausted, seconds waited to learn so
 COMPILE                what is given to `torch.compile`; a module that compiles itself gives its bound `_call_impl`
 =====================  ====================================================================================
 
@@ -38,7 +39,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from types import ModuleType
-from typing import Any, Generic, ParamSpec
+from typing import Any, Generic, NamedTuple, ParamSpec
 
 import torch
 from torch import Tensor, nn
@@ -78,24 +79,32 @@ failures: list[str] = []
 
 
 class Subscription:
-    """A callback's place at an event; `close` gives it up, `pause` until `resume`."""
+    """A callback's place at an event; `close` gives it up, `pause` until `resume`.
 
-    def __init__(self, close: Remove, resume: Callable[[], None] | None = None) -> None:
+    Args:
+        close: ends it.
+        resume: puts back what `pause` took away.
+        pause: takes away what costs time; `close` where not given.
+    """
+
+    def __init__(
+        self, close: Remove, resume: Callable[[], None] | None = None, *, pause: Callable[[], None] | None = None
+    ) -> None:
         self._close: Remove | None = close
-        self._resume = resume
+        self._resume, self._pause = resume, pause
         self._paused = False
 
     def close(self) -> None:
         """End it; closing twice does nothing."""
         if self._close is not None:
-            if not self._paused:
+            if not self._paused or self._pause is not None:
                 self._close()
             self._close = None
 
     def pause(self) -> None:
-        """Have nothing called, at no cost, until `resume`."""
+        """Have nothing called, at little cost or none, until `resume`."""
         if self._close is not None and self._resume is not None and not self._paused:
-            self._close()
+            (self._pause or self._close)()
             self._paused = True
 
     def resume(self) -> None:
@@ -124,7 +133,7 @@ class Event(Generic[P]):
 
     def emit(self, *args: P.args, **kwargs: P.kwargs) -> None:
         """Call every callback; not while torch compiles or exports, which traces what it meets."""
-        if torch.compiler.is_compiling():
+        if not self._callbacks or torch.compiler.is_compiling():
             return
         for callback in self._callbacks:
             try:
@@ -167,9 +176,9 @@ def watch_calls(
     def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         if not on[0] or type(self) is not kind or torch.compiler.is_compiling():
             return original(self, *args, **kwargs)
-        _shielded(begin, self, args, kwargs)
+        shielded(begin, self, args, kwargs)
         output = original(self, *args, **kwargs)
-        _shielded(end, self, output)
+        shielded(end, self, output)
         return output
 
     def remove() -> None:
@@ -188,7 +197,8 @@ def watch_calls(
     return Subscription(remove, install)
 
 
-def _shielded(callback: Callable[..., object], *args: Any) -> None:
+def shielded(callback: Callable[..., object], *args: Any) -> None:
+    """Call it; where it raises, the program that is watched goes on."""
     try:
         callback(*args)
     except Exception:  # noqa: BLE001 - the program that is watched must go on
@@ -300,7 +310,7 @@ def _put_backward() -> Remove:
 
         return backward
 
-    return _replace_all([(torch.autograd, "backward", around)])
+    return _replace_all([(torch.autograd, "backward", around)], by=BACKWARD_BEGIN)
 
 
 def _install_step_begin(event: Event[[torch.optim.Optimizer]]) -> Remove:
@@ -332,11 +342,12 @@ class _Batches:
         return self
 
     def __next__(self) -> Any:
+        WAIT.emit(self._loader)
         began = time.perf_counter()
         try:
             batch = next(self._batches)
         except StopIteration:
-            self._end(True)
+            self._end(True, time.perf_counter() - began)
             raise
         BATCH.emit(self._loader, batch, time.perf_counter() - began)
         return batch
@@ -348,12 +359,12 @@ class _Batches:
         return getattr(self._batches, name)
 
     def __del__(self) -> None:
-        self._end(False)
+        self._end(False, 0.0)
 
-    def _end(self, exhausted: bool) -> None:
+    def _end(self, exhausted: bool, waited: float) -> None:
         if not self._ended:
             self._ended = True
-            LOADER_END.emit(self._loader, exhausted)
+            LOADER_END.emit(self._loader, exhausted, waited)
 
 
 def _put_loader() -> Remove:
@@ -391,25 +402,50 @@ def _emitting_self(event: Event[[Any]]) -> Callable[[Callable[..., Any]], Callab
     return around
 
 
-def _replace_all(places: list[tuple[Any, str, Callable[[Callable[..., Any]], Callable[..., Any]]]]) -> Remove:
+def _replace_all(
+    places: list[tuple[Any, str, Callable[[Callable[..., Any]], Callable[..., Any]]]], *, by: object = None
+) -> Remove:
     """Replace attributes by what wraps them; return what puts the former ones back.
 
     Where another has wrapped ours since, ours stays below it and does nothing any more.
+
+    Args:
+        places: owner, name, and what wraps the attribute.
+        by: who replaces the same places time and again: what stayed below another's is then used again, and not
+            wrapped once more each time.
     """
     done = []
     for owner, name, around in places:
+        covered = _covered.pop((owner, name, by), None)
+        if covered is not None and vars(owner)[name] is not covered.original:
+            covered.removed[0] = False
+            done.append(covered)
+            continue
         original = vars(owner)[name]
         replacement = _gated(original, around(original), removed := [False])
         setattr(owner, name, replacement)
-        done.append((owner, name, original, replacement, removed))
+        done.append(_Replaced(owner, name, original, replacement, removed))
 
     def remove() -> None:
-        for owner, name, original, replacement, removed in done:
-            removed[0] = True
-            if vars(owner)[name] is replacement:
-                setattr(owner, name, original)
+        for replaced in done:
+            replaced.removed[0] = True
+            if vars(replaced.owner)[replaced.name] is replaced.replacement:
+                setattr(replaced.owner, replaced.name, replaced.original)
+            elif by is not None:
+                _covered[(replaced.owner, replaced.name, by)] = replaced
 
     return remove
+
+
+class _Replaced(NamedTuple):
+    owner: Any
+    name: str
+    original: Any
+    replacement: Any
+    removed: list[bool]
+
+
+_covered: dict[tuple[Any, str, object], _Replaced] = {}
 
 
 def _gated(original: Callable[..., Any], wrapped: Callable[..., Any], removed: list[bool]) -> Callable[..., Any]:
@@ -432,8 +468,9 @@ STEP_END: Event[[torch.optim.Optimizer]] = Event(_install_step_end)
 ZERO_GRAD: Event[[Any]] = Event(_install_zero_grad)
 SCHEDULE: Event[[Any]] = Event(_install_schedule)
 LOADER_BEGIN: Event[[DataLoader[Any]]] = Event(_loader)
+WAIT: Event[[DataLoader[Any]]] = Event(_loader)
 BATCH: Event[[DataLoader[Any], Any, float]] = Event(_loader)
-LOADER_END: Event[[DataLoader[Any], bool]] = Event(_loader)
+LOADER_END: Event[[DataLoader[Any], bool, float]] = Event(_loader)
 COMPILE: Event[[Any]] = Event(_install_compile)
 
 # For modules that watch other moments.

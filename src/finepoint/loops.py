@@ -1,52 +1,54 @@
 """Moments of a training loop that the profiler's clock needs beside those of `finepoint.instrumentation`.
 
-==================  =====================================================================================
-event               callback is called with
-==================  =====================================================================================
-OUTER               module, True before and False after: the outermost module called, also where it raises
-LOADER_READY        loader: its iterator is made (and its workers are started)
-WAIT                loader: it is asked for a batch
-==================  =====================================================================================
-
-`hook_time` is how long observers that record tensors have worked; they add to it.
+`LOADER_READY` is the event that a loader's iterator is made (and its workers are started), `watch_outermost` tells of
+the outermost module that is called, and `hook_time` is how long observers that record tensors have worked: they add to
+it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from finepoint.instrumentation import Event, Remove, replace_all
+from finepoint.instrumentation import Event, Remove, Subscription, replace_all, shielded
 
 
-def _install_outer(event: Event[[nn.Module, bool]]) -> Remove:
-    """Watch only the outermost module; global hooks would slow every module in it down four times as much."""
+def watch_outermost(callback: Callable[[nn.Module, bool], object]) -> Subscription:
+    """Have `callback` called with the outermost module that is called: with True before, with False after.
+
+    After it is also where the module raises. Global hooks would slow every module in it down four times as much.
+    Pausing leaves the patch in place, for to change `nn.Module.__call__` takes some 200 microseconds.
+    """
     original = nn.Module.__call__
-    inside = False
+    inside, on = False, True
 
     def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         nonlocal inside
-        if inside:
+        if inside or not on or torch.compiler.is_compiling():
             return original(module, *args, **kwargs)
         inside = True
-        event.emit(module, True)
+        shielded(callback, module, True)
         try:
             return original(module, *args, **kwargs)
         finally:
             inside = False
-            event.emit(module, False)
+            shielded(callback, module, False)
 
-    def remove() -> None:
-        nonlocal inside
-        inside = True  # where another has wrapped ours since, ours does nothing any more
+    def turn(to: bool) -> None:
+        nonlocal on
+        on = to
+
+    def close() -> None:
+        turn(False)  # where another has wrapped ours since, ours does nothing any more
         if vars(nn.Module)["__call__"] is call:
             nn.Module.__call__ = original  # type: ignore[method-assign]
 
     nn.Module.__call__ = call  # type: ignore[method-assign]
-    return remove
+    return Subscription(close, resume=lambda: turn(True), pause=lambda: turn(False))
 
 
 def _install_loader_ready(event: Event[[DataLoader[Any]]]) -> Remove:
@@ -61,36 +63,6 @@ def _install_loader_ready(event: Event[[DataLoader[Any]]]) -> Remove:
     return replace_all([(DataLoader, "__iter__", around)])
 
 
-class _Asked:
-    """An iterator over a loader's batches that tells when one is asked for; all else is the loader's own iterator's."""
-
-    def __init__(self, batches: Iterator[Any], on_wait: Callable[[], None]) -> None:
-        self._batches, self._on_wait = batches, on_wait
-
-    def __iter__(self) -> _Asked:
-        return self
-
-    def __next__(self) -> Any:
-        self._on_wait()
-        return next(self._batches)
-
-    def __len__(self) -> int:
-        return len(self._batches)  # type: ignore[arg-type]
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._batches, name)
-
-
-def _install_wait(event: Event[[DataLoader[Any]]]) -> Remove:
-    def around(original: Callable[..., Any]) -> Callable[..., Any]:
-        def batches(loader: DataLoader[Any]) -> _Asked:
-            return _Asked(original(loader), lambda: event.emit(loader))
-
-        return batches
-
-    return replace_all([(DataLoader, "__iter__", around)])
-
-
 class HookTime:
     """How long observers that record tensors have worked in this process; they add to it, the profiler reads it."""
 
@@ -98,6 +70,4 @@ class HookTime:
 
 
 hook_time = HookTime()
-OUTER: Event[[nn.Module, bool]] = Event(_install_outer)
 LOADER_READY: Event[[DataLoader[Any]]] = Event(_install_loader_ready)
-WAIT: Event[[DataLoader[Any]]] = Event(_install_wait)

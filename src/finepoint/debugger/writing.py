@@ -61,6 +61,10 @@ class RecordingWriter:
         """The rank of this process."""
         return self._rank() if callable(self._rank) else self._rank
 
+    def settle_rank(self) -> None:
+        """Keep the rank that the process has now: at its end it may have left its group."""
+        self._rank = self.rank
+
     def values(
         self, step: int, mode: ModeKeys, values: Mapping[SeriesKey, float], global_step: int | None = None
     ) -> None:

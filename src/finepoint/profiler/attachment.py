@@ -26,6 +26,7 @@ from finepoint.profiler.context import FOLDER_VARIABLE, STEPS, process_start
 from finepoint.profiler.device_clock import DeviceClock, cuda_clock
 from finepoint.profiler.loading import LoadingRecorder
 from finepoint.profiler.network import NetworkProbe
+from finepoint.profiler.passing import Stretch
 from finepoint.profiler.phases import PhaseClock, seconds_per_moment
 from finepoint.profiler.segments import TableWriter
 from finepoint.profiler.window import Window
@@ -96,8 +97,13 @@ class StepRecorder:
             "argv": sys.argv,
         }
         self._subscriptions: list[moments.Subscription] = []
+        self._passed: Stretch | None = None
+        self._passing = moments.Subscription(lambda: None)
+        self._paused: list[moments.Subscription] = []
         self._probe: NetworkProbe | None = None
+        self._probed = self._several = False
         self._fresh = self._waited = False
+        self._awaited: Any = None
         self._steps = 0
         self._forward_began = self._sync_began = 0.0
         self._stop_watching_startup: Callable[[], None] | None = None
@@ -107,18 +113,21 @@ class StepRecorder:
         pairs: list[tuple[moments.Event[Any], Callable[..., None]]] = [
             (moments.LOADER_BEGIN, self._loader_begins),
             (loops.LOADER_READY, self._loader_ready),
-            (loops.WAIT, self._waits),
-            (moments.BATCH, self._batch),
-            (loops.OUTER, self._outer),
-            (moments.BACKWARD_BEGIN, self._backward_begins),
-            (moments.BACKWARD_END, self._backward_ends),
-            (moments.STEP_BEGIN, self._step_begins),
-            (moments.STEP_END, self._step_ends),
+            (moments.LOADER_END, self._loader_ends),
             (transfers.SAVE, self._saves),
         ]
         if cuda:
             pairs += [(transfers.COPY, self._copies), (transfers.SYNC, self._syncs)]
         self._subscriptions = [event.subscribe(callback) for event, callback in pairs]
+        self._asking = moments.WAIT.subscribe(self._waits)
+        self._got = moments.BATCH.subscribe(self._batch)
+        self._stepping = moments.STEP_END.subscribe(self._step_ends)
+        self._inner = [
+            loops.watch_outermost(self._outer),
+            moments.BACKWARD_BEGIN.subscribe(self._backward_begins),
+            moments.BACKWARD_END.subscribe(self._backward_ends),
+            moments.STEP_BEGIN.subscribe(self._step_begins),
+        ]
 
     def watch_startup(self) -> None:
         """Give the time before the first step to imports, loading of weights and listing of data."""
@@ -130,7 +139,7 @@ class StepRecorder:
 
     def close(self) -> None:
         """Stop watching and put everything on disk; in a forked child nothing."""
-        for subscription in self._subscriptions:
+        for subscription in (*self._subscriptions, self._asking, self._got, self._stepping, *self._inner):
             subscription.close()
         if os.getpid() != self._pid:
             return
@@ -171,6 +180,7 @@ class StepRecorder:
     def _loader_begins(self, loader: Any) -> None:
         if self._elsewhere() or self.clock.phase == "data_wait":
             return
+        self._watch(time.perf_counter())
         self._loop_begins()
         self._loading.watch_images()
         self.clock.boundary()
@@ -184,10 +194,16 @@ class StepRecorder:
     def _waits(self, loader: Any) -> None:
         if self._elsewhere() or self.clock.phase == "data_wait":
             return
-        if not self._fresh:  # else the row began with the making of the iterator
+        self._awaited = loader
+        fresh, self._fresh, self._waited = self._fresh, False, True
+        if self._passed is not None:
+            self._begins(time.perf_counter(), 0.0)
+        elif not fresh:  # else the row began with the making of the iterator
             self.clock.boundary()
             self._after_row()
-        self._fresh, self._waited = False, True
+            if self._may_pass():
+                self._pass_over(self._asking, self._got, self._stepping)
+                return
         known = self._loaders.get(id(loader))
         if known is None:
             known = self._loaders[id(loader)] = _loader_facts(loader, len(self._loaders))
@@ -195,13 +211,19 @@ class StepRecorder:
         self.clock.wait()
 
     def _batch(self, loader: Any, batch: Any, waited: float) -> None:
-        if self._elsewhere():
+        if self._elsewhere() or loader is not self._awaited:
             return
         tensor = first_tensor(batch)
         self.clock.got_batch(len(tensor) if tensor is not None and tensor.ndim else 0)
         known = self._loaders.get(id(loader))
         if known is not None and known["shape"] is None and tensor is not None:
             known |= {"shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}
+
+    def _loader_ends(self, loader: Any, exhausted: bool, waited: float) -> None:
+        # One that is given up is let go of at any moment; nothing is being waited for then.
+        if exhausted and loader is self._awaited and not self._elsewhere():
+            self._begins(time.perf_counter(), waited)
+            self.clock.end_wait()
 
     def _outer(self, module: nn.Module, begins: bool) -> None:
         if self._elsewhere() or self.clock.phase == "data_wait":
@@ -231,16 +253,25 @@ class StepRecorder:
     def _step_ends(self, optimizer: torch.optim.Optimizer) -> None:
         if self._elsewhere():
             return
+        self._steps += 1
+        if self._passed is not None:  # in a loop without a loader
+            now = time.perf_counter()
+            self._passed.begins.append((now, 0.0))
+            if now >= self._passed.until:
+                self._watch(now)
+            return
         self._leave("optimizer")
         self.clock.count("steps")
-        self._steps += 1
         if not self._waited:  # a loop without a loader: its steps are its rows
             self.clock.boundary()
             self._after_row()
+            if self._may_pass():
+                self._pass_over()
         self._waited = False
 
     def _saves(self, begins: bool) -> None:
         if begins:
+            self._watch(time.perf_counter())
             self._enter("checkpoint")
         elif not self._elsewhere() and self.clock.phase == "checkpoint":
             self._leave("checkpoint")
@@ -263,6 +294,61 @@ class StepRecorder:
         self.clock.count("syncs")
         self.clock.count(f"sync/{self.clock.phase}", time.perf_counter() - self._sync_began)
 
+    def _may_pass(self) -> bool:
+        # What a GPU did for a step is known later, when others may be passed over: there every step is watched.
+        steady = self._probed and (self._window is None or self._window.done) and not self._several
+        return steady and self._device is None and self.clock.may_pass()
+
+    def _pass_over(self, *also: moments.Subscription) -> None:
+        """Pass over the next rows.
+
+        Args:
+            also: what need not be told in a loop with a loader; without one, the ends of steps are its rows.
+        """
+        self._passed = self.clock.pass_over(loader=bool(also))
+        self._loading.pass_over()
+        self._paused = [*self._inner, *also]
+        for subscription in self._paused:
+            subscription.pause()
+        if also:
+            self._passing = moments.BATCH.subscribe(self._passed_batch)
+
+    def _passed_batch(self, loader: Any, batch: Any, waited: float) -> None:
+        if self._passed is None:
+            return
+        now = time.perf_counter()
+        if loader is self._awaited:
+            self._passed.begins.append((now - waited, waited))
+            if now >= self._passed.until:
+                self._asking.resume()  # to watch the next row from its beginning
+        elif not self._elsewhere():  # as with zip: whose batch begins a row?
+            self._several = True
+            self._watch(now)
+
+    def _begins(self, now: float, waited: float) -> None:
+        """Watch again from the beginning of a row that has waited so long."""
+        if self._passed is not None:
+            batches = len(self._passed.begins)
+            self._passed.begins.append((now - waited, waited))
+            self._watch(now, batches)
+
+    def _watch(self, now: float, batches: int | None = None) -> None:
+        """Watch again what was passed over.
+
+        Args:
+            now: seconds of the clock.
+            batches: how many came meanwhile; by default one for each row.
+        """
+        if self._passed is None or self._elsewhere():
+            return
+        self._passing.close()
+        self.clock.watch(now)
+        self._loading.watch(len(self._passed.begins) if batches is None else batches)
+        self._passed = None
+        for subscription in self._paused:
+            subscription.resume()
+        self.clock.leave("hook")
+
     def _loop_begins(self) -> None:
         if self._stop_watching_startup is not None:
             self._stop_watching_startup()
@@ -280,6 +366,7 @@ class StepRecorder:
         if self._probe is None and self._steps >= _PROBE_AT:
             self._probe = NetworkProbe(_PROBE_STEPS)
         elif self._probe is not None and self._probe.step():
+            self._probed = True
             self._note()
         if self._window is not None:
             self._window.step(self.clock, self._steps)

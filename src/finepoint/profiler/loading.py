@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from finepoint.instrumentation import replace_all
+from finepoint.instrumentation import Remove, replace_all
 from finepoint.profiler.segments import TableWriter
 
 LOADING = "loading"
@@ -32,15 +32,32 @@ class LoadingRecorder:
         self._folder = folder / LOADING
         self._pid = 0
         self._images_watched = False
+        self._passing, self._passed = False, 0
+        self._remove: Remove = lambda: None
         self._thread = threading.local()
         self._reset()
 
-    def install(self) -> Callable[[], None]:
-        """Watch the fetching of batches from now on, and return what ends that. Workers forked later inherit this."""
+    def install(self) -> None:
+        """Watch the fetching of batches from now on, until `remove`. Workers forked later inherit this."""
         from torch.utils.data._utils import fetch
 
         kinds = (fetch._MapDatasetFetcher, fetch._IterableDatasetFetcher)
-        return replace_all([(kind, "fetch", self._around_fetch) for kind in kinds])
+        self._remove = replace_all([(kind, "fetch", self._around_fetch) for kind in kinds], by=self)
+
+    def remove(self) -> None:
+        """Watch no more."""
+        self._remove()
+
+    def pass_over(self) -> None:
+        """Watch nothing until `watch`."""
+        self._passing = True
+        self._remove()
+
+    def watch(self, passed: int) -> None:
+        """Go on after `pass_over`, during which so many batches came; they count as those that were watched do."""
+        self._passing = False
+        self._passed += passed
+        self.install()
 
     def watch_images(self) -> None:
         """Watch Pillow's decoding too, once the script has imported it."""
@@ -61,7 +78,9 @@ class LoadingRecorder:
     def flush(self) -> None:
         """Put what this process saw on disk."""
         if self._pid == os.getpid() and self._row["fetches"]:
-            self._writer.append({"time": time.time(), "pid": float(self._pid), **self._row})
+            stands_for = 1 + self._passed / self._row["fetches"]
+            row = {name: value * stands_for for name, value in self._row.items()}
+            self._writer.append({"time": time.time(), "pid": float(self._pid), **row})
             self._writer.seal()
         self._reset()
 
@@ -87,7 +106,7 @@ class LoadingRecorder:
         decode = self._decoding(original)
 
         def load(image: Any, *args: Any, **kwargs: Any) -> Any:
-            if not _undecoded(image):
+            if self._passing or not _undecoded(image):
                 return original(image, *args, **kwargs)
             try:
                 return decode(image, *args, **kwargs)
@@ -113,7 +132,7 @@ class LoadingRecorder:
         thread = self._thread
 
         def decode(*args: Any, **kwargs: Any) -> Any:
-            if getattr(thread, "decodes", False):
+            if self._passing or getattr(thread, "decodes", False):
                 return original(*args, **kwargs)
             thread.decodes = True
             began, cpu = time.perf_counter(), time.thread_time()
@@ -138,7 +157,7 @@ class LoadingRecorder:
         util.Finalize(None, self.flush, exitpriority=10)
 
     def _reset(self) -> None:
-        self._began = time.perf_counter()
+        self._began, self._passed = time.perf_counter(), 0
         self._row: dict[str, float] = dict.fromkeys(
             ("fetches", "threads", "items", "seconds", "cpu", "images", "decode_seconds", "decode_cpu", "pixels"), 0.0
         )

@@ -1,19 +1,24 @@
 """A clock that gives every moment of a process to one phase, so that the phases of a row add up to its seconds.
 
 Phases nest: what is entered last gets the time. Rows are a training step each, or an evaluation batch, or what lay
-between; steps too short to be worth a row share one.
+between; steps too short to be worth a row share one, and most of those too short to be watched are passed over.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from enum import IntEnum
+
+from finepoint.profiler.passing import WATCHED_ROWS, PassedRow, Stretch, Usual, grouped
 
 PHASES = ("data_wait", "copy", "forward", "backward", "optimizer", "evaluation", "checkpoint", "hook", "other")
 STARTUP_PHASES = ("import", "weights", "data_listing", "other")
 # Steps shorter than this are added up: a row costs some microseconds, which a step of half a millisecond would feel.
 SHORTEST_ROW_SECONDS = 0.02
+# Less than this is no time at all.
+_CLOCK_SECONDS = 1e-9
 _LABELS = ("time", "mode", "loader", "window", "part")
 
 
@@ -68,6 +73,10 @@ class PhaseClock:
         self.loader = self.part = -1
         self.window = False
         self._counts = _no_counts()
+        self._ended: dict[str, float] = {}
+        self._whole, self._watched = True, 0
+        self._passed: Stretch | None = None
+        self._usual: defaultdict[tuple[float, ...], Usual] = defaultdict(Usual)
 
     @property
     def phase(self) -> str:
@@ -94,14 +103,18 @@ class PhaseClock:
 
     def got_batch(self, size: int) -> None:
         """End the waiting for a batch of `size`."""
+        self.end_wait()
+        self._counts["batches"] += 1
+        self._counts["samples"] += size
+
+    def end_wait(self) -> None:
+        """End the waiting, though no batch may have come of it."""
         self.leave("data_wait")
         if self._waiting is not None:
             cpu, main = self._waiting
             self._counts["data_wait_cpu"] += self._cpu_clock() - cpu
             self._main += self._main_clock() - main
             self._waiting = None
-        self._counts["batches"] += 1
-        self._counts["samples"] += size
 
     def count(self, name: str, by: float = 1.0) -> None:
         """Add to one of the row's counts: `steps`, `backwards`, `forwards`, `syncs`, `sync/PHASE`, `gpu/PHASE`..."""
@@ -127,8 +140,63 @@ class PhaseClock:
         self._cpu, self._main, self._hooked = self._cpu_clock(), self._main_clock(), self._hook_clock()
         self._seconds, self._counts = {}, _no_counts()
 
+    def may_pass(self) -> bool:
+        """Learn from the row that has just ended, and return whether rows like it may be passed over."""
+        row = self._ended
+        if not row or row["mode"] not in (Mode.TRAIN, Mode.EVALUATION) or row["saves"]:
+            return False
+        usual = self._usual_of(row, row["seconds"])
+        usual.learn({name: value for name, value in row.items() if name not in _LABELS})
+        self._watched += 1
+        return row["seconds"] < SHORTEST_ROW_SECONDS and usual.known and self._watched >= WATCHED_ROWS
+
+    def pass_over(self, *, loader: bool) -> Stretch:
+        """Pass over the rows from here, a boundary, until `watch`; return what is to be told of them.
+
+        Args:
+            loader: whether a row begins with a batch; else with the end of the step before.
+        """
+        self._passed, self._watched = Stretch(self._last, loader=loader), 0
+        return self._passed
+
+    def watch(self, now: float) -> None:
+        """Watch again what was passed over, from the middle of a row or its beginning.
+
+        From `now` on time is given to `hook`, until it is left: to begin again takes some.
+        """
+        passed, self._passed = self._passed, None
+        if passed is None:
+            return
+        rows = passed.rows(now)
+        self.transitions += len(rows)
+        cpu, main, observed = self._cpu_clock(), self._main_clock(), self._hook_clock()
+        whole = max(now - self._row_began, _CLOCK_SECONDS)
+        cpu_share, hook_share = (cpu - self._cpu) / whole, (observed - self._hooked) / whole
+        labels = {name: self._ended[name] for name in _LABELS if name != "time"}
+
+        def columns(group: list[PassedRow]) -> dict[str, float]:
+            counts = _no_counts() | self._usual_of(labels, 0.0).counts(len(group))
+            return counts | self._usual_of(labels, group[0].seconds).columns(group, hook_share)
+
+        for group in grouped(rows[:-1], SHORTEST_ROW_SECONDS):
+            row = columns(group) | labels | {"time": self._epoch + group[0].began}
+            self._put(row | {"cpu": cpu_share * row["seconds"]})
+        begun = rows[-1]
+        found = columns([begun])
+        self._row_began, self._last, self._hooked = begun.began, now, observed
+        self._cpu = cpu - cpu_share * begun.seconds
+        self._main = main - found.get("main_cpu", 0.0)
+        self._seconds = {name.removeprefix("phase/"): spent for name, spent in found.items() if name[:6] == "phase/"}
+        # In a loop with a loader its step is over, as far as is known, unless it has only waited so far.
+        done = passed.loader and begun.seconds - begun.waited > _CLOCK_SECONDS
+        self._counts = {name: found[name] if done else 0.0 for name in _no_counts()}
+        self._stack.append("hook")
+        # What is taken from others is not learned from.
+        self._whole = begun.seconds < _CLOCK_SECONDS
+
     def close(self) -> None:
         """End the last row, and write what is pending."""
+        self.watch(self._clock())
         self._stack = ["other"]
         self.boundary()
         if self._pending is not None:
@@ -166,15 +234,23 @@ class PhaseClock:
         }
         self._row_began, self._cpu, self._main = self._last, cpu, main
         self._seconds, self._counts = {}, _no_counts()
+        self._ended, self._whole = row if self._whole else {}, True
+        self._put(row)
+
+    def _put(self, row: dict[str, float]) -> None:
         if self._pending is not None and self._joins(self._pending, row):
             for name, value in row.items():
                 if name not in _LABELS and name != "longest":
                     self._pending[name] = self._pending.get(name, 0.0) + value
-            self._pending["longest"] = max(self._pending["longest"], seconds)
+            self._pending["longest"] = max(self._pending["longest"], row["longest"])
             return
         if self._pending is not None:
             self._write(self._pending)
         self._pending = row
+
+    def _usual_of(self, labels: Mapping[str, float], seconds: float) -> Usual:
+        kind = (*(labels[name] for name in _LABELS if name != "time"), seconds >= SHORTEST_ROW_SECONDS)
+        return self._usual[kind]
 
     @staticmethod
     def _joins(pending: dict[str, float], row: dict[str, float]) -> bool:

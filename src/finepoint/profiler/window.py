@@ -30,12 +30,12 @@ class Window:
         self._folder, self._steps = folder, steps
         self._profile: Any = None
         self._began_at = 0
-        self._done = False
+        self.done = False
         self._seen = 0
 
     def step(self, clock: PhaseClock, steps: int) -> None:
         """Begin or end the window, between two rows, after so many steps."""
-        if self._done:
+        if self.done:
             return
         if self._profile is None:
             if steps >= _WARM_UP:
@@ -45,7 +45,7 @@ class Window:
 
     def close(self, clock: PhaseClock, steps: int) -> dict[str, int]:
         """End a window that the job's end came into; return the steps asked for, before it, and in it."""
-        if self._profile is not None and not self._done:
+        if self._profile is not None and not self.done:
             self._end(clock, steps)
         return {"asked": self._steps, "warm_up": _WARM_UP, "steps": self._seen}
 
@@ -65,7 +65,7 @@ class Window:
         clock.boundary()
 
     def _end(self, clock: PhaseClock, steps: int) -> None:
-        self._done, self._seen = True, steps - self._began_at
+        self.done, self._seen = True, steps - self._began_at
         seconds = time.time() - self._time
         clock.enter("hook")
         self._profile.stop()

@@ -89,7 +89,7 @@ class Loaders:
             first, _ = self.current.steps.get(mode, (number, number))
             self.current.steps[mode] = (first, number)
 
-    def _ends(self, loader: DataLoader[Any], exhausted: bool) -> None:
+    def _ends(self, loader: DataLoader[Any], exhausted: bool, waited: float) -> None:
         ended = self._passes.pop(id(loader), None)
         if ended is None or not ended.modes:
             return

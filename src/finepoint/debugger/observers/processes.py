@@ -21,6 +21,7 @@ class Process:
         recorder.on_first_step.append(self._tell)
 
     def _tell(self) -> None:
+        self._recorder.writer.settle_rank()
         self._recorder.writer.fact(
             "process",
             pid=os.getpid(),

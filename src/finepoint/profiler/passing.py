@@ -1,0 +1,121 @@
+"""Rows that are passed over: steps so short that watching each of them would be felt.
+
+Of a row that is passed over only its ends and its waiting for data are taken. What else its time went into is taken
+from rows like it that were watched: some are, again and again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from random import Random
+from typing import NamedTuple
+
+# Between two stretches so many rows are watched. One costs some 100 microseconds, and so do a stretch's beginning and
+# its end: together 0.3 % of this.
+WATCHED_ROWS, PASS_SECONDS = 4, 0.2
+# Rows to learn from before any is passed over, and about how many of the last ones count.
+_ENOUGH, _REMEMBERED = 5, 50
+_COUNTS = frozenset(("steps", "backwards", "forwards", "batches", "samples", "syncs"))
+_KNOWN = frozenset(("seconds", "longest", "cpu", "saves", "phase/data_wait", "phase/hook"))
+# Its own: a script's random numbers stay as they are.
+_random = Random(0)  # noqa: S311 - nothing secret
+
+
+class PassedRow(NamedTuple):
+    """What is known of a row that was passed over; moments are seconds of the clock."""
+
+    began: float
+    ended: float
+    waited: float
+
+    @property
+    def seconds(self) -> float:
+        """How long it took."""
+        return self.ended - self.began
+
+
+class Stretch:
+    """Rows that are passed over one after the other.
+
+    Args:
+        began: when the first one began.
+        loader: whether a row begins with a batch; else with the end of the step before.
+
+    `begins` is to be told when each row began and how long it then waited for data, `until` is when to watch again:
+    not always after as long, or what comes every so many steps would be met always or never.
+    """
+
+    def __init__(self, began: float, *, loader: bool) -> None:
+        self.began, self.loader = began, loader
+        self.until = began + PASS_SECONDS * _random.uniform(0.5, 1.5)
+        self.begins: list[tuple[float, float]] = [] if loader else [(began, 0.0)]
+
+    def rows(self, now: float) -> list[PassedRow]:
+        """Return the rows; the last one has begun and is not over."""
+        begins = self.begins or [(now, 0.0)]
+        starts = [self.began, *(at for at, _ in begins[1:])]
+        return [
+            PassedRow(start, end, waited)
+            for start, end, (_, waited) in zip(starts, [*starts[1:], now], begins, strict=True)
+        ]
+
+
+class Usual:
+    """What watched rows of one kind are made of, the later ones counting more."""
+
+    def __init__(self) -> None:
+        self._rows = 0.0
+        self._sums: dict[str, float] = {}
+
+    @property
+    def known(self) -> bool:
+        """Whether enough rows were watched to tell what others are made of."""
+        return self._rows >= _ENOUGH * (1 - _ENOUGH / _REMEMBERED)
+
+    def learn(self, row: Mapping[str, float]) -> None:
+        """Take a watched row into account."""
+        kept = 1 - 1 / _REMEMBERED
+        self._rows = kept * self._rows + 1
+        names = {*self._sums, *row}
+        self._sums = {name: kept * self._sums.get(name, 0.0) + row.get(name, 0.0) for name in names}
+
+    def counts(self, rows: int) -> dict[str, float]:
+        """Return what so many rows are likely to have made: steps, batches..."""
+        return {name: rows * (self._sums[name] / self._rows) for name in _COUNTS & self._sums.keys()}
+
+    def columns(self, rows: Sequence[PassedRow], hook_share: float) -> dict[str, float]:
+        """Return the columns of one row that stands for several that were passed over, but the processor's seconds.
+
+        Where nothing like them was watched, what they computed is `other`.
+
+        Args:
+            rows: at least one.
+            hook_share: the share of their seconds that observers worked.
+        """
+        seconds, waited = sum(row.seconds for row in rows), sum(row.waited for row in rows)
+        hooked = min(hook_share * seconds, seconds - waited)
+        computed = seconds - waited - hooked
+        known = {
+            "seconds": seconds,
+            "longest": max(row.seconds for row in rows),
+            "phase/data_wait": waited,
+            "phase/hook": hooked,
+        }
+        usual = self._sums
+        usually_waited = usual.get("phase/data_wait", 0.0)
+        usually_computed = usual.get("seconds", 0.0) - usually_waited - usual.get("phase/hook", 0.0)
+        if usually_computed <= 0:
+            return known | {"phase/other": computed}
+        divided = {name: computed * (usual[name] / usually_computed) for name in usual.keys() - _KNOWN - _COUNTS}
+        divided["data_wait_cpu"] = waited * (usual["data_wait_cpu"] / usually_waited) if usually_waited else 0.0
+        return divided | known | self.counts(len(rows))
+
+
+def grouped(rows: Sequence[PassedRow], shortest: float) -> list[list[PassedRow]]:
+    """Return rows shorter than `shortest` that follow each other together, and each other row alone."""
+    found: list[list[PassedRow]] = []
+    for short, some in groupby(rows, key=lambda row: row.seconds < shortest):
+        together = list(some)
+        found += [together] if short else [[row] for row in together]
+    return found

@@ -1,0 +1,261 @@
+"""Rows that are passed over are divided as those that were watched, and what is known of them is kept."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from finepoint.profiler import attachment
+from finepoint.profiler.attachment import StepRecorder
+from finepoint.profiler.loading import LoadingRecorder
+from finepoint.profiler.passing import PassedRow, Stretch, Usual, grouped
+from finepoint.profiler.phases import SHORTEST_ROW_SECONDS, Mode
+from finepoint.profiler.recording import ProfilerRecording, open_recording, total
+
+WATCHED = {"seconds": 1.0, "phase/data_wait": 0.2, "phase/forward": 0.6, "phase/other": 0.2, "data_wait_cpu": 0.1}
+
+
+def test_computing_is_divided_as_in_the_rows_that_were_watched_and_waiting_is_as_told() -> None:
+    usual = Usual()
+    for _ in range(10):
+        usual.learn(WATCHED | {"steps": 1.0, "samples": 16.0})
+    found = usual.columns([PassedRow(0.0, 1.0, 0.6), PassedRow(1.0, 2.0, 0.2)], hook_share=0.1)
+    assert found["seconds"] == 2.0 and found["longest"] == 1.0 and found["phase/hook"] == pytest.approx(0.2)
+    assert found["phase/data_wait"] == pytest.approx(0.8) and found["data_wait_cpu"] == pytest.approx(0.4)
+    assert found["phase/forward"] == pytest.approx(0.75) and found["phase/other"] == pytest.approx(0.25)
+    assert (found["steps"], found["samples"]) == (2.0, 32.0)
+    assert sum(value for name, value in found.items() if name.startswith("phase/")) == pytest.approx(2.0)
+
+
+def test_computing_unlike_any_that_was_watched_is_other() -> None:
+    found = Usual().columns([PassedRow(0.0, 3.0, 1.0)], hook_share=0.0)
+    assert (found["phase/data_wait"], found["phase/other"]) == (1.0, 2.0)
+
+
+def test_later_rows_count_more() -> None:
+    usual = Usual()
+    assert not usual.known
+    for forward in [0.0] * 200 + [1.0] * 200:
+        usual.learn({"seconds": 1.0, "phase/forward": forward, "phase/backward": 1 - forward})
+    assert usual.known
+    assert usual.columns([PassedRow(0.0, 1.0, 0.0)], hook_share=0.0)["phase/forward"] > 0.9
+
+
+def test_a_stretch_has_the_rows_that_it_was_told_of_and_an_open_one() -> None:
+    stretch = Stretch(10.0, loader=True)
+    stretch.begins += [(10.1, 0.05), (11.0, 0.2)]
+    assert stretch.rows(11.5) == [PassedRow(10.0, 11.0, 0.05), PassedRow(11.0, 11.5, 0.2)]
+    without = Stretch(10.0, loader=False)
+    without.begins.append((10.5, 0.0))
+    assert without.rows(11.0) == [PassedRow(10.0, 10.5, 0.0), PassedRow(10.5, 11.0, 0.0)]
+    assert Stretch(10.0, loader=True).rows(10.5) == [PassedRow(10.0, 10.5, 0.0)]
+
+
+def test_a_slow_row_among_short_ones_stands_alone() -> None:
+    rows = [PassedRow(float(at), float(at + took), 0.0) for at, took in ((0, 1), (1, 1), (2, 9), (11, 9), (20, 1))]
+    assert [len(group) for group in grouped(rows, 5.0)] == [2, 1, 1, 1]
+
+
+@contextmanager
+def watched(folder: Path) -> Iterator[LoadingRecorder]:
+    """Record steps and loading while the block runs."""
+    loading = LoadingRecorder(folder / "profiler-output")
+    loading.install()
+    recorder = StepRecorder(folder / "profiler-output", loading)
+    recorder.subscribe(cuda=False)
+    try:
+        yield loading
+    finally:
+        recorder.close()
+        loading.remove()
+
+
+class Small(nn.Module):
+    """A network whose forward takes two milliseconds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        spin(0.002)
+        return self.layer(images)
+
+
+def spin(seconds: float) -> None:
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
+
+
+def trained(
+    folder: Path, *, batches: int, epochs: int = 1, after_step: Callable[[int], None] = lambda step: None
+) -> ProfilerRecording:
+    """Train for some epochs, with half a millisecond of own code a step, and return what was recorded."""
+    model = Small()
+    optimizer, criterion = torch.optim.SGD(model.parameters(), 0.01), nn.CrossEntropyLoss()
+    images = torch.rand(16 * batches, 4)
+    loader = DataLoader(TensorDataset(images, torch.zeros(len(images), dtype=torch.long)), 16)
+    with watched(folder):
+        for _ in range(epochs):
+            for step, (x, y) in enumerate(loader):
+                loss = criterion(model(x), y)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                after_step(step)
+    return open_recording(folder)
+
+
+@pytest.fixture
+def told_of_forward(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """What the recorder was told of the outermost module."""
+    told: list[bool] = []
+    original = StepRecorder._outer
+    monkeypatch.setattr(
+        StepRecorder, "_outer", lambda self, module, begins: (told.append(begins), original(self, module, begins))[1]
+    )
+    return told
+
+
+def test_short_steps_are_passed_over_and_their_phases_are_those_of_the_watched(
+    tmp_path: Path, told_of_forward: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passed = trained(tmp_path / "passed", batches=600)
+    assert len(told_of_forward) < 600, "most forwards were not told of"
+    monkeypatch.setattr(attachment.StepRecorder, "_may_pass", lambda self: False)
+    told_of_forward.clear()
+    whole = trained(tmp_path / "whole", batches=600)
+    assert len(told_of_forward) >= 2 * 2 * 600, "each forward and each loss was"
+    for recording in (passed, whole):
+        assert total(recording.loop, "steps") == pytest.approx(600)
+        assert total(recording.loop, "samples") == pytest.approx(16 * 600)
+        assert sum(recording.phases().values()) == pytest.approx(1)
+        assert total(recording.loading, "fetches") == pytest.approx(600)
+    assert passed.phases() == pytest.approx(whole.phases(), abs=0.1)
+
+
+def test_a_slow_step_is_seen_among_those_passed_over(tmp_path: Path) -> None:
+    rows = trained(tmp_path, batches=300, after_step=lambda step: time.sleep(0.2 * (step == 250))).loop
+    slow = rows.where(rows["longest"] > 0.15)
+    assert len(slow) == 1 and slow["steps"][0] == pytest.approx(1) and slow["seconds"][0] < 0.25
+    assert total(rows, "steps") == pytest.approx(300)
+
+
+def test_a_checkpoint_among_steps_passed_over_has_its_time(tmp_path: Path) -> None:
+    def save(step: int) -> None:
+        if step == 250:
+            torch.save({"weights": torch.rand(4_000_000)}, tmp_path / "checkpoint.pt")
+
+    began = time.perf_counter()
+    loop = trained(tmp_path, batches=300, after_step=save).loop
+    assert total(loop, "saves") == 1
+    assert 0 < total(loop, "phase/checkpoint") < time.perf_counter() - began
+
+
+def test_what_comes_after_an_epoch_is_not_waiting_for_data(tmp_path: Path) -> None:
+    for batches in (4, 200):  # all watched; passed over at the end
+        folder = tmp_path / str(batches)
+        model = Small()
+        loader = DataLoader(TensorDataset(torch.rand(16 * batches, 4)), 16)
+        optimizer = torch.optim.SGD(model.parameters(), 0.01)
+        with watched(folder):
+            for _ in range(2):
+                for (x,) in loader:
+                    model(x).sum().backward()
+                    optimizer.step()
+                time.sleep(0.3)
+        loop = open_recording(folder).loop
+        assert total(loop, "phase/data_wait") < 0.3
+        assert total(loop, "phase/other") > 0.6
+
+
+def test_rows_of_a_loop_without_a_loader_end_with_its_steps(tmp_path: Path, told_of_forward: list[bool]) -> None:
+    model = Small()
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    with watched(tmp_path):
+        for _ in range(300):
+            optimizer.zero_grad()
+            model(torch.rand(16, 4)).sum().backward()
+            optimizer.step()
+    assert len(told_of_forward) < 300
+    loop = open_recording(tmp_path).loop
+    assert total(loop, "steps") == pytest.approx(300)
+    assert total(loop, "phase/forward") / total(loop, "seconds") > 0.6
+
+
+def test_evaluation_is_passed_over_too_and_stays_evaluation(tmp_path: Path) -> None:
+    model = Small().eval()
+    loader = DataLoader(TensorDataset(torch.rand(16 * 200, 4)), 16)
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    with watched(tmp_path):
+        for _ in range(2):
+            for (x,) in loader:
+                model(x).sum().backward()
+                optimizer.step()
+            with torch.no_grad():
+                for (x,) in loader:
+                    model(x)
+    rows = open_recording(tmp_path).loop
+    evaluating = rows.where(rows["mode"] == Mode.EVALUATION)
+    assert total(evaluating, "forwards") == pytest.approx(400, abs=10)
+    assert total(evaluating, "steps") == 0
+    assert total(rows, "steps") == pytest.approx(400, abs=2)
+
+
+def test_waiting_for_two_loaders_at_once_is_all_waiting(tmp_path: Path) -> None:
+    class Slow(TensorDataset):
+        def __getitem__(self, index: int) -> tuple[torch.Tensor, ...]:
+            spin(0.0005)
+            return super().__getitem__(index)
+
+    model = Small()
+    loaders = [DataLoader(Slow(torch.rand(600, 4)), 2) for _ in range(2)]
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    with watched(tmp_path):
+        for (one,), (other,) in zip(*loaders, strict=True):
+            model(one + other).sum().backward()
+            optimizer.step()
+    phases = open_recording(tmp_path).phases()
+    assert 0.3 < phases["data_wait"] < 0.6, "a millisecond for each of two, beside two of computing"
+
+
+def test_steps_long_enough_to_be_rows_are_all_watched(tmp_path: Path, told_of_forward: list[bool]) -> None:
+    trained(tmp_path, batches=20, after_step=lambda step: time.sleep(1.5 * SHORTEST_ROW_SECONDS))
+    assert len(told_of_forward) >= 2 * 2 * 20
+
+
+def test_patches_do_not_pile_up_where_another_has_covered_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch.utils.data._utils import fetch
+
+    kind = fetch._MapDatasetFetcher
+    monkeypatch.setattr(kind, "fetch", vars(kind)["fetch"])
+    monkeypatch.setattr(torch.autograd, "backward", torch.autograd.backward)
+    depths = []
+
+    def depth_of(function: Callable[..., object]) -> int:
+        depth = 0
+        while (function := getattr(function, "__wrapped__", None)) is not None:
+            depth += 1
+        return depth
+
+    def cover(step: int) -> None:
+        if step == 2:  # another's patch over ours
+            ours = torch.autograd.backward
+
+            def backward(*args: object, **kwargs: object) -> object:
+                return ours(*args, **kwargs)
+
+            backward.__wrapped__ = ours
+            torch.autograd.backward = backward
+        depths.append(depth_of(torch.autograd.backward))
+
+    trained(tmp_path, batches=600, after_step=cover)
+    assert depths[-1] == depths[2] == 2
