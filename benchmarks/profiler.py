@@ -62,7 +62,7 @@ def main() -> None:
     arguments.add_argument("--only", choices=("cost", "phases"), help="one of the two parts")
     given = arguments.parse_args()
     networks = {} if given.only == "phases" else NETWORKS
-    rows = [cost(name, make, 12 if given.quick else 120) for name, make in networks.items()]
+    rows = [cost(name, make, 12 if given.quick else 60) for name, make in networks.items()]
     goals = [Goal(f"speed with the profiler, {row['what']}", 1 - row["value"], 0.99) for row in rows]
     if given.only == "cost":
         pass
