@@ -104,6 +104,7 @@ def trained(
     images = torch.rand(16 * batches, 4)
     loader = DataLoader(TensorDataset(images, torch.zeros(len(images), dtype=torch.long)), 16)
     with watched(folder):
+        began = time.perf_counter()
         for _ in range(epochs):
             for step, (x, y) in enumerate(loader):
                 loss = criterion(model(x), y)
@@ -111,7 +112,10 @@ def trained(
                 loss.backward()
                 optimizer.step()
                 after_step(step)
-    return open_recording(folder)
+        took = time.perf_counter() - began
+    recording = open_recording(folder)
+    assert recording.loop_seconds == pytest.approx(took, abs=0.1), "no time is lost or counted twice"
+    return recording
 
 
 @pytest.fixture

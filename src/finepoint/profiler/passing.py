@@ -11,6 +11,8 @@ from itertools import groupby
 from random import Random
 from typing import NamedTuple
 
+# Longer rows are all watched: it is felt less, and the fewer there are, the less do some of them say of the others.
+LONGEST_PASSED_SECONDS = 0.01
 # Between two stretches so many rows are watched. One costs some 100 microseconds, and so do a stretch's beginning and
 # its end: together 0.3 % of this.
 WATCHED_ROWS, PASS_SECONDS = 4, 0.2

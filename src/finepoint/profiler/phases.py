@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from enum import IntEnum
 
-from finepoint.profiler.passing import WATCHED_ROWS, PassedRow, Stretch, Usual, grouped
+from finepoint.profiler.passing import LONGEST_PASSED_SECONDS, WATCHED_ROWS, PassedRow, Stretch, Usual, grouped
 
 PHASES = ("data_wait", "copy", "forward", "backward", "optimizer", "evaluation", "checkpoint", "hook", "other")
 STARTUP_PHASES = ("import", "weights", "data_listing", "other")
@@ -148,7 +148,7 @@ class PhaseClock:
         usual = self._usual_of(row, row["seconds"])
         usual.learn({name: value for name, value in row.items() if name not in _LABELS})
         self._watched += 1
-        return row["seconds"] < SHORTEST_ROW_SECONDS and usual.known and self._watched >= WATCHED_ROWS
+        return row["seconds"] < LONGEST_PASSED_SECONDS and usual.known and self._watched >= WATCHED_ROWS
 
     def pass_over(self, *, loader: bool) -> Stretch:
         """Pass over the rows from here, a boundary, until `watch`; return what is to be told of them.
@@ -178,7 +178,7 @@ class PhaseClock:
             counts = _no_counts() | self._usual_of(labels, 0.0).counts(len(group))
             return counts | self._usual_of(labels, group[0].seconds).columns(group, hook_share)
 
-        for group in grouped(rows[:-1], SHORTEST_ROW_SECONDS):
+        for group in grouped(rows[:-1], LONGEST_PASSED_SECONDS):
             row = columns(group) | labels | {"time": self._epoch + group[0].began}
             self._put(row | {"cpu": cpu_share * row["seconds"]})
         begun = rows[-1]
@@ -249,7 +249,7 @@ class PhaseClock:
         self._pending = row
 
     def _usual_of(self, labels: Mapping[str, float], seconds: float) -> Usual:
-        kind = (*(labels[name] for name in _LABELS if name != "time"), seconds >= SHORTEST_ROW_SECONDS)
+        kind = (*(labels[name] for name in _LABELS if name != "time"), seconds >= LONGEST_PASSED_SECONDS)
         return self._usual[kind]
 
     @staticmethod

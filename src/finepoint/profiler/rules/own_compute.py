@@ -208,7 +208,8 @@ class TinyBatch(StepRule):
     """Fires where so few images go into a step that what each step costs by itself weighs more than they do.
 
     What a step costs by itself is its time less the fetching of its items and less what its images cost the network's
-    heaviest layers as part of a larger batch, timed on this machine when the job is over. Where they were not timed, it
+    heaviest layers as part of a larger batch, timed on this machine when the job is over; the rest of forward and
+    backward is taken to cost each image the same at any batch. Where they were not timed, it
     is what the machine needs for the network's multiplications (backward is twice a forward), and where not even that
     is known, the time of the optimizer and of the code between. Waiting for a core that others have looks the same:
     while they keep more than `others` cores busy, only a share of `certain` is believed.
@@ -275,7 +276,10 @@ class TinyBatch(StepRule):
         # Not the number of forwards: a loss that is a module has one too.
         calls = float(network.get("calls_per_step") or 1.0)
         layers = min(calls * speeds["seconds"], computing)
-        return min(calls * speeds["larger_seconds"], layers), layers
+        # Activations and the like were not timed; at any batch they cost what they cost an image now.
+        passes = sum(total(recording.training, f"phase/{name}") for name in ("forward", "backward")) / steps
+        rest = max(passes - layers, 0.0)
+        return min(calls * speeds["larger_seconds"], layers) + rest, layers + rest
 
 
 def _faster(
