@@ -26,7 +26,7 @@ FLOORS = [
     {"attached"},
     {"attaching", "caching"},
     {"findings", "files", "events", "instrumentation", "results", "stores"},
-    {"errors"},
+    {"errors", "patching"},
 ]
 PEERS = ({"training", "tuning", "serving"},)
 

@@ -17,6 +17,7 @@ STEP_BEGIN / END       optimizer: around `Optimizer.step`
 ZERO_GRAD              optimizer or module whose gradients were just cleared
 SCHEDULE               scheduler, after its step
 LOADER_BEGIN           loader: an iteration over a DataLoader begins
+LOADER_READY           loader: its iterator is made (and its workers are started)
 WAIT                   loader: it is asked for a batch
 BATCH                  loader, batch, seconds waited for it
 LOADER_END             loader, whether it was exhausted, seconds waited to learn so
@@ -39,7 +40,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from types import ModuleType
-from typing import Any, Generic, NamedTuple, ParamSpec
+from typing import Any, Generic, ParamSpec
 
 import torch
 from torch import Tensor, nn
@@ -48,8 +49,9 @@ from torch.nn.modules import module as module_hooks
 from torch.optim import optimizer as optimizer_hooks
 from torch.utils.data import DataLoader
 
+from finepoint.patching import Remove, replace_all
+
 P = ParamSpec("P")
-Remove = Callable[[], None]
 
 LOSS_FUNCTIONS = (
     "binary_cross_entropy",
@@ -240,7 +242,7 @@ def _install_loss(event: Event[[str, tuple[Any, ...], dict[str, Any], Any]]) -> 
 
         return loss
 
-    return _replace_all(
+    return replace_all(
         [(owner, name, functools.partial(around, name)) for owner, name in _loss_places(len(sys.modules))]
     )
 
@@ -278,7 +280,7 @@ def _install_activation(event: Event[[str, Any]]) -> Remove:
         return activation
 
     places = [(owner, name) for owner in (functional, torch) for name in ACTIVATION_FUNCTIONS if name in vars(owner)]
-    return _replace_all([(owner, name, functools.partial(around, name)) for owner, name in places])
+    return replace_all([(owner, name, functools.partial(around, name)) for owner, name in places])
 
 
 class _Shared:
@@ -310,7 +312,7 @@ def _put_backward() -> Remove:
 
         return backward
 
-    return _replace_all([(torch.autograd, "backward", around)], by=BACKWARD_BEGIN)
+    return replace_all([(torch.autograd, "backward", around)], by=BACKWARD_BEGIN)
 
 
 def _install_step_begin(event: Event[[torch.optim.Optimizer]]) -> Remove:
@@ -322,14 +324,14 @@ def _install_step_end(event: Event[[torch.optim.Optimizer]]) -> Remove:
 
 
 def _install_zero_grad(event: Event[[Any]]) -> Remove:
-    return _replace_all([(kind, "zero_grad", _emitting_self(event)) for kind in (torch.optim.Optimizer, nn.Module)])
+    return replace_all([(kind, "zero_grad", _emitting_self(event)) for kind in (torch.optim.Optimizer, nn.Module)])
 
 
 def _install_schedule(event: Event[[Any]]) -> Remove:
     kinds = [torch.optim.lr_scheduler.LRScheduler]
     for kind in kinds:
         kinds += [below for below in kind.__subclasses__() if below not in kinds]
-    return _replace_all([(kind, "step", _emitting_self(event)) for kind in kinds if "step" in vars(kind)])
+    return replace_all([(kind, "step", _emitting_self(event)) for kind in kinds if "step" in vars(kind)])
 
 
 class _Batches:
@@ -371,11 +373,13 @@ def _put_loader() -> Remove:
     def around(original: Callable[..., Any]) -> Callable[..., Any]:
         def batches(loader: DataLoader[Any]) -> _Batches:
             LOADER_BEGIN.emit(loader)
-            return _Batches(loader, original(loader))
+            made = _Batches(loader, original(loader))
+            LOADER_READY.emit(loader)
+            return made
 
         return batches
 
-    return _replace_all([(DataLoader, "__iter__", around)])
+    return replace_all([(DataLoader, "__iter__", around)])
 
 
 def _install_compile(event: Event[[Any]]) -> Remove:
@@ -387,7 +391,7 @@ def _install_compile(event: Event[[Any]]) -> Remove:
 
         return compile_
 
-    return _replace_all([(torch, "compile", around)])
+    return replace_all([(torch, "compile", around)])
 
 
 def _emitting_self(event: Event[[Any]]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -402,60 +406,6 @@ def _emitting_self(event: Event[[Any]]) -> Callable[[Callable[..., Any]], Callab
     return around
 
 
-def _replace_all(
-    places: list[tuple[Any, str, Callable[[Callable[..., Any]], Callable[..., Any]]]], *, by: object = None
-) -> Remove:
-    """Replace attributes by what wraps them; return what puts the former ones back.
-
-    Where another has wrapped ours since, ours stays below it and does nothing any more.
-
-    Args:
-        places: owner, name, and what wraps the attribute.
-        by: who replaces the same places time and again: what stayed below another's is then used again, and not
-            wrapped once more each time.
-    """
-    done = []
-    for owner, name, around in places:
-        covered = _covered.pop((owner, name, by), None)
-        if covered is not None and vars(owner)[name] is not covered.original:
-            covered.removed[0] = False
-            done.append(covered)
-            continue
-        original = vars(owner)[name]
-        replacement = _gated(original, around(original), removed := [False])
-        setattr(owner, name, replacement)
-        done.append(_Replaced(owner, name, original, replacement, removed))
-
-    def remove() -> None:
-        for replaced in done:
-            replaced.removed[0] = True
-            if vars(replaced.owner)[replaced.name] is replaced.replacement:
-                setattr(replaced.owner, replaced.name, replaced.original)
-            elif by is not None:
-                _covered[(replaced.owner, replaced.name, by)] = replaced
-
-    return remove
-
-
-class _Replaced(NamedTuple):
-    owner: Any
-    name: str
-    original: Any
-    replacement: Any
-    removed: list[bool]
-
-
-_covered: dict[tuple[Any, str, object], _Replaced] = {}
-
-
-def _gated(original: Callable[..., Any], wrapped: Callable[..., Any], removed: list[bool]) -> Callable[..., Any]:
-    @functools.wraps(original)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        return (original if removed[0] else wrapped)(*args, **kwargs)
-
-    return call
-
-
 FORWARD_BEGIN: Event[[nn.Module, tuple[Any, ...]]] = Event(_install_forward_begin)
 FORWARD_END: Event[[nn.Module, tuple[Any, ...], dict[str, Any], Any]] = Event(_install_forward_end)
 LOSS: Event[[str, tuple[Any, ...], dict[str, Any], Any]] = Event(_install_loss)
@@ -468,10 +418,8 @@ STEP_END: Event[[torch.optim.Optimizer]] = Event(_install_step_end)
 ZERO_GRAD: Event[[Any]] = Event(_install_zero_grad)
 SCHEDULE: Event[[Any]] = Event(_install_schedule)
 LOADER_BEGIN: Event[[DataLoader[Any]]] = Event(_loader)
+LOADER_READY: Event[[DataLoader[Any]]] = Event(_loader)
 WAIT: Event[[DataLoader[Any]]] = Event(_loader)
 BATCH: Event[[DataLoader[Any], Any, float]] = Event(_loader)
 LOADER_END: Event[[DataLoader[Any], bool, float]] = Event(_loader)
 COMPILE: Event[[Any]] = Event(_install_compile)
-
-# For modules that watch other moments.
-replace_all = _replace_all

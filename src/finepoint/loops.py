@@ -1,8 +1,7 @@
-"""Moments of a training loop that the profiler's clock needs beside those of `finepoint.instrumentation`.
+"""What the profiler's clock needs of a training loop beside the moments of `finepoint.instrumentation`.
 
-`LOADER_READY` is the event that a loader's iterator is made (and its workers are started), `watch_outermost` tells of
-the outermost module that is called, and `hook_time` is how long observers that record tensors have worked: they add to
-it.
+`watch_outermost` tells of the outermost module that is called; `hook_time` is how long observers that record tensors
+have worked: they add to it.
 """
 
 from __future__ import annotations
@@ -12,9 +11,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
-from finepoint.instrumentation import Event, Remove, Subscription, replace_all, shielded
+from finepoint.instrumentation import Subscription, shielded
 
 
 def watch_outermost(callback: Callable[[nn.Module, bool], object]) -> Subscription:
@@ -51,18 +49,6 @@ def watch_outermost(callback: Callable[[nn.Module, bool], object]) -> Subscripti
     return Subscription(close, resume=lambda: turn(True), pause=lambda: turn(False))
 
 
-def _install_loader_ready(event: Event[[DataLoader[Any]]]) -> Remove:
-    def around(original: Callable[..., Any]) -> Callable[..., Any]:
-        def ready(loader: DataLoader[Any]) -> Any:
-            batches = original(loader)
-            event.emit(loader)
-            return batches
-
-        return ready
-
-    return replace_all([(DataLoader, "__iter__", around)])
-
-
 class HookTime:
     """How long observers that record tensors have worked in this process; they add to it, the profiler reads it."""
 
@@ -70,4 +56,3 @@ class HookTime:
 
 
 hook_time = HookTime()
-LOADER_READY: Event[[DataLoader[Any]]] = Event(_install_loader_ready)

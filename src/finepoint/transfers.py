@@ -20,7 +20,8 @@ import safetensors
 import torch
 from torch import Tensor
 
-from finepoint.instrumentation import Event, Remove, replace_all
+from finepoint.instrumentation import Event
+from finepoint.patching import Remove, replace_all
 
 
 def _install_save(event: Event[[bool]]) -> Remove:

@@ -90,10 +90,17 @@ class Small(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.layer = nn.Linear(4, 2)
+        self.optimizer = torch.optim.SGD(self.parameters(), 0.01)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         spin(0.002)
         return self.layer(images)
+
+    def step(self, images: torch.Tensor) -> None:
+        """Train with a batch."""
+        self.optimizer.zero_grad()
+        self(images).sum().backward()
+        self.optimizer.step()
 
 
 def spin(seconds: float) -> None:
@@ -106,8 +113,7 @@ def trained(
     folder: Path, *, batches: int, epochs: int = 1, after_step: Callable[[int], None] = lambda step: None
 ) -> ProfilerRecording:
     """Train for some epochs, with half a millisecond of own code a step, and return what was recorded."""
-    model = Small()
-    optimizer, criterion = torch.optim.SGD(model.parameters(), 0.01), nn.CrossEntropyLoss()
+    model, criterion = Small(), nn.CrossEntropyLoss()
     images = torch.rand(16 * batches, 4)
     loader = DataLoader(TensorDataset(images, torch.zeros(len(images), dtype=torch.long)), 16)
     with watched(folder):
@@ -115,9 +121,9 @@ def trained(
         for _ in range(epochs):
             for step, (x, y) in enumerate(loader):
                 loss = criterion(model(x), y)
-                optimizer.zero_grad()
+                model.optimizer.zero_grad()
                 loss.backward()
-                optimizer.step()
+                model.optimizer.step()
                 after_step(step)
         took = time.perf_counter() - began
     recording = open_recording(folder)
@@ -176,12 +182,10 @@ def test_what_comes_after_an_epoch_is_not_waiting_for_data(tmp_path: Path) -> No
         folder = tmp_path / str(batches)
         model = Small()
         loader = DataLoader(TensorDataset(torch.rand(16 * batches, 4)), 16)
-        optimizer = torch.optim.SGD(model.parameters(), 0.01)
         with watched(folder):
             for _ in range(2):
                 for (x,) in loader:
-                    model(x).sum().backward()
-                    optimizer.step()
+                    model.step(x)
                 time.sleep(0.5)
         loop = open_recording(folder).loop
         assert total(loop, "phase/data_wait") < 0.5
@@ -190,12 +194,9 @@ def test_what_comes_after_an_epoch_is_not_waiting_for_data(tmp_path: Path) -> No
 
 def test_rows_of_a_loop_without_a_loader_end_with_its_steps(tmp_path: Path, told_of_forward: list[bool]) -> None:
     model = Small()
-    optimizer = torch.optim.SGD(model.parameters(), 0.01)
     with watched(tmp_path):
         for _ in range(300):
-            optimizer.zero_grad()
-            model(torch.rand(16, 4)).sum().backward()
-            optimizer.step()
+            model.step(torch.rand(16, 4))
     assert len(told_of_forward) < 0.8 * 2 * 300
     loop = open_recording(tmp_path).loop
     assert total(loop, "steps") == pytest.approx(300)
@@ -205,12 +206,10 @@ def test_rows_of_a_loop_without_a_loader_end_with_its_steps(tmp_path: Path, told
 def test_evaluation_is_passed_over_too_and_stays_evaluation(tmp_path: Path) -> None:
     model = Small().eval()
     loader = DataLoader(TensorDataset(torch.rand(16 * 200, 4)), 16)
-    optimizer = torch.optim.SGD(model.parameters(), 0.01)
     with watched(tmp_path):
         for _ in range(2):
             for (x,) in loader:
-                model(x).sum().backward()
-                optimizer.step()
+                model.step(x)
             with torch.no_grad():
                 for (x,) in loader:
                     model(x)
@@ -221,6 +220,18 @@ def test_evaluation_is_passed_over_too_and_stays_evaluation(tmp_path: Path) -> N
     assert total(rows, "steps") == pytest.approx(400, abs=2)
 
 
+def test_a_job_that_ends_amid_steps_passed_over_keeps_them(tmp_path: Path) -> None:
+    model, loader = Small(), DataLoader(TensorDataset(torch.rand(16 * 400, 4)), 16)
+    with watched(tmp_path):
+        for number, (x,) in enumerate(loader):
+            model.step(x)
+            if number == 299:
+                break
+    recording = open_recording(tmp_path)
+    assert total(recording.loop, "steps") == pytest.approx(300, abs=1)
+    assert total(recording.loading, "fetches") == pytest.approx(300, abs=2)
+
+
 def test_waiting_for_two_loaders_at_once_is_all_waiting(tmp_path: Path) -> None:
     class Slow(TensorDataset):
         def __getitem__(self, index: int) -> tuple[torch.Tensor, ...]:
@@ -229,11 +240,9 @@ def test_waiting_for_two_loaders_at_once_is_all_waiting(tmp_path: Path) -> None:
 
     model = Small()
     loaders = [DataLoader(Slow(torch.rand(600, 4)), 2) for _ in range(2)]
-    optimizer = torch.optim.SGD(model.parameters(), 0.01)
     with watched(tmp_path):
         for (one,), (other,) in zip(*loaders, strict=True):
-            model(one + other).sum().backward()
-            optimizer.step()
+            model.step(one + other)
     shares = open_recording(tmp_path).phases()
     assert 0.25 < shares["data_wait"] < 0.75, "a millisecond for each of two, beside two of computing"
 

@@ -7,13 +7,11 @@ rows into `profiler-output/steps`.
 from __future__ import annotations
 
 import atexit
-import builtins
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +27,7 @@ from finepoint.profiler.network import NetworkProbe
 from finepoint.profiler.passing import Stretch
 from finepoint.profiler.phases import PhaseClock, seconds_per_moment
 from finepoint.profiler.segments import TableWriter
+from finepoint.profiler.startup import startup_phases
 from finepoint.profiler.window import Window
 
 WINDOW_VARIABLE = "FINEPOINT_PROFILE_STEPS"
@@ -112,7 +111,7 @@ class StepRecorder:
         """Watch this process; where it has a CUDA device, copies to it and waits for it too."""
         pairs: list[tuple[moments.Event[Any], Callable[..., None]]] = [
             (moments.LOADER_BEGIN, self._loader_begins),
-            (loops.LOADER_READY, self._loader_ready),
+            (moments.LOADER_READY, self._loader_ready),
             (moments.LOADER_END, self._loader_ends),
             (transfers.SAVE, self._saves),
         ]
@@ -131,7 +130,7 @@ class StepRecorder:
 
     def watch_startup(self) -> None:
         """Give the time before the first step to imports, loading of weights and listing of data."""
-        self._stop_watching_startup = _startup_phases(self.clock)
+        self._stop_watching_startup = startup_phases(self.clock)
 
     def seal_in_time(self) -> None:
         """Put rows on disk every few seconds though none is added: a job that hangs adds none."""
@@ -139,6 +138,7 @@ class StepRecorder:
 
     def close(self) -> None:
         """Stop watching and put everything on disk; in a forked child nothing."""
+        self._watch(time.perf_counter())
         for subscription in (*self._subscriptions, self._asking, self._got, self._stepping, *self._inner):
             subscription.close()
         if os.getpid() != self._pid:
@@ -401,62 +401,3 @@ def first_tensor(batch: Any) -> Tensor | None:
         return batch
     parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ()
     return next((found for part in parts if (found := first_tensor(part)) is not None), None)
-
-
-def _startup_phases(clock: PhaseClock) -> Callable[[], None]:
-    """Watch imports, loading of weights and listing of data; return what stops that."""
-    plain_import = builtins.__import__
-    depth = 0
-
-    def watched_import(*args: Any, **kwargs: Any) -> Any:
-        nonlocal depth
-        if depth or clock.in_loop or clock.phase != "other":
-            return plain_import(*args, **kwargs)
-        depth += 1
-        try:
-            with _phase(clock, "import"):
-                return plain_import(*args, **kwargs)
-        finally:
-            depth -= 1
-            _watch_listing()
-
-    def around(original: Callable[..., Any], phase: str) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            if clock.in_loop:
-                return original(*args, **kwargs)
-            with _phase(clock, phase):
-                return original(*args, **kwargs)
-
-        return call
-
-    replaced: list[tuple[Any, str, Any]] = []
-
-    def replace(owner: Any, name: str, phase: str) -> None:
-        replaced.append((owner, name, vars(owner)[name]))
-        setattr(owner, name, around(vars(owner)[name], phase))
-
-    def _watch_listing() -> None:
-        module = sys.modules.get("torchvision.datasets.folder")
-        folder = getattr(module, "DatasetFolder", None)
-        if folder is not None and not any(owner is folder for owner, *_ in replaced):
-            replace(folder, "__init__", "data_listing")
-
-    def stop() -> None:
-        if builtins.__import__ is watched_import:
-            builtins.__import__ = plain_import
-        for owner, name, original in replaced:
-            setattr(owner, name, original)
-
-    builtins.__import__ = watched_import
-    replace(torch, "load", "weights")
-    replace(nn.Module, "load_state_dict", "weights")
-    return stop
-
-
-@contextmanager
-def _phase(clock: PhaseClock, name: str) -> Iterator[None]:
-    clock.enter(name)
-    try:
-        yield
-    finally:
-        clock.leave(name)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from finepoint.instrumentation import Remove, replace_all
+from finepoint.patching import Remove, replace_all
 from finepoint.profiler.segments import TableWriter
 
 LOADING = "loading"

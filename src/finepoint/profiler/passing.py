@@ -73,7 +73,7 @@ class Usual:
     @property
     def known(self) -> bool:
         """Whether enough rows were watched to tell what others are made of."""
-        return self._rows >= _ENOUGH * (1 - _ENOUGH / _REMEMBERED)
+        return self._rows > _ENOUGH - 1  # each counts a little less than one
 
     def learn(self, row: Mapping[str, float]) -> None:
         """Take a watched row into account."""

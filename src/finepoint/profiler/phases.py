@@ -186,7 +186,8 @@ class PhaseClock:
         self._row_began, self._last, self._hooked = begun.began, now, observed
         self._cpu = cpu - cpu_share * begun.seconds
         self._main = main - found.get("main_cpu", 0.0)
-        self._seconds = {name.removeprefix("phase/"): spent for name, spent in found.items() if name[:6] == "phase/"}
+        phases = [name for name in found if name.startswith("phase/")]
+        self._seconds = {name.removeprefix("phase/"): found[name] for name in phases}
         # In a loop with a loader its step is over, as far as is known, unless it has only waited so far.
         done = passed.loader and begun.seconds - begun.waited > _CLOCK_SECONDS
         self._counts = {name: found[name] if done else 0.0 for name in _no_counts()}
@@ -196,7 +197,6 @@ class PhaseClock:
 
     def close(self) -> None:
         """End the last row, and write what is pending."""
-        self.watch(self._clock())
         self._stack = ["other"]
         self.boundary()
         if self._pending is not None:

@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, overload
 from urllib.parse import unquote
@@ -258,7 +257,6 @@ class Endpoint:
         )
 
 
-@lru_cache(maxsize=16)
 def _pause(answer: httpx.Response) -> float:
     """Return the seconds to wait before a request is sent again."""
     said = answer.headers.get("retry-after", "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import ssl
+from functools import lru_cache
 from pathlib import Path
 
 from finepoint.errors import ConfigurationError
@@ -11,8 +12,9 @@ from finepoint.errors import ConfigurationError
 _CERTIFICATE = re.compile("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 
 
+@lru_cache(maxsize=16)
 def trusted(ca: str, *, pinned: bool = False) -> ssl.SSLContext:
-    """Return what verifies a server's certificate.
+    """Return what verifies a server's certificate; made once, for to read the system's certificates takes some 50 ms.
 
     Args:
         ca: PEM file to trust beside the system's certificates, or "".
