@@ -6,7 +6,9 @@ from rows like it that were watched: some are, again and again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from random import Random
 from typing import NamedTuple
@@ -16,8 +18,10 @@ LONGEST_PASSED_SECONDS = 0.01
 # Between two stretches so many rows are watched. One costs some 100 microseconds, and so do a stretch's beginning and
 # its end: together 0.3 % of this.
 WATCHED_ROWS, PASS_SECONDS = 4, 0.2
-# Rows to learn from before any is passed over, and about how many of the last ones count.
+# Rows to learn from before any like them is passed over, and about how many of the last ones count.
 _ENOUGH, _REMEMBERED = 5, 50
+# Less than a nanosecond.
+_SHORTEST_BAND = -30
 _COUNTS = frozenset(("steps", "backwards", "forwards", "batches", "samples", "syncs"))
 _KNOWN = frozenset(("seconds", "longest", "cpu", "saves", "phase/data_wait", "phase/hook"))
 # Its own: a script's random numbers stay as they are.
@@ -64,32 +68,27 @@ class Stretch:
 
 
 class Usual:
-    """What watched rows of one kind are made of, the later ones counting more."""
+    """What watched rows of one kind are made of, the later ones counting more.
+
+    Rows are told apart by how long they computed: one that something held up is made of other things than the rest.
+    """
 
     def __init__(self) -> None:
-        self._rows = 0.0
-        self._sums: dict[str, float] = {}
+        self._bands: dict[int, _Band] = {}
 
-    @property
-    def known(self) -> bool:
-        """Whether enough rows were watched to tell what others are made of."""
-        return self._rows > _ENOUGH - 1  # each counts a little less than one
+    def knows(self, row: Mapping[str, float]) -> bool:
+        """Whether enough rows like this watched one were watched to tell what others are made of."""
+        band = self._bands.get(_band_of(_computed(row)))
+        return band is not None and band.rows > _ENOUGH - 1  # each counts a little less than one
 
     def learn(self, row: Mapping[str, float]) -> None:
         """Take a watched row into account."""
-        kept = 1 - 1 / _REMEMBERED
-        self._rows = kept * self._rows + 1
-        names = {*self._sums, *row}
-        self._sums = {name: kept * self._sums.get(name, 0.0) + row.get(name, 0.0) for name in names}
-
-    def counts(self, rows: int) -> dict[str, float]:
-        """Return what so many rows are likely to have made: steps, batches..."""
-        return {name: rows * (self._sums[name] / self._rows) for name in _COUNTS & self._sums.keys()}
+        self._bands.setdefault(_band_of(_computed(row)), _Band()).learn(row)
 
     def columns(self, rows: Sequence[PassedRow], hook_share: float) -> dict[str, float]:
         """Return the columns of one row that stands for several that were passed over, but the processor's seconds.
 
-        Where nothing like them was watched, what they computed is `other`.
+        Where nothing was watched, what they computed is `other`.
 
         Args:
             rows: at least one.
@@ -97,21 +96,64 @@ class Usual:
         """
         seconds, waited = sum(row.seconds for row in rows), sum(row.waited for row in rows)
         hooked = min(hook_share * seconds, seconds - waited)
-        computed = seconds - waited - hooked
-        known = {
+        computing = 1 - hooked / (seconds - waited) if seconds > waited else 0.0
+        found: defaultdict[str, float] = defaultdict(float)
+        for band, alike in self._by_band(rows):
+            for name, value in band.columns(alike, computing).items():
+                found[name] += value
+        return found | {
             "seconds": seconds,
             "longest": max(row.seconds for row in rows),
             "phase/data_wait": waited,
             "phase/hook": hooked,
         }
+
+    def _by_band(self, rows: Sequence[PassedRow]) -> Iterator[tuple[_Band, list[PassedRow]]]:
+        """Give each row to the band that it belongs to, or else to the nearest that is known."""
+        if not self._bands:
+            yield _Band(), list(rows)
+            return
+        alike: defaultdict[int, list[PassedRow]] = defaultdict(list)
+        for row in rows:
+            alike[_band_of(row.seconds - row.waited)].append(row)
+        for wanted, some in alike.items():
+            yield self._bands[min(self._bands, key=lambda known: abs(known - wanted))], some
+
+
+class _Band:
+    """Rows that computed about as long as each other."""
+
+    def __init__(self) -> None:
+        self.rows = 0.0
+        self._sums: dict[str, float] = {}
+
+    def learn(self, row: Mapping[str, float]) -> None:
+        kept = 1 - 1 / _REMEMBERED
+        self.rows = kept * self.rows + 1
+        names = {*self._sums, *row}
+        self._sums = {name: kept * self._sums.get(name, 0.0) + row.get(name, 0.0) for name in names}
+
+    def columns(self, rows: Sequence[PassedRow], computing: float) -> dict[str, float]:
+        """Divide what rows computed, such a share of what they did not wait, and count what they are likely to have."""
         usual = self._sums
-        usually_waited = usual.get("phase/data_wait", 0.0)
-        usually_computed = usual.get("seconds", 0.0) - usually_waited - usual.get("phase/hook", 0.0)
+        waited = sum(row.waited for row in rows)
+        computed = computing * (sum(row.seconds for row in rows) - waited)
+        usually_computed, usually_waited = _computed(usual), usual.get("phase/data_wait", 0.0)
         if usually_computed <= 0:
-            return known | {"phase/other": computed}
+            return {"phase/other": computed}
         divided = {name: computed * (usual[name] / usually_computed) for name in usual.keys() - _KNOWN - _COUNTS}
-        divided["data_wait_cpu"] = waited * (usual["data_wait_cpu"] / usually_waited) if usually_waited else 0.0
-        return divided | known | self.counts(len(rows))
+        if usually_waited:
+            divided["data_wait_cpu"] = waited * (usual["data_wait_cpu"] / usually_waited)
+        return divided | {name: len(rows) * (usual[name] / self.rows) for name in _COUNTS & usual.keys()}
+
+
+def _computed(row: Mapping[str, float]) -> float:
+    return row.get("seconds", 0.0) - row.get("phase/data_wait", 0.0) - row.get("phase/hook", 0.0)
+
+
+def _band_of(computed: float) -> int:
+    """Return the number of a band; each reaches to twice as long as the one before."""
+    return math.frexp(computed)[1] if computed > 0 else _SHORTEST_BAND
 
 
 def grouped(rows: Sequence[PassedRow], shortest: float) -> list[list[PassedRow]]:

@@ -133,6 +133,7 @@ class PhaseClock:
             self._finish(Mode.EVALUATION)
         else:
             self._finish(Mode.BETWEEN)
+        self._charge("hook")
 
     def skip(self) -> None:
         """Begin the row anew: the time since it began is in another process's rows."""
@@ -145,10 +146,12 @@ class PhaseClock:
         row = self._ended
         if not row or row["mode"] not in (Mode.TRAIN, Mode.EVALUATION) or row["saves"]:
             return False
-        usual = self._usual_of(row, row["seconds"])
-        usual.learn({name: value for name, value in row.items() if name not in _LABELS})
+        usual = self._usual_of(row)
+        watched = {name: value for name, value in row.items() if name not in _LABELS}
+        usual.learn(watched)
         self._watched += 1
-        return row["seconds"] < LONGEST_PASSED_SECONDS and usual.known and self._watched >= WATCHED_ROWS
+        self._charge("hook")
+        return row["seconds"] < LONGEST_PASSED_SECONDS and usual.knows(watched) and self._watched >= WATCHED_ROWS
 
     def pass_over(self, *, loader: bool) -> Stretch:
         """Pass over the rows from here, a boundary, until `watch`; return what is to be told of them.
@@ -175,8 +178,7 @@ class PhaseClock:
         labels = {name: self._ended[name] for name in _LABELS if name != "time"}
 
         def columns(group: list[PassedRow]) -> dict[str, float]:
-            counts = _no_counts() | self._usual_of(labels, 0.0).counts(len(group))
-            return counts | self._usual_of(labels, group[0].seconds).columns(group, hook_share)
+            return _no_counts() | self._usual_of(labels).columns(group, hook_share)
 
         for group in grouped(rows[:-1], LONGEST_PASSED_SECONDS):
             row = columns(group) | labels | {"time": self._epoch + group[0].began}
@@ -203,9 +205,9 @@ class PhaseClock:
             self._write(self._pending)
             self._pending = None
 
-    def _charge(self) -> None:
+    def _charge(self, phase: str | None = None) -> None:
         now = self._clock()
-        phase = self._stack[-1]
+        phase = phase or self._stack[-1]
         spent = now - self._last
         hooked = self._hook_clock() - self._hooked
         if hooked:
@@ -248,9 +250,8 @@ class PhaseClock:
             self._write(self._pending)
         self._pending = row
 
-    def _usual_of(self, labels: Mapping[str, float], seconds: float) -> Usual:
-        kind = (*(labels[name] for name in _LABELS if name != "time"), seconds >= LONGEST_PASSED_SECONDS)
-        return self._usual[kind]
+    def _usual_of(self, labels: Mapping[str, float]) -> Usual:
+        return self._usual[tuple(labels[name] for name in _LABELS if name != "time")]
 
     @staticmethod
     def _joins(pending: dict[str, float], row: dict[str, float]) -> bool:
