@@ -2,11 +2,10 @@
 
     python benchmarks/profiler.py [--only cost|phases] [--py-spy PATH] [--quick] [--json]
 
-Cost: in one process, blocks of steps with the profiler and without it alternate, and each block is compared with the
-one after it. The loop computes in one thread, so that it does not wait for a core; what the sampler beside it takes of
-the machine's cores is counted and added. Phases: py-spy samples the stacks of three
-scripts a hundred times a second while they are profiled. Both count the same time: the main thread's, from the first
-batch that is asked for to the process's end.
+Cost: in one process, steps with the profiler and without it alternate (see `added`). The loop computes in one thread,
+so that it does not wait for a core; what the sampler beside it takes of the machine's cores is counted and added.
+Phases: py-spy samples the stacks of three scripts a hundred times a second while they are profiled. Both count the
+same time: the main thread's, from the first batch that is asked for to the process's end.
 """
 
 from __future__ import annotations
@@ -14,18 +13,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -41,7 +40,13 @@ from finepoint.profiler.sampling import sampled
 from finepoint.profiler.segments import read_table
 from reporting import Goal, parser, report
 
-BLOCK_SECONDS = 0.5
+# The first of these is not counted; it goes to caches, and to the one look at the network that a job is given.
+SETTLE_SECONDS, BLOCK_SECONDS = 0.5, 2.0
+FASTEST = 0.05
+# Whether steps were passed over before one and after it, to what that makes of it.
+PASSING = {(False, False): "watched", (False, True): "begins", (True, True): "passed", (True, False): "ends"}
+# What was done with a step to the seconds of all such steps.
+Durations = dict[str, list[float]]
 PHASED = ("no_workers", "slow_python", "checkpoints")
 # A function of a stack, by name and file, to the phase that it means; the outermost that is known decides.
 FRAMES = (
@@ -62,7 +67,7 @@ def main() -> None:
     arguments.add_argument("--only", choices=("cost", "phases"), help="one of the two parts")
     given = arguments.parse_args()
     networks = {} if given.only == "phases" else NETWORKS
-    rows = [cost(name, make, 12 if given.quick else 60) for name, make in networks.items()]
+    rows = [cost(name, make, 6 if given.quick else 40) for name, make in networks.items()]
     goals = [Goal(f"speed with the profiler, {row['what']}", 1 - row["value"], 0.99) for row in rows]
     if given.only == "cost":
         pass
@@ -77,81 +82,92 @@ def main() -> None:
     report("The profiler", rows, goals, as_json=given.json)
 
 
-def cost(name: str, make: Callable[[], tuple[nn.Module, torch.Tensor]], pairs: int) -> dict[str, Any]:
-    """Return the share that profiling adds to a step: the median over pairs of short blocks, and the sampler's."""
+def cost(name: str, make: Callable[[], tuple[nn.Module, torch.Tensor]], rounds: int) -> dict[str, Any]:
+    """Return the share that profiling adds to a step, and the sampler's."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
     model, inputs = make()
     loader = DataLoader(TensorDataset(inputs, torch.arange(len(inputs)) % 10), 16)
     optimizer, criterion = torch.optim.SGD(model.parameters(), lr=0.01), nn.CrossEntropyLoss()
 
-    def one_pass() -> float:
-        """Return its seconds, loading included."""
-        began = time.perf_counter()
-        for images, labels in loader:
-            loss = criterion(model(images), labels)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            loss.item()
-        return time.perf_counter() - began
-
-    def block() -> float:
-        """Return the fastest pass of half a second: whatever else the machine did only added to the others.
-
-        The first is not counted; it goes to caches, and to the one look at the network that a job is given.
-        """
-        one_pass()
-        end = time.perf_counter() + BLOCK_SECONDS
-        times = [one_pass()]
+    def train(seconds: float, recorder: StepRecorder | None = None) -> Durations:
+        """Return how long each step of so many seconds took, loading included, by what was done with it."""
+        durations: Durations = defaultdict(list)
+        end = time.perf_counter() + seconds
         while time.perf_counter() < end:
-            times.append(one_pass())
-        return min(times)
+            before, passed = time.perf_counter(), recorder is not None and recorder.passing
+            for images, labels in loader:
+                loss = criterion(model(images), labels)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                loss.item()
+                was_passed, passed = passed, recorder is not None and recorder.passing
+                now = time.perf_counter()
+                durations[PASSING[was_passed, passed] if recorder else "plain"].append(now - before)
+                before = now
+        return durations
 
-    block()
-    ratios = []
+    measured = []
     with tempfile.TemporaryDirectory() as folder, sampled(Path(folder), os.getpid()) as sampler:
         while not (Path(folder) / "sampler.json").is_file():
             time.sleep(0.05)
-        for number in range(pairs):
-            both = {}
+        for number in range(rounds):
+            both: Durations = {}
             # Which of the two comes first alternates, so that a drift of the machine favours neither.
             for profiled in (True, False) if number % 2 else (False, True):
-                with attached(Path(folder)) if profiled else nullcontext():
-                    both[profiled] = block()
-            ratios.append(both[True] / both[False])
+                with attached(Path(folder)) if profiled else nullcontext() as recorder:
+                    train(SETTLE_SECONDS, recorder)
+                    both |= train(BLOCK_SECONDS, recorder)
+            measured.append(both)
         sampler.ended(0)
         samples = read_table(Path(folder) / SYSTEM)
     spent, wall = (samples[name][-1] - samples[name][0] for name in ("sampler_cpu_seconds", "time"))
     beside = float(spent / wall) / (os.cpu_count() or 1)
-    low, high = _interval_of_median(ratios)
+    random = Random(0)
+    drawn = sorted(added(random.choices(measured, k=rounds)) for _ in range(200))
     return {
         "what": name,
-        "value": round(statistics.median(ratios) - 1 + beside, 4),
+        "value": round(added(measured) + beside, 4),
         "unit": f"share added, of it {100 * beside:.2f} % of the machine by the sampler",
-        "spread": f"{100 * (low - 1):.2f} to {100 * (high - 1):.2f} % in the loop (median of {pairs} pairs, 95 %)",
+        "spread": f"{100 * drawn[5]:.2f} to {100 * drawn[-6]:.2f} % in the loop ({rounds} rounds, 95 %)",
     }
 
 
+def added(rounds: Sequence[Durations]) -> float:
+    """Return the share that profiling adds to a step of these rounds.
+
+    Steps that were passed over, steps that were watched and those where one goes over into the other are each compared
+    with steps without the profiler, in their fastest twentieth, and count by how many there were: so a machine whose
+    speed changes by half from one second to the next changes little.
+
+    >>> added([{"plain": [1.0] * 40, "passed": [1.01] * 30, "watched": [1.1] * 10}])
+    0.0325
+    """
+    together: Durations = defaultdict(list)
+    for durations in rounds:
+        for kind, seconds in durations.items():
+            together[kind] += seconds
+    plain = np.quantile(together.pop("plain"), FASTEST)
+    steps = sum(map(len, together.values()))
+    extra = sum(len(seconds) * (np.quantile(seconds, FASTEST) / plain - 1) for seconds in together.values())
+    return round(float(extra / steps), 6)
+
+
 @contextmanager
-def attached(folder: Path) -> Iterator[None]:
+def attached(folder: Path) -> Iterator[StepRecorder]:
     """Watch steps and loading as in a profiled job, outside of the window."""
     loading = LoadingRecorder(folder)
     loading.install()
     recorder = StepRecorder(folder, loading)
     recorder.subscribe(cuda=False)
     try:
-        yield
+        # Stretches that are passed over grow for some seconds; it is as in a job that has run for longer.
+        recorder.clock.stretches = 100
+        yield recorder
     finally:
         recorder.close()
         loading.remove()
-
-
-def _interval_of_median(values: list[float], *, draws: int = 2000) -> tuple[float, float]:
-    """Return bounds that hold the median at 95 %, by drawing anew from the values."""
-    random = Random(0)
-    medians = sorted(statistics.median(random.choices(values, k=len(values))) for _ in range(draws))
-    return medians[int(0.025 * draws)], medians[int(0.975 * draws)]
 
 
 def _tiny() -> tuple[nn.Module, torch.Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -161,12 +162,17 @@ def trained(folder: Path, *, batches: int, after_step: Callable[[int], None] = l
 
 @pytest.fixture
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Compute in one thread and measure its own seconds of the processor: so a busy machine has no part in them."""
+    """Compute in one thread and measure its own seconds of the processor: so a busy machine has no part in them.
+
+    Nor has the collecting of all that other tests have left behind.
+    """
     monkeypatch.setattr(time, "perf_counter", time.thread_time)
     monkeypatch.setitem(PhaseClock.__init__.__kwdefaults__, "clock", time.thread_time)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    gc.disable()
     yield
+    gc.enable()
     torch.set_num_threads(threads)
 
 

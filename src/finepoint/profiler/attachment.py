@@ -132,6 +132,11 @@ class StepRecorder:
         """Give the time before the first step to imports, loading of weights and listing of data."""
         self._stop_watching_startup = startup_phases(self.clock)
 
+    @property
+    def passing(self) -> bool:
+        """Whether steps are being passed over."""
+        return self._passed is not None
+
     def seal_in_time(self) -> None:
         """Put rows on disk every few seconds though none is added: a job that hangs adds none."""
         self._writer.seal_in_time()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 _ROOT = Path("/sys/fs/cgroup")
@@ -63,11 +64,13 @@ def control_group_of(pid: int, *, root: Path = _ROOT, proc: Path = Path("/proc")
         root: where control groups are mounted, version 1 with a folder per controller or version 2.
         proc: where processes are.
     """
-    try:
-        lines = (proc / str(pid) / "cgroup").read_text().splitlines()
-    except OSError:
-        return ControlGroup()
-    names = {controller: name for line in lines for controller, name in _controllers(line)}
+    return _named_groups(_text(proc / str(pid) / "cgroup"), root)
+
+
+@lru_cache(maxsize=1)
+def _named_groups(text: str, root: Path) -> ControlGroup:
+    """Return the groups that a process's `cgroup` file names; a sampler asks for the same ones at every look."""
+    names = {controller: name for line in text.splitlines() for controller, name in _controllers(line)}
     return ControlGroup(
         cpu=_folders(root, ("cpu", "cpu,cpuacct"), names.get("cpu", names.get(""))),
         memory=_folders(root, ("memory",), names.get("memory", names.get(""))),

@@ -35,11 +35,11 @@ class MachineReader:
             for name in now.amounts
             if name in before.amounts and now.amounts[name] >= before.amounts[name]
         }
-        memory, swap = psutil.virtual_memory(), psutil.swap_memory()
+        memory = psutil.virtual_memory()
         row |= {
             "memory_used_bytes": float(memory.total - memory.available),
             "memory_total_bytes": float(memory.total),
-            "swap_used_bytes": float(swap.used),
+            "swap_used_bytes": float(now.swap.used),
         }
         if self._looks % _FREQUENCY_EVERY == 0:
             self._frequency = _frequency()
@@ -54,7 +54,10 @@ class _Counters:
         self.time = time.perf_counter()
         self.cores = psutil.cpu_times(percpu=True)
         self.amounts: dict[str, float] = {"context_switches_per_second": psutil.cpu_stats().ctx_switches}
-        disk, network, swap = psutil.disk_io_counters(), psutil.net_io_counters(pernic=True), psutil.swap_memory()
+        # Counters that begin again are left out below; psutil need not keep count of them.
+        disk = psutil.disk_io_counters(nowrap=False)
+        network = psutil.net_io_counters(pernic=True, nowrap=False)
+        self.swap = psutil.swap_memory()
         if disk is not None:
             self.amounts |= {
                 "disk_read_bytes_per_second": disk.read_bytes,
@@ -64,8 +67,8 @@ class _Counters:
         self.amounts |= {
             "network_received_bytes_per_second": sum(count.bytes_recv for count in outside),
             "network_sent_bytes_per_second": sum(count.bytes_sent for count in outside),
-            "swap_in_bytes_per_second": swap.sin,
-            "swap_out_bytes_per_second": swap.sout,
+            "swap_in_bytes_per_second": self.swap.sin,
+            "swap_out_bytes_per_second": self.swap.sout,
         }
         self.amounts |= {f"pressure_{name}": waited for name in ("cpu", "io", "memory") for waited in _waited(name)}
 

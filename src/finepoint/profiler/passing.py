@@ -15,9 +15,10 @@ from typing import NamedTuple
 
 # Longer rows are all watched: it is felt less, and the fewer there are, the less do some of them say of the others.
 LONGEST_PASSED_SECONDS = 0.01
-# Between two stretches so many rows are watched. One costs some 100 microseconds, and so do a stretch's beginning and
-# its end: together 0.3 % of this.
-WATCHED_ROWS, PASS_SECONDS = 4, 0.2
+# Between two stretches so many rows are watched. One costs some 200 microseconds, a stretch's beginning and its end
+# half a millisecond each: together 0.2 % of the longest stretch. The first are shorter, so that a short job is known.
+WATCHED_ROWS = 4
+_PASS_SECONDS, _LONGEST_PASS_SECONDS, _GROWTH = 0.2, 1.0, 1.15
 # Rows to learn from before any like them is passed over, and about how many of the last ones count.
 _ENOUGH, _REMEMBERED = 5, 50
 # Less than a nanosecond.
@@ -47,14 +48,16 @@ class Stretch:
     Args:
         began: when the first one began.
         loader: whether a row begins with a batch; else with the end of the step before.
+        before: how many stretches there were before.
 
     `begins` is to be told when each row began and how long it then waited for data, `until` is when to watch again:
     not always after as long, or what comes every so many steps would be met always or never.
     """
 
-    def __init__(self, began: float, *, loader: bool) -> None:
+    def __init__(self, began: float, *, loader: bool, before: int = 0) -> None:
         self.began, self.loader = began, loader
-        self.until = began + PASS_SECONDS * _random.uniform(0.5, 1.5)
+        seconds = min(_PASS_SECONDS * _GROWTH ** min(before, 100), _LONGEST_PASS_SECONDS)
+        self.until = began + seconds * _random.uniform(0.5, 1.5)
         self.begins: list[tuple[float, float]] = [] if loader else [(began, 0.0)]
 
     def rows(self, now: float) -> list[PassedRow]:

@@ -44,7 +44,7 @@ class PhaseClock:
         first: the phase that the time since the start belongs to, until it is left.
 
     `loader` is the number of the loader that batches come from, `window` whether torch.profiler runs, `part` the number
-    of the part of a program of ours (-1 in a script); all are noted in each row.
+    of the part of a program of ours (-1 in a script); all are noted in each row. `stretches` counts those passed over.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class PhaseClock:
         self.window = False
         self._counts = _no_counts()
         self._ended: dict[str, float] = {}
-        self._whole, self._watched = True, 0
+        self._whole, self._watched, self.stretches = True, 0, 0
         self._passed: Stretch | None = None
         self._usual: defaultdict[tuple[float, ...], Usual] = defaultdict(Usual)
 
@@ -159,7 +159,8 @@ class PhaseClock:
         Args:
             loader: whether a row begins with a batch; else with the end of the step before.
         """
-        self._passed, self._watched = Stretch(self._last, loader=loader), 0
+        self._passed, self._watched = Stretch(self._last, loader=loader, before=self.stretches), 0
+        self.stretches += 1
         return self._passed
 
     def watch(self, now: float) -> None:

@@ -9,11 +9,12 @@ from typing import Any
 
 import psutil
 
-# Reading a large process's PSS walks its page tables (milliseconds), so that it is not done at every look.
-_PSS_SECONDS = 5.0
-# So is looking through all of the machine's processes for the job's; where the system says that the root's children
-# have changed it is done at once.
-_TREE_SECONDS = 1.0
+# Reading a large process's PSS walks its page tables (milliseconds), so that it is done seldom, and the more seldom the
+# longer it takes.
+_PSS_SECONDS, _PSS_SHARE = 5.0, 0.001
+# So is looking through all of the machine's processes for the job's, which takes milliseconds too; where the system
+# says that the root's children have changed it is done at once.
+_TREE_SECONDS = 2.0
 _GONE = (psutil.NoSuchProcess, psutil.AccessDenied, ProcessLookupError)
 
 
@@ -90,7 +91,7 @@ class _Known:
     def __init__(self, process: psutil.Process) -> None:
         self.process = process
         self._at, self._counters = time.perf_counter(), _counters(process)
-        self._pss, self._pss_at = float("nan"), 0.0
+        self._pss, self._pss_due = float("nan"), 0.0
         # Its processor time, and that of its children that have ended.
         self.whole = 0.0
 
@@ -100,8 +101,9 @@ class _Known:
         seconds = max(now - self._at, 1e-9)
         rates = {name: max(value - self._counters.get(name, value), 0) / seconds for name, value in counters.items()}
         self._at, self._counters = now, counters
-        if now - self._pss_at >= _PSS_SECONDS:
-            self._pss, self._pss_at = _pss(self.process.pid), now
+        if now >= self._pss_due:
+            self._pss = _pss(self.process.pid)
+            self._pss_due = now + max(_PSS_SECONDS, (time.perf_counter() - now) / _PSS_SHARE)
         with self.process.oneshot():
             return {
                 "pid": float(self.process.pid),
