@@ -14,7 +14,7 @@ from random import Random
 from typing import NamedTuple
 
 # Longer rows are all watched: it is felt less, and the fewer there are, the less do some of them say of the others.
-LONGEST_PASSED_SECONDS = 0.01
+LONGEST_PASSED_SECONDS = 0.03
 # Between two stretches so many rows are watched. One costs some 200 microseconds, a stretch's beginning and its end
 # half a millisecond each: together 0.2 % of the longest stretch. The first are shorter, so that a short job is known.
 WATCHED_ROWS = 4
