@@ -61,6 +61,11 @@ def environment_for(
     return made | dict(settings or {})
 
 
+def is_attached() -> bool:
+    """Whether a launcher of ours has started this process's job."""
+    return _ATTACHMENTS in os.environ
+
+
 def attached_processes(marks: Path) -> list[dict[str, Any]]:
     """Return what each attached process left: `pid`, `argv`, `attachments`, and `failures` by attachment."""
     return [json.loads(path.read_bytes()) for path in sorted(marks.glob("*.json"))]
