@@ -134,6 +134,22 @@ def test_a_script_that_fails_keeps_its_exit_code_and_its_profile(tmp_path: Path)
     assert json.loads((tmp_path / "job" / "profiler-output" / "summary.json").read_text())["ending"]["exit_code"] == 3
 
 
+def test_a_script_with_smdebug_in_it_is_profiled_and_records_nothing(tmp_path: Path) -> None:
+    (tmp_path / "hooked.py").write_text(
+        "import smdebug.pytorch as smd\nimport torch\nhook = smd.Hook.create_from_json_file()\n"
+        "model, loss = torch.nn.Linear(3, 2), torch.nn.CrossEntropyLoss()\n"
+        "hook.register_hook(model)\nhook.register_loss(loss)\nhook.set_mode(smd.modes.TRAIN)\n"
+        "optimizer = torch.optim.SGD(model.parameters(), 0.1)\n"
+        "for _ in range(20):\n    loss(model(torch.zeros(2, 3)), torch.tensor([0, 1])).backward()\n"
+        "    optimizer.step()\n"
+    )
+    answer = finepoint("run", "hooked.py", "--job", "job", "--json", cwd=tmp_path)
+    assert answer.returncode == 0, answer.stderr
+    assert "`finepoint debug run` records" in (tmp_path / "job" / "logs.txt").read_text()
+    assert json.loads(answer.stdout)["steps"] == 20
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hooked.py", "job"]
+
+
 def test_weights_are_bit_equal_with_and_without_the_profiler(profiled: Path) -> None:
     subprocess.run([sys.executable, "train.py", "0", "plain.pt"], cwd=profiled, check=True)
     compare = (

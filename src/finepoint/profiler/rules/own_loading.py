@@ -119,7 +119,7 @@ class Oversized(StepRule):
             meaning=f"The images have {ratio:.0f} times the pixels that the network sees; decoding and shrinking them "
             f"takes {100 * loading.blamed:.0f} % of the time.",
             remedy=remedy,
-            share=loading.blamed,
+            share=loading.at_most(recording, loading.blamed, 0.0),
             speedup=loading.speedup(recording, kept),
             change={"image_side": side},
             also=also,
@@ -148,7 +148,7 @@ class SlowImageFormat(StepRule):
         return self.issue(
             meaning=f"{100 * slow:.0f} % of the images are {names}; decoding takes {100 * share:.0f} % of the time.",
             remedy="save them once as JPEG of quality 95, or as arrays of the size that is trained on",
-            share=share,
+            share=loading.at_most(recording, share, 1 - loading.decode_share),
             speedup=loading.speedup(recording, 1 - loading.decode_share * (1 - _JPEG_DECODING)),
             **loading.facts(),
         )
@@ -174,7 +174,7 @@ class DecodeBound(StepRule):
         return self.issue(
             meaning=f"Decoding {'/'.join(loading.formats)} files takes {100 * share:.0f} % of the time.",
             remedy="decode once: keep the images as uint8 arrays of the size that is trained on (np.save, mmap)",
-            share=share,
+            share=loading.at_most(recording, share, 1 - loading.decode_share),
             speedup=loading.speedup(recording, 1 - loading.decode_share),
             change={"decoded_once": True},
             **loading.facts(),
@@ -252,6 +252,16 @@ class Loading:
             faster = computing_beside(recording, min(kept * self.cpu / after, self.workers))
             after = max(begins + max((later + computing) * kept, faster), work)
         return loop_speedup(recording, whole - after)
+
+    def at_most(self, recording: ProfilerRecording, waited: float, least: float) -> float:
+        """Return the share of the loop's time that can be won: more than is waited where workers take its cores.
+
+        Args:
+            recording: of the job.
+            waited: the share that is waited.
+            least: the share of loading that stays, whatever is changed.
+        """
+        return max(waited, 1 - 1 / self.speedup(recording, least))
 
     def facts(self) -> dict[str, Any]:
         """Return the numbers for a finding's evidence."""
