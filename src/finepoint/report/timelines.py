@@ -100,7 +100,7 @@ def durations_chart(steps: Mapping[str, Any]) -> Markup:
     counts, edges = steps["counts"], [1000 * edge for edge in steps["edges"]]
     marks = ticks(0, max(max(counts), 1))
     x = Scale(0, edges[-1], 48, 688)
-    y = Scale(0, max(marks[-1], *counts), 180, 16)
+    y = Scale(0, max(marks[-1], *counts), 180, 36)
     parts = axes(x, y, ticks(0, edges[-1], 6), marks, "milliseconds a step")
     for count, low, high in zip(counts, edges, edges[1:], strict=False):
         title = f"{count} steps of {number(low)} to {number(high)} ms"
