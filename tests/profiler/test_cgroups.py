@@ -50,6 +50,7 @@ def test_version_1_has_a_folder_for_each_controller(tmp_path: Path) -> None:
             "memory/box/memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 1\n",
         },
     )
+    assert found.within_root
     assert found.cpu_limit() is None
     assert found.memory_limit() == 512 * 2**20
     assert found.throttled_seconds() == 0.5

@@ -208,9 +208,9 @@ def test_short_steps_have_the_phases_that_they_had_passed_over_or_not(
 
 
 def test_a_slow_step_is_seen_among_those_passed_over(tmp_path: Path) -> None:
-    rows = trained(tmp_path, batches=300, after_step=lambda step: time.sleep(0.2 * (step == 250))).recording.loop
-    slow = rows.where(rows["longest"] > 0.15)
-    assert len(slow) == 1 and slow["steps"][0] == pytest.approx(1) and slow["seconds"][0] < 1.0
+    rows = trained(tmp_path, batches=300, after_step=lambda step: time.sleep(0.8 * (step == 250))).recording.loop
+    slow = rows.where(rows["longest"] > 0.7)  # less may be a busy machine's doing
+    assert len(slow) == 1 and slow["steps"][0] == pytest.approx(1) and slow["seconds"][0] < 2.0
     assert total(rows, "steps") == pytest.approx(300)
 
 

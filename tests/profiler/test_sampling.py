@@ -13,6 +13,8 @@ import pytest
 
 from finepoint.errors import ConfigurationError
 from finepoint.files import read_json
+from finepoint.profiler import sampler
+from finepoint.profiler.cgroups import ControlGroup
 from finepoint.profiler.processes import ProcessReader
 from finepoint.profiler.sampler import Sampler, sample_until_end, visible_devices
 from finepoint.profiler.sampling import check_interval, sampled
@@ -153,6 +155,22 @@ def test_a_kill_for_memory_is_told_from_other_kills(tmp_path: Path) -> None:
     ending = read_json(tmp_path / "ending.json")
     assert ending["kind"] == "out of memory"
     assert "its limit of 64 MiB" in str(ending["sentence"])
+
+
+def test_a_dying_job_that_is_in_the_roots_group_already_keeps_its_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box = tmp_path / "box"
+    box.mkdir()
+    (box / "memory.max").write_text(f"{64 * 2**20}\n")
+    monkeypatch.setattr(sampler, "control_group_of", lambda pid: ControlGroup((box, tmp_path), (box, tmp_path)))
+    with waiting_job() as job:
+        sampling = Sampler(tmp_path / "out", job.pid, 100)
+        monkeypatch.setattr(sampler, "control_group_of", lambda pid: ControlGroup((tmp_path,), (tmp_path,)))
+        (box / "memory.events").write_text("oom_kill 1\n")
+        sampling.sample()
+        job.kill()
+    assert "its limit of 64 MiB" in sampling.finish(-9).sentence
 
 
 @pytest.mark.parametrize("interval", [99, 60_001])

@@ -23,6 +23,11 @@ class ControlGroup:
     cpu: tuple[Path, ...] = ()
     memory: tuple[Path, ...] = ()
 
+    @property
+    def within_root(self) -> bool:
+        """Whether any of the groups is another than the mount's root."""
+        return len(self.cpu) > 1 or len(self.memory) > 1
+
     def cpu_limit(self) -> float | None:
         """Return how many cores the group may use, or None where nothing limits it."""
         limits = [limit for folder in self.cpu if (limit := _cpu_limit(folder)) is not None]

@@ -129,8 +129,8 @@ class Sampler:
     def _limits(self) -> dict[str, float]:
         """Return what the control group counted since the last look; its folder may go with the job."""
         group = control_group_of(self.pid)
-        # It moved itself, or its launcher did; a dead process that nobody has waited for yet is in the root's group.
-        if group.cpu and group != self._group and self.alive():
+        # It moved itself, or its launcher did. One that is dying, or dead and not waited for, is in the root's groups.
+        if group.within_root and group != self._group and self.alive():
             self._group = group
             self._kills_seen = self._kills = group.memory_kills()
             self._throttled = group.throttled_seconds()
