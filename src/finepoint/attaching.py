@@ -63,7 +63,7 @@ def environment_for(
 
 def is_attached() -> bool:
     """Whether a launcher of ours has started this process's job."""
-    return _ATTACHMENTS in os.environ
+    return bool(os.environ.get(_ATTACHMENTS))
 
 
 def attached_processes(marks: Path) -> list[dict[str, Any]]:
@@ -89,7 +89,7 @@ def why_not_attached(marks: Path) -> str:
 
 def await_torch() -> None:
     """Call the attachments named in the environment as soon as torch has been imported; `sitecustomize` calls this."""
-    if not os.environ.get(_ATTACHMENTS):
+    if not is_attached():
         return
     if "torch" in sys.modules:
         _call_attachments()

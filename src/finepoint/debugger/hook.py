@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -115,7 +115,7 @@ class Hook:
         atexit.register(self.close)
 
     @classmethod
-    def create_from_json_file(cls, json_file_path: str | Path | None = None) -> Hook:
+    def create_from_json_file(cls, json_file_path: str | Path | None = None) -> Self:
         """Return the hook that a file describes: the one named, or that of `$SMDEBUG_CONFIG_FILE_PATH`, or SageMaker's.
 
         Raises:
@@ -125,7 +125,7 @@ class Hook:
         return cls.from_file(read_hook_file(json_file_path))
 
     @classmethod
-    def from_file(cls, file: HookFile) -> Hook:
+    def from_file(cls, file: HookFile) -> Self:
         """Return the hook that a file, already read, describes."""
         hook = cls(
             file.out_dir,

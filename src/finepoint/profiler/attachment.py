@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from finepoint import instrumentation as moments
 from finepoint import loops, transfers
 from finepoint.profiler.context import FOLDER_VARIABLE, STEPS, process_start
 from finepoint.profiler.device_clock import DeviceClock, cuda_clock
-from finepoint.profiler.loading import LoadingRecorder
+from finepoint.profiler.loading import LoadingRecorder, first_tensor, loader_facts
 from finepoint.profiler.network import NetworkProbe
 from finepoint.profiler.passing import Stretch
 from finepoint.profiler.phases import PhaseClock, seconds_per_moment
@@ -211,7 +211,7 @@ class StepRecorder:
                 return
         known = self._loaders.get(id(loader))
         if known is None:
-            known = self._loaders[id(loader)] = _loader_facts(loader, len(self._loaders))
+            known = self._loaders[id(loader)] = loader_facts(loader, len(self._loaders))
         self.clock.loader = known["number"]
         self.clock.wait()
 
@@ -380,29 +380,3 @@ class StepRecorder:
 def is_worker() -> bool:
     """Whether this process was made by multiprocessing's spawn or forkserver: a loader's worker, not the script."""
     return any("--multiprocessing-fork" in word or "multiprocessing.forkserver" in word for word in sys.orig_argv)
-
-
-def _loader_facts(loader: Any, number: int) -> dict[str, Any]:
-    try:
-        batches: int | None = len(loader)
-    except TypeError:
-        batches = None
-    return {
-        "number": number,
-        "workers": loader.num_workers,
-        "batch_size": loader.batch_size,
-        "batches": batches,
-        "pin_memory": bool(loader.pin_memory),
-        "persistent_workers": bool(loader.persistent_workers),
-        "dataset": type(loader.dataset).__name__,
-        "shape": None,
-        "dtype": None,
-    }
-
-
-def first_tensor(batch: Any) -> Tensor | None:
-    """Return the first tensor in a batch of tensors, tuples, lists and mappings; None where there is none."""
-    if isinstance(batch, Tensor):
-        return batch
-    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ()
-    return next((found for part in parts if (found := first_tensor(part)) is not None), None)

@@ -20,7 +20,8 @@ from torch.utils.data import DataLoader
 
 from finepoint import instrumentation as moments
 from finepoint.files import write_json
-from finepoint.profiler.attachment import first_tensor, is_worker
+from finepoint.profiler.attachment import is_worker
+from finepoint.profiler.loading import first_tensor
 
 NAME = "finepoint.profiler.changes:apply"
 VARIABLE = "FINEPOINT_PROFILE_TRY"

@@ -6,12 +6,13 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from multiprocessing import util
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from finepoint.patching import Remove, replace_all
 from finepoint.profiler.segments import TableWriter
@@ -165,3 +166,30 @@ class LoadingRecorder:
 
 def _undecoded(image: Any) -> bool:
     return bool(getattr(image, "tile", None))
+
+
+def loader_facts(loader: Any, number: int) -> dict[str, Any]:
+    """Return what is noted of a DataLoader; the shape and type of its batches are known with the first."""
+    try:
+        batches: int | None = len(loader)
+    except TypeError:
+        batches = None
+    return {
+        "number": number,
+        "workers": loader.num_workers,
+        "batch_size": loader.batch_size,
+        "batches": batches,
+        "pin_memory": bool(loader.pin_memory),
+        "persistent_workers": bool(loader.persistent_workers),
+        "dataset": type(loader.dataset).__name__,
+        "shape": None,
+        "dtype": None,
+    }
+
+
+def first_tensor(batch: Any) -> Tensor | None:
+    """Return the first tensor in a batch of tensors, tuples, lists and mappings; None where there is none."""
+    if isinstance(batch, Tensor):
+        return batch
+    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ()
+    return next((found for part in parts if (found := first_tensor(part)) is not None), None)

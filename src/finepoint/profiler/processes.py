@@ -12,8 +12,8 @@ import psutil
 # Reading a large process's PSS walks its page tables (milliseconds), so that it is done seldom, and the more seldom the
 # longer it takes.
 _PSS_SECONDS, _PSS_SHARE = 5.0, 0.001
-# So is looking through all of the machine's processes for the job's, which takes milliseconds too; where the system
-# says that the root's children have changed it is done at once.
+# So is looking through all of the machine's processes for the job's; where the system says that the root's children
+# have changed it is done at once.
 _TREE_SECONDS = 2.0
 _GONE = (psutil.NoSuchProcess, psutil.AccessDenied, ProcessLookupError)
 

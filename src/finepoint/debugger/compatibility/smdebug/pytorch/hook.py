@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from finepoint.attaching import is_attached
 from finepoint.debugger.hook import Hook as OurHook
@@ -24,7 +24,7 @@ class Hook(OurHook):
         set_hook(self)
 
     @classmethod
-    def create_from_json_file(cls, json_file_path: str | Path | None = None) -> Hook:
+    def create_from_json_file(cls, json_file_path: str | Path | None = None) -> Self:
         """Return the hook that a file describes; where finepoint only profiles and there is none, one that is silent.
 
         Raises:
@@ -32,10 +32,9 @@ class Hook(OurHook):
             ConfigurationError: it is not what it should be.
         """
         try:
-            made: Hook = super().create_from_json_file(json_file_path)  # type: ignore[assignment]
+            return super().create_from_json_file(json_file_path)
         except FileNotFoundError:
             if json_file_path is not None or not is_attached():
                 raise
             sys.stderr.write("finepoint: smdebug's hook records nothing here; `finepoint debug run` records\n")
-            made = cls("debug-output", dry_run=True)
-        return made
+            return cls("debug-output", dry_run=True)
