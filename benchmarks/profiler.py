@@ -2,8 +2,9 @@
 
     python benchmarks/profiler.py [--only cost|phases] [--py-spy PATH] [--quick] [--json]
 
-Cost: in one process, steps with the profiler and without it alternate (see `added`). The loop computes in one thread,
-so that it does not wait for a core; what the sampler beside it takes of the machine's cores is counted and added.
+Cost: in one process, some seconds of steps with the profiler and some without it alternate, in epochs of CIFAR-10's
+length (see `added`). The loop computes in one thread, so that it does not wait for a core; what the sampler beside it
+takes of the machine's cores is counted and added.
 Phases: py-spy samples the stacks of three scripts a hundred times a second while they are profiled. Both count the
 same time: the main thread's, from the first batch that is asked for to the process's end.
 """
@@ -27,6 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from bottleneck_script import convolutions
@@ -41,11 +43,11 @@ from finepoint.profiler.segments import read_table
 from reporting import Goal, parser, report
 
 # The first of these is not counted; it goes to caches, and to the one look at the network that a job is given.
-SETTLE_SECONDS, BLOCK_SECONDS = 0.5, 2.0
-FASTEST = 0.05
+SETTLE_SECONDS, BLOCK_SECONDS = 0.5, 6.0
+IMAGES, BATCH = 50_000, 16
 # Whether steps were passed over before one and after it, to what that makes of it.
 PASSING = {(False, False): "watched", (False, True): "begins", (True, True): "passed", (True, False): "ends"}
-# What was done with a step to the seconds of all such steps.
+# What was done with a step, to how long all such steps took, each in units of what `arithmetic` took beside it.
 Durations = dict[str, list[float]]
 PHASED = ("no_workers", "slow_python", "checkpoints")
 # A function of a stack, by name and file, to the phase that it means; the outermost that is known decides.
@@ -67,7 +69,7 @@ def main() -> None:
     arguments.add_argument("--only", choices=("cost", "phases"), help="one of the two parts")
     given = arguments.parse_args()
     networks = {} if given.only == "phases" else NETWORKS
-    rows = [cost(name, make, 6 if given.quick else 40) for name, make in networks.items()]
+    rows = [cost(name, make, 3 if given.quick else 20) for name, make in networks.items()]
     goals = [Goal(f"speed with the profiler, {row['what']}", 1 - row["value"], 0.99) for row in rows]
     if given.only == "cost":
         pass
@@ -82,32 +84,38 @@ def main() -> None:
     report("The profiler", rows, goals, as_json=given.json)
 
 
-def cost(name: str, make: Callable[[], tuple[nn.Module, torch.Tensor]], rounds: int) -> dict[str, Any]:
+def cost(name: str, make: Callable[[], nn.Module], rounds: int) -> dict[str, Any]:
     """Return the share that profiling adds to a step, and the sampler's."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    model, inputs = make()
-    loader = DataLoader(TensorDataset(inputs, torch.arange(len(inputs)) % 10), 16)
-    optimizer, criterion = torch.optim.SGD(model.parameters(), lr=0.01), nn.CrossEntropyLoss()
+    loader = DataLoader(TensorDataset(torch.rand(IMAGES, 3, 32, 32), torch.arange(IMAGES) % 10), BATCH)
+    model, criterion = make(), nn.CrossEntropyLoss()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    arithmetic = Arithmetic()
 
-    def train(seconds: float, recorder: StepRecorder | None = None) -> Durations:
-        """Return how long each step of so many seconds took, loading included, by what was done with it."""
+    def train(recorder: StepRecorder | None = None) -> Durations:
+        """Return how long each step of a block took, loading included, by what was done with it."""
         durations: Durations = defaultdict(list)
-        end = time.perf_counter() + seconds
-        while time.perf_counter() < end:
-            before, passed = time.perf_counter(), recorder is not None and recorder.passing
-            for images, labels in loader:
-                loss = criterion(model(images), labels)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                loss.item()
-                was_passed, passed = passed, recorder is not None and recorder.passing
-                now = time.perf_counter()
-                durations[PASSING[was_passed, passed] if recorder else "plain"].append(now - before)
-                before = now
+        first = time.perf_counter() + SETTLE_SECONDS
+        beside, passed, before = arithmetic(), False, time.perf_counter()
+        for images, labels in loader:
+            loss = criterion(model(images), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            loss.item()
+            was_passed, passed = passed, recorder is not None and recorder.passing
+            now = time.perf_counter()
+            was_beside, beside = beside, arithmetic()
+            if now >= first:
+                kind = PASSING[was_passed, passed] if recorder else "plain"
+                durations[kind].append(2 * (now - before) / (was_beside + beside))
+            if now >= first + BLOCK_SECONDS:
+                break
+            before = time.perf_counter()
         return durations
 
+    train()
     measured = []
     with tempfile.TemporaryDirectory() as folder, sampled(Path(folder), os.getpid()) as sampler:
         while not (Path(folder) / "sampler.json").is_file():
@@ -117,8 +125,7 @@ def cost(name: str, make: Callable[[], tuple[nn.Module, torch.Tensor]], rounds: 
             # Which of the two comes first alternates, so that a drift of the machine favours neither.
             for profiled in (True, False) if number % 2 else (False, True):
                 with attached(Path(folder)) if profiled else nullcontext() as recorder:
-                    train(SETTLE_SECONDS, recorder)
-                    both |= train(BLOCK_SECONDS, recorder)
+                    both |= train(recorder)
             measured.append(both)
         sampler.ended(0)
         samples = read_table(Path(folder) / SYSTEM)
@@ -134,24 +141,43 @@ def cost(name: str, make: Callable[[], tuple[nn.Module, torch.Tensor]], rounds: 
     }
 
 
+class Arithmetic:
+    """Half a millisecond of the same work each time: what it takes tells how fast the machine is at that moment."""
+
+    def __init__(self) -> None:
+        self._images = torch.rand(BATCH, 3 * 32 * 32)
+        self._weights = [torch.rand(outputs, inputs, requires_grad=True) for inputs, outputs in ((3072, 64), (64, 10))]
+
+    def __call__(self) -> float:
+        """Do it, and return its seconds."""
+        began = time.perf_counter()
+        first, second = self._weights
+        loss = functional.linear(functional.linear(self._images, first).relu(), second).sum()
+        torch.autograd.grad(loss, self._weights)
+        return time.perf_counter() - began
+
+
 def added(rounds: Sequence[Durations]) -> float:
     """Return the share that profiling adds to a step of these rounds.
 
-    Steps that were passed over, steps that were watched and those where one goes over into the other are each compared
-    with steps without the profiler, in their fastest twentieth, and count by how many there were: so a machine whose
-    speed changes by half from one second to the next changes little.
+    Steps that were passed over are compared with those without the profiler, median with median, and the few that were
+    watched, or where one goes over into the other, mean with mean, for some of these have more to do than others. They
+    count by how many there were.
 
-    >>> added([{"plain": [1.0] * 40, "passed": [1.01] * 30, "watched": [1.1] * 10}])
-    0.0325
+    >>> added([{"plain": [1.0] * 40, "passed": [1.01] * 30, "watched": [1.1, 1.0] * 5}])
+    0.02
     """
     together: Durations = defaultdict(list)
     for durations in rounds:
         for kind, seconds in durations.items():
             together[kind] += seconds
-    plain = np.quantile(together.pop("plain"), FASTEST)
+    plain = together.pop("plain")
     steps = sum(map(len, together.values()))
-    extra = sum(len(seconds) * (np.quantile(seconds, FASTEST) / plain - 1) for seconds in together.values())
-    return round(float(extra / steps), 6)
+    extra = 0.0
+    for kind, seconds in together.items():
+        typical = np.median if kind == "passed" else np.mean
+        extra += len(seconds) / steps * float(typical(seconds) - typical(plain))
+    return round(extra / float(np.median(plain)), 6)
 
 
 @contextmanager
@@ -170,17 +196,12 @@ def attached(folder: Path) -> Iterator[StepRecorder]:
         loading.remove()
 
 
-def _tiny() -> tuple[nn.Module, torch.Tensor]:
-    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 64), nn.ReLU(), nn.Linear(64, 10)), torch.rand(
-        3200, 3, 32, 32
-    )
-
-
-def _small() -> tuple[nn.Module, torch.Tensor]:
-    return convolutions(24), torch.rand(640, 3, 32, 32)
-
-
-NETWORKS = {"an MLP of three layers": _tiny, "a small convolution network": _small}
+NETWORKS = {
+    "an MLP of three layers": lambda: nn.Sequential(
+        nn.Flatten(), nn.Linear(3 * 32 * 32, 64), nn.ReLU(), nn.Linear(64, 10)
+    ),
+    "a small convolution network": lambda: convolutions(24),
+}
 
 
 def against_py_spy(plant: str, folder: Path, py_spy: str, scale: float) -> dict[str, Any]:

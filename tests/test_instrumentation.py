@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.utils.data import DataLoader
 
 from finepoint import instrumentation
-from finepoint.instrumentation import BATCH, LOADER_BEGIN, LOADER_END, LOSS, SCHEDULE, watch_calls
+from finepoint.instrumentation import LOSS, SCHEDULE, watch_calls
 
 
 def test_two_watchers_share_one_patch_and_the_last_takes_it_away() -> None:
@@ -64,23 +61,6 @@ def test_a_callback_that_raises_is_dropped_and_named(
         functional.l1_loss(torch.zeros(1), torch.zeros(1))
     watching.close()
     assert len(instrumentation.failures) == 1 and "no longer called" in capsys.readouterr().err
-
-
-def test_a_loaders_batches_are_told_and_its_iterator_is_its_own() -> None:
-    told: list[Any] = []
-    loader = DataLoader([1, 2, 3], batch_size=2)  # type: ignore[arg-type]
-    watching = [
-        LOADER_BEGIN.subscribe(lambda loader: told.append("begin")),
-        BATCH.subscribe(lambda loader, batch, waited: told.append((batch.tolist(), waited >= 0))),
-        LOADER_END.subscribe(lambda loader, exhausted, waited: told.append(exhausted)),
-    ]
-    assert len(iter(loader)) == 2
-    for _ in loader:
-        pass
-    for subscription in watching:
-        subscription.close()
-    assert told == ["begin", False, "begin", ([1, 2], True), ([3], True), True]
-    assert type(iter(loader)).__name__ == "_SingleProcessDataLoaderIter"
 
 
 def test_schedules_of_every_kind_are_seen() -> None:

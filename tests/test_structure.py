@@ -22,7 +22,7 @@ FLOORS = [
     {"evaluation", "debugger", "profiler"},
     {"models"},
     {"data"},
-    {"transfers", "loops"},
+    {"batches", "loops", "transfers"},
     {"attached"},
     {"attaching", "caching"},
     {"findings", "files", "events", "instrumentation", "results", "stores"},

@@ -16,13 +16,10 @@ BACKWARD_BEGIN / END   the tensors that `backward` starts from
 STEP_BEGIN / END       optimizer: around `Optimizer.step`
 ZERO_GRAD              optimizer or module whose gradients were just cleared
 SCHEDULE               scheduler, after its step
-LOADER_BEGIN           loader: an iteration over a DataLoader begins
-LOADER_READY           loader: its iterator is made (and its workers are started)
-WAIT                   loader: it is asked for a batch
-BATCH                  loader, batch, seconds waited for it
-LOADER_END             loader, whether it was exhausted, seconds waited to learn so
 COMPILE                what is given to `torch.compile`; a module that compiles itself gives its bound `_call_impl`
 =====================  ====================================================================================
+
+Those of loading data are in `finepoint.batches`, those of tensors that go elsewhere in `finepoint.transfers`.
 
 >>> import torch
 >>> seen = []
@@ -36,9 +33,8 @@ from __future__ import annotations
 
 import functools
 import sys
-import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any, Generic, ParamSpec
 
@@ -47,7 +43,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules import module as module_hooks
 from torch.optim import optimizer as optimizer_hooks
-from torch.utils.data import DataLoader
 
 from finepoint.patching import Remove, replace_all
 
@@ -85,28 +80,25 @@ class Subscription:
 
     Args:
         close: ends it.
-        resume: puts back what `pause` took away.
-        pause: takes away what costs time; `close` where not given.
+        resume: begins it anew.
     """
 
-    def __init__(
-        self, close: Remove, resume: Callable[[], None] | None = None, *, pause: Callable[[], None] | None = None
-    ) -> None:
+    def __init__(self, close: Remove, resume: Callable[[], None] | None = None) -> None:
         self._close: Remove | None = close
-        self._resume, self._pause = resume, pause
+        self._resume = resume
         self._paused = False
 
     def close(self) -> None:
         """End it; closing twice does nothing."""
         if self._close is not None:
-            if not self._paused or self._pause is not None:
+            if not self._paused:
                 self._close()
             self._close = None
 
     def pause(self) -> None:
         """Have nothing called, at little cost or none, until `resume`."""
         if self._close is not None and self._resume is not None and not self._paused:
-            (self._pause or self._close)()
+            self._close()
             self._paused = True
 
     def resume(self) -> None:
@@ -121,12 +113,15 @@ class Event(Generic[P]):
 
     Args:
         install: puts the patch in place, which is to call the event's `emit`; returns what takes it away.
+
+    `watched` is whether anybody watches.
     """
 
     def __init__(self, install: Callable[[Event[P]], Remove]) -> None:
         self._install = install
         self._remove: Remove | None = None
         self._callbacks: tuple[Callable[P, object], ...] = ()
+        self.watched = False
 
     def subscribe(self, callback: Callable[P, object]) -> Subscription:
         """Have `callback` called at every such moment from now on."""
@@ -135,7 +130,7 @@ class Event(Generic[P]):
 
     def emit(self, *args: P.args, **kwargs: P.kwargs) -> None:
         """Call every callback; not while torch compiles or exports, which traces what it meets."""
-        if not self._callbacks or torch.compiler.is_compiling():
+        if not self.watched or torch.compiler.is_compiling():
             return
         for callback in self._callbacks:
             try:
@@ -145,13 +140,14 @@ class Event(Generic[P]):
                 _tell_failure()
 
     def _add(self, callback: Callable[P, object]) -> None:
-        self._callbacks = (*self._callbacks, callback)
+        self._callbacks, self.watched = (*self._callbacks, callback), True
         if self._remove is None:
             self._remove = self._install(self)
 
     def _drop(self, callback: Callable[P, object]) -> None:
         self._callbacks = tuple(kept for kept in self._callbacks if kept is not callback)
-        if not self._callbacks and self._remove is not None:
+        self.watched = bool(self._callbacks)
+        if not self.watched and self._remove is not None:
             self._remove()
             self._remove = None
 
@@ -283,7 +279,7 @@ def _install_activation(event: Event[[str, Any]]) -> Remove:
     return replace_all([(owner, name, functools.partial(around, name)) for owner, name in places])
 
 
-class _Shared:
+class Shared:
     """A patch that several events need: put in place for the first of them, taken away with the last."""
 
     def __init__(self, put: Callable[[], Remove]) -> None:
@@ -334,54 +330,6 @@ def _install_schedule(event: Event[[Any]]) -> Remove:
     return replace_all([(kind, "step", _emitting_self(event)) for kind in kinds if "step" in vars(kind)])
 
 
-class _Batches:
-    """An iterator over a loader's batches that tells of each; all else is the loader's own iterator's."""
-
-    def __init__(self, loader: DataLoader[Any], batches: Iterator[Any]) -> None:
-        self._loader, self._batches, self._ended = loader, batches, False
-
-    def __iter__(self) -> _Batches:
-        return self
-
-    def __next__(self) -> Any:
-        WAIT.emit(self._loader)
-        began = time.perf_counter()
-        try:
-            batch = next(self._batches)
-        except StopIteration:
-            self._end(True, time.perf_counter() - began)
-            raise
-        BATCH.emit(self._loader, batch, time.perf_counter() - began)
-        return batch
-
-    def __len__(self) -> int:
-        return len(self._batches)  # type: ignore[arg-type]
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._batches, name)
-
-    def __del__(self) -> None:
-        self._end(False, 0.0)
-
-    def _end(self, exhausted: bool, waited: float) -> None:
-        if not self._ended:
-            self._ended = True
-            LOADER_END.emit(self._loader, exhausted, waited)
-
-
-def _put_loader() -> Remove:
-    def around(original: Callable[..., Any]) -> Callable[..., Any]:
-        def batches(loader: DataLoader[Any]) -> _Batches:
-            LOADER_BEGIN.emit(loader)
-            made = _Batches(loader, original(loader))
-            LOADER_READY.emit(loader)
-            return made
-
-        return batches
-
-    return replace_all([(DataLoader, "__iter__", around)])
-
-
 def _install_compile(event: Event[[Any]]) -> Remove:
     def around(original: Callable[..., Any]) -> Callable[..., Any]:
         def compile_(model: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -410,16 +358,11 @@ FORWARD_BEGIN: Event[[nn.Module, tuple[Any, ...]]] = Event(_install_forward_begi
 FORWARD_END: Event[[nn.Module, tuple[Any, ...], dict[str, Any], Any]] = Event(_install_forward_end)
 LOSS: Event[[str, tuple[Any, ...], dict[str, Any], Any]] = Event(_install_loss)
 ACTIVATION: Event[[str, Any]] = Event(_install_activation)
-_backward, _loader = _Shared(_put_backward), _Shared(_put_loader)
+_backward = Shared(_put_backward)
 BACKWARD_BEGIN: Event[[Tensor | Any]] = Event(_backward)
 BACKWARD_END: Event[[Tensor | Any]] = Event(_backward)
 STEP_BEGIN: Event[[torch.optim.Optimizer]] = Event(_install_step_begin)
 STEP_END: Event[[torch.optim.Optimizer]] = Event(_install_step_end)
 ZERO_GRAD: Event[[Any]] = Event(_install_zero_grad)
 SCHEDULE: Event[[Any]] = Event(_install_schedule)
-LOADER_BEGIN: Event[[DataLoader[Any]]] = Event(_loader)
-LOADER_READY: Event[[DataLoader[Any]]] = Event(_loader)
-WAIT: Event[[DataLoader[Any]]] = Event(_loader)
-BATCH: Event[[DataLoader[Any], Any, float]] = Event(_loader)
-LOADER_END: Event[[DataLoader[Any], bool, float]] = Event(_loader)
 COMPILE: Event[[Any]] = Event(_install_compile)

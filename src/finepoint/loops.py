@@ -1,71 +1,58 @@
 """What the profiler's clock needs of a training loop beside the moments of `finepoint.instrumentation`.
 
-`watch_outermost` tells of the outermost module that is called; `hook_time` is how long observers that record tensors
-have worked: they add to it.
+`OUTERMOST` tells of the outermost module that is called; `hook_time` is how long observers that record tensors have
+worked: they add to it.
 """
 
 from __future__ import annotations
 
-import math
-import sys
-from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 import torch
 from torch import nn
 
-from finepoint.instrumentation import Subscription, shielded
+from finepoint.instrumentation import Event
+from finepoint.patching import Remove
 
-# From Python 3.13 on a class that has been changed a thousand times is slow for ever.
-_MOST_CHANGES = 500 if sys.version_info >= (3, 13) else math.inf
+# What `nn.Module.__call__` is. Hooks would slow each module down, and to replace the attribute makes Python forget what
+# it knows of every class of modules: together 4 milliseconds, each time. Another code for the function costs neither,
+# and leaves it the one that torch.compile knows.
+_CALL: Any = nn.Module.__call__
+_PLAIN = _CALL.__code__
+_plain_call = FunctionType(_PLAIN, _CALL.__globals__)
 
 
-def watch_outermost(callback: Callable[[nn.Module, bool], object]) -> Subscription:
-    """Have `callback` called with the outermost module that is called: with True before, with False after.
+def _telling(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    # The names here are looked up where torch's function is.
+    from finepoint import loops
 
-    After it is also where the module raises. Global hooks would slow every module in it down four times as much. To
-    pause and to resume takes some 200 microseconds each; where that may not be done any more, the patch stays in place
-    and costs each module a microsecond or two.
-    """
-    original = nn.Module.__call__
-    inside = on = placed = False
-    changes = 0
+    return loops._tell_outermost(self, args, kwargs)
 
-    def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        nonlocal inside
-        if inside or not on or torch.compiler.is_compiling():
-            return original(module, *args, **kwargs)
-        inside = True
-        shielded(callback, module, True)
-        try:
-            return original(module, *args, **kwargs)
-        finally:
-            inside = False
-            shielded(callback, module, False)
 
-    def install() -> None:
-        nonlocal original, on, placed, changes
-        on, current = True, vars(nn.Module)["__call__"]
-        if not placed or current is original:
-            original, nn.Module.__call__ = current, call  # type: ignore[method-assign]
-            placed, changes = True, changes + 2
+def _tell_outermost(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if torch.compiler.is_compiling():
+        return _plain_call(module, *args, **kwargs)
+    _CALL.__code__ = _PLAIN  # what it calls is not the outermost
+    OUTERMOST.emit(module, True)
+    try:
+        return _plain_call(module, *args, **kwargs)
+    finally:
+        if OUTERMOST.watched:
+            _CALL.__code__ = _telling.__code__
+        OUTERMOST.emit(module, False)
 
+
+def _install_outermost(event: Event[[nn.Module, bool]]) -> Remove:
     def remove() -> None:
-        nonlocal on, placed
-        on = False  # where another has wrapped ours since, ours stays below it and does nothing any more
-        if vars(nn.Module)["__call__"] is call:
-            nn.Module.__call__ = original  # type: ignore[method-assign]
-            placed = False
+        _CALL.__code__ = _PLAIN
 
-    def pause() -> None:
-        nonlocal on
-        if changes < _MOST_CHANGES:
-            remove()
-        else:
-            on = False
+    _CALL.__code__ = _telling.__code__
+    return remove
 
-    install()
-    return Subscription(remove, install, pause=pause)
+
+# Called with a module, and whether it begins or has ended; it has ended also where it raised.
+OUTERMOST: Event[[nn.Module, bool]] = Event(_install_outermost)
 
 
 class HookTime:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -17,7 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from finepoint.profiler import phases
 from finepoint.profiler.attachment import StepRecorder
 from finepoint.profiler.loading import LoadingRecorder
-from finepoint.profiler.passing import PassedRow, Stretch, Usual, grouped
+from finepoint.profiler.passing import PassedRows, Stretch, Usual, grouped
 from finepoint.profiler.phases import Mode, PhaseClock
 from finepoint.profiler.recording import ProfilerRecording, open_recording, total
 
@@ -31,11 +32,16 @@ def longer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(phases, "LONGEST_PASSED_SECONDS", LONGEST_PASSED_SECONDS)
 
 
+def rows_of(*rows: tuple[float, float, float]) -> PassedRows:
+    """Rows by when each began, when it ended, and how long it waited."""
+    return PassedRows(*np.array(rows).T)
+
+
 def test_computing_is_divided_as_in_the_rows_that_were_watched_and_waiting_is_as_told() -> None:
     usual = Usual()
     for _ in range(10):
         usual.learn(WATCHED | {"steps": 1.0, "samples": 16.0})
-    found = usual.columns([PassedRow(0.0, 1.0, 0.6), PassedRow(1.0, 2.0, 0.2)], hook_share=0.1)
+    found = usual.columns(rows_of((0.0, 1.0, 0.6), (1.0, 2.0, 0.2)), hook_share=0.1)
     assert found["seconds"] == 2.0 and found["longest"] == 1.0 and found["phase/hook"] == pytest.approx(0.2)
     assert found["phase/data_wait"] == pytest.approx(0.8) and found["data_wait_cpu"] == pytest.approx(0.4)
     assert found["phase/forward"] == pytest.approx(0.75) and found["phase/other"] == pytest.approx(0.25)
@@ -44,7 +50,7 @@ def test_computing_is_divided_as_in_the_rows_that_were_watched_and_waiting_is_as
 
 
 def test_computing_unlike_any_that_was_watched_is_other() -> None:
-    found = Usual().columns([PassedRow(0.0, 3.0, 1.0)], hook_share=0.0)
+    found = Usual().columns(rows_of((0.0, 3.0, 1.0)), hook_share=0.0)
     assert (found["phase/data_wait"], found["phase/other"]) == (1.0, 2.0)
 
 
@@ -54,7 +60,7 @@ def test_later_rows_count_more() -> None:
     for forward in [0.0] * 200 + [1.0] * 200:
         usual.learn(row | {"phase/forward": forward, "phase/backward": 1 - forward})
     assert usual.knows(row)
-    assert usual.columns([PassedRow(0.0, 1.0, 0.0)], hook_share=0.0)["phase/forward"] > 0.9
+    assert usual.columns(rows_of((0.0, 1.0, 0.0)), hook_share=0.0)["phase/forward"] > 0.9
 
 
 def test_rows_are_divided_as_those_that_took_about_as_long() -> None:
@@ -62,26 +68,33 @@ def test_rows_are_divided_as_those_that_took_about_as_long() -> None:
     for _ in range(10):
         usual.learn({"seconds": 1.1, "phase/forward": 1.1, "steps": 0.0, "samples": 16.0})
         usual.learn({"seconds": 9.0, "phase/optimizer": 9.0, "steps": 1.0, "samples": 16.0})
-    rows = [PassedRow(0.0, 1.2, 0.0), PassedRow(1.2, 13.2, 2.0), PassedRow(13.2, 14.4, 0.0)]
+    rows = rows_of((0.0, 1.2, 0.0), (1.2, 13.2, 2.0), (13.2, 14.4, 0.0))
     found = usual.columns(rows, hook_share=0.0)
     assert found["phase/forward"] == pytest.approx(2.4) and found["phase/optimizer"] == pytest.approx(10.0)
     assert (found["steps"], found["samples"]) == (pytest.approx(1.0), pytest.approx(48.0))
-    assert usual.columns([PassedRow(0.0, 300.0, 0.0)], 0.0)["phase/optimizer"] == pytest.approx(300.0), "the nearest"
+    assert usual.columns(rows_of((0.0, 300.0, 0.0)), 0.0)["phase/optimizer"] == pytest.approx(300.0), "the nearest"
+
+
+def list_of(rows: PassedRows) -> list[tuple[float, float, float]]:
+    """Each row's three numbers."""
+    return list(zip(*(values.tolist() for values in rows), strict=True))
 
 
 def test_a_stretch_has_the_rows_that_it_was_told_of_and_an_open_one() -> None:
     stretch = Stretch(10.0, loader=True)
-    stretch.begins += [(10.1, 0.05), (11.0, 0.2)]
-    assert stretch.rows(11.5) == [PassedRow(10.0, 11.0, 0.05), PassedRow(11.0, 11.5, 0.2)]
+    stretch.begins.extend((10.1, 0.05, 11.0, 0.2))
+    assert stretch.begun == 2
+    assert list_of(stretch.rows(11.5)) == [(10.0, 11.0, 0.05), (11.0, 11.5, 0.2)]
     without = Stretch(10.0, loader=False)
-    without.begins.append((10.5, 0.0))
-    assert without.rows(11.0) == [PassedRow(10.0, 10.5, 0.0), PassedRow(10.5, 11.0, 0.0)]
-    assert Stretch(10.0, loader=True).rows(10.5) == [PassedRow(10.0, 10.5, 0.0)]
+    without.begins.extend((10.5, 0.0))
+    assert list_of(without.rows(11.0)) == [(10.0, 10.5, 0.0), (10.5, 11.0, 0.0)]
+    assert list_of(Stretch(10.0, loader=True).rows(10.5)) == [(10.0, 10.5, 0.0)]
 
 
 def test_a_slow_row_among_short_ones_stands_alone() -> None:
-    rows = [PassedRow(float(at), float(at + took), 0.0) for at, took in ((0, 1), (1, 1), (2, 9), (11, 9), (20, 1))]
-    assert [len(group) for group in grouped(rows, 5.0)] == [2, 1, 1, 1]
+    rows = rows_of(*((at, at + took, 0.0) for at, took in ((0, 1), (1, 1), (2, 9), (11, 9), (20, 1))))
+    assert [list(group.seconds) for group in grouped(rows, 5.0)] == [[1, 1], [9], [9], [1]]
+    assert not list(grouped(rows.where(slice(0)), 5.0))
 
 
 @contextmanager
@@ -327,3 +340,11 @@ def test_patches_do_not_pile_up_where_another_has_covered_them(tmp_path: Path, m
 
     trained(tmp_path, batches=600, after_step=cover)
     assert depths[-1] == depths[2] == 2
+
+
+def test_a_job_that_ends_while_its_network_is_looked_at_leaves_nothing_behind(tmp_path: Path) -> None:
+    with watched(tmp_path):
+        for _ in range(4):
+            Small().step(torch.rand(16, 4))
+        assert torch.nn.modules.module._has_any_global_hook()
+    assert not torch.nn.modules.module._has_any_global_hook()

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from finepoint import batches, loops, transfers
 from finepoint import instrumentation as moments
-from finepoint import loops, transfers
 from finepoint.profiler.context import FOLDER_VARIABLE, STEPS, process_start
 from finepoint.profiler.device_clock import DeviceClock, cuda_clock
 from finepoint.profiler.loading import LoadingRecorder, first_tensor, loader_facts
@@ -97,7 +97,6 @@ class StepRecorder:
         }
         self._subscriptions: list[moments.Subscription] = []
         self._passed: Stretch | None = None
-        self._passing = moments.Subscription(lambda: None)
         self._paused: list[moments.Subscription] = []
         self._probe: NetworkProbe | None = None
         self._probed = self._several = False
@@ -110,19 +109,19 @@ class StepRecorder:
     def subscribe(self, *, cuda: bool) -> None:
         """Watch this process; where it has a CUDA device, copies to it and waits for it too."""
         pairs: list[tuple[moments.Event[Any], Callable[..., None]]] = [
-            (moments.LOADER_BEGIN, self._loader_begins),
-            (moments.LOADER_READY, self._loader_ready),
-            (moments.LOADER_END, self._loader_ends),
+            (batches.LOADER_BEGIN, self._loader_begins),
+            (batches.LOADER_READY, self._loader_ready),
+            (batches.LOADER_END, self._loader_ends),
             (transfers.SAVE, self._saves),
         ]
         if cuda:
             pairs += [(transfers.COPY, self._copies), (transfers.SYNC, self._syncs)]
         self._subscriptions = [event.subscribe(callback) for event, callback in pairs]
-        self._asking = moments.WAIT.subscribe(self._waits)
-        self._got = moments.BATCH.subscribe(self._batch)
+        self._asking = batches.WAIT.subscribe(self._waits)
+        self._got = batches.BATCH.subscribe(self._batch)
         self._stepping = moments.STEP_END.subscribe(self._step_ends)
         self._inner = [
-            loops.watch_outermost(self._outer),
+            loops.OUTERMOST.subscribe(self._outer),
             moments.BACKWARD_BEGIN.subscribe(self._backward_begins),
             moments.BACKWARD_END.subscribe(self._backward_ends),
             moments.STEP_BEGIN.subscribe(self._step_begins),
@@ -146,6 +145,8 @@ class StepRecorder:
         self._watch(time.perf_counter())
         for subscription in (*self._subscriptions, self._asking, self._got, self._stepping, *self._inner):
             subscription.close()
+        if self._probe is not None:
+            self._probe.close()
         if os.getpid() != self._pid:
             return
         if self._window is not None:
@@ -261,7 +262,7 @@ class StepRecorder:
         self._steps += 1
         if self._passed is not None:  # in a loop without a loader
             now = time.perf_counter()
-            self._passed.begins.append((now, 0.0))
+            self._passed.begins.extend((now, 0.0))
             if now >= self._passed.until:
                 self._watch(now)
             return
@@ -316,39 +317,39 @@ class StepRecorder:
         for subscription in self._paused:
             subscription.pause()
         if also:
-            self._passing = moments.BATCH.subscribe(self._passed_batch)
+            batches.batch_times.begin(
+                self._awaited,
+                self._passed.begins,
+                self._passed.until,
+                over=self._asking.resume,  # the next row is watched from its beginning
+                another=self._another_batch,
+            )
 
-    def _passed_batch(self, loader: Any, batch: Any, waited: float) -> None:
-        if self._passed is None:
-            return
-        now = time.perf_counter()
-        if loader is self._awaited:
-            self._passed.begins.append((now - waited, waited))
-            if now >= self._passed.until:
-                self._asking.resume()  # to watch the next row from its beginning
-        elif not self._elsewhere():  # as with zip: whose batch begins a row?
+    def _another_batch(self) -> None:
+        # Of two loaders at once, as with zip: whose batch begins a row?
+        if not self._elsewhere():
             self._several = True
-            self._watch(now)
+            self._watch(time.perf_counter())
 
     def _begins(self, now: float, waited: float) -> None:
         """Watch again from the beginning of a row that has waited so long."""
         if self._passed is not None:
-            batches = len(self._passed.begins)
-            self._passed.begins.append((now - waited, waited))
-            self._watch(now, batches)
+            came = self._passed.begun
+            self._passed.begins.extend((now - waited, waited))
+            self._watch(now, came)
 
-    def _watch(self, now: float, batches: int | None = None) -> None:
+    def _watch(self, now: float, came: int | None = None) -> None:
         """Watch again what was passed over.
 
         Args:
             now: seconds of the clock.
-            batches: how many came meanwhile; by default one for each row.
+            came: how many batches, meanwhile; by default one for each row.
         """
         if self._passed is None or self._elsewhere():
             return
-        self._passing.close()
+        batches.batch_times.end()
         self.clock.watch(now)
-        self._loading.watch(len(self._passed.begins) if batches is None else batches)
+        self._loading.watch(self._passed.begun if came is None else came)
         self._passed = None
         for subscription in self._paused:
             subscription.resume()

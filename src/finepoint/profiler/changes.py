@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from finepoint import instrumentation as moments
+from finepoint.batches import BATCH
 from finepoint.files import write_json
 from finepoint.profiler.attachment import is_worker
 from finepoint.profiler.loading import first_tensor
@@ -78,7 +79,7 @@ class _Window:
     def watch(self) -> None:
         """Watch until the window is full."""
         moments.BACKWARD_BEGIN.subscribe(self._loss)
-        moments.BATCH.subscribe(self._sized)
+        BATCH.subscribe(self._sized)
         moments.STEP_END.subscribe(self._step)
 
     def _loss(self, tensors: Any) -> None:

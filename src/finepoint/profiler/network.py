@@ -35,14 +35,18 @@ class NetworkProbe:
             moments.FORWARD_END.subscribe(self._ends),
         ]
 
+    def close(self) -> None:
+        """Look no more, though there may be steps left."""
+        for subscription in self._subscriptions:
+            subscription.close()
+
     def step(self) -> bool:
         """Count a step; return whether it was the last one, once."""
         if self._left == 0:
             return False
         self._left -= 1
         if self._left == 0:
-            for subscription in self._subscriptions:
-                subscription.close()
+            self.close()
             self._found = [
                 root.describe(module, self._seconds, self._flops, self._shapes)
                 | {"calls_per_step": root.calls / self._steps}

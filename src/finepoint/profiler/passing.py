@@ -6,19 +6,21 @@ from rows like it that were watched: some are, again and again.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Iterator, Mapping
 from random import Random
 from typing import NamedTuple
 
+import numpy as np
+
 # Longer rows are all watched: it is felt less, and the fewer there are, the less do some of them say of the others.
 LONGEST_PASSED_SECONDS = 0.03
-# Between two stretches so many rows are watched. One costs some 200 microseconds, a stretch's beginning and its end
-# half a millisecond each: together 0.2 % of the longest stretch. The first are shorter, so that a short job is known.
+# Between two stretches so many rows are watched. One costs some 250 microseconds, a stretch's beginning as much and its
+# end two milliseconds: together 0.2 % of the longest stretch. The first are shorter, so that a short job is known.
 WATCHED_ROWS = 4
-_PASS_SECONDS, _LONGEST_PASS_SECONDS, _GROWTH = 0.2, 1.0, 1.15
+_PASS_SECONDS, _LONGEST_PASS_SECONDS, _GROWTH = 0.2, 2.0, 1.15
 # Rows to learn from before any like them is passed over, and about how many of the last ones count.
 _ENOUGH, _REMEMBERED = 5, 50
 # Less than a nanosecond.
@@ -29,17 +31,28 @@ _KNOWN = frozenset(("seconds", "longest", "cpu", "saves", "phase/data_wait", "ph
 _random = Random(0)  # noqa: S311 - nothing secret
 
 
-class PassedRow(NamedTuple):
-    """What is known of a row that was passed over; moments are seconds of the clock."""
+class PassedRows(NamedTuple):
+    """What is known of rows that were passed over one after the other, as float64 [rows].
 
-    began: float
-    ended: float
-    waited: float
+    Args:
+        began: seconds of the clock.
+        ended: likewise.
+        waited: for data, seconds.
+    """
+
+    began: np.ndarray
+    ended: np.ndarray
+    waited: np.ndarray
 
     @property
-    def seconds(self) -> float:
-        """How long it took."""
-        return self.ended - self.began
+    def seconds(self) -> np.ndarray:
+        """How long each took."""
+        seconds: np.ndarray = self.ended - self.began
+        return seconds
+
+    def where(self, which: slice | np.ndarray) -> PassedRows:
+        """Return some of them."""
+        return PassedRows(*(values[which] for values in self))
 
 
 class Stretch:
@@ -50,24 +63,26 @@ class Stretch:
         loader: whether a row begins with a batch; else with the end of the step before.
         before: how many stretches there were before.
 
-    `begins` is to be told when each row began and how long it then waited for data, `until` is when to watch again:
-    not always after as long, or what comes every so many steps would be met always or never.
+    `begins` is to be told, for each row, when it began and how long it then waited for data; `until` is when to watch
+    again: not always after as long, or what comes every so many steps would be met always or never.
     """
 
     def __init__(self, began: float, *, loader: bool, before: int = 0) -> None:
         self.began, self.loader = began, loader
         seconds = min(_PASS_SECONDS * _GROWTH ** min(before, 100), _LONGEST_PASS_SECONDS)
         self.until = began + seconds * _random.uniform(0.5, 1.5)
-        self.begins: list[tuple[float, float]] = [] if loader else [(began, 0.0)]
+        self.begins: list[float] = [] if loader else [began, 0.0]
 
-    def rows(self, now: float) -> list[PassedRow]:
+    @property
+    def begun(self) -> int:
+        """How many rows have begun."""
+        return len(self.begins) // 2
+
+    def rows(self, now: float) -> PassedRows:
         """Return the rows; the last one has begun and is not over."""
-        begins = self.begins or [(now, 0.0)]
-        starts = [self.began, *(at for at, _ in begins[1:])]
-        return [
-            PassedRow(start, end, waited)
-            for start, end, (_, waited) in zip(starts, [*starts[1:], now], begins, strict=True)
-        ]
+        begins, waited = np.array(self.begins or (now, 0.0)).reshape(-1, 2).T
+        began = np.append(self.began, begins[1:])
+        return PassedRows(began, np.append(began[1:], now), waited)
 
 
 class Usual:
@@ -88,7 +103,7 @@ class Usual:
         """Take a watched row into account."""
         self._bands.setdefault(_band_of(_computed(row)), _Band()).learn(row)
 
-    def columns(self, rows: Sequence[PassedRow], hook_share: float) -> dict[str, float]:
+    def columns(self, rows: PassedRows, hook_share: float) -> dict[str, float]:
         """Return the columns of one row that stands for several that were passed over, but the processor's seconds.
 
         Where nothing was watched, what they computed is `other`.
@@ -97,30 +112,32 @@ class Usual:
             rows: at least one.
             hook_share: the share of their seconds that observers worked.
         """
-        seconds, waited = sum(row.seconds for row in rows), sum(row.waited for row in rows)
+        each = rows.seconds
+        seconds, waited = float(each.sum()), float(rows.waited.sum())
         hooked = min(hook_share * seconds, seconds - waited)
         computing = 1 - hooked / (seconds - waited) if seconds > waited else 0.0
         found: defaultdict[str, float] = defaultdict(float)
-        for band, alike in self._by_band(rows):
-            for name, value in band.columns(alike, computing).items():
+        for band, computed, alike in self._by_band(each - rows.waited):
+            its_own = band.columns(int(alike.sum()), computing * computed, float(rows.waited[alike].sum()))
+            for name, value in its_own.items():
                 found[name] += value
         return found | {
             "seconds": seconds,
-            "longest": max(row.seconds for row in rows),
+            "longest": float(each.max()),
             "phase/data_wait": waited,
             "phase/hook": hooked,
         }
 
-    def _by_band(self, rows: Sequence[PassedRow]) -> Iterator[tuple[_Band, list[PassedRow]]]:
-        """Give each row to the band that it belongs to, or else to the nearest that is known."""
-        if not self._bands:
-            yield _Band(), list(rows)
-            return
-        alike: defaultdict[int, list[PassedRow]] = defaultdict(list)
-        for row in rows:
-            alike[_band_of(row.seconds - row.waited)].append(row)
-        for wanted, some in alike.items():
-            yield self._bands[min(self._bands, key=lambda known: abs(known - wanted))], some
+    def _by_band(self, computed: np.ndarray) -> Iterator[tuple[_Band, float, np.ndarray]]:
+        """Give each row to the band that it belongs to, or else to the nearest that is known.
+
+        A band comes with the seconds that its rows computed, and which they are.
+        """
+        numbers = np.where(computed > 0, np.frexp(computed)[1], _SHORTEST_BAND)
+        for wanted in sorted(set(numbers.tolist())):
+            alike = numbers == wanted
+            nearest = min(self._bands, key=lambda known: abs(known - wanted), default=None)
+            yield _Band() if nearest is None else self._bands[nearest], float(computed[alike].sum()), alike
 
 
 class _Band:
@@ -136,18 +153,16 @@ class _Band:
         names = {*self._sums, *row}
         self._sums = {name: kept * self._sums.get(name, 0.0) + row.get(name, 0.0) for name in names}
 
-    def columns(self, rows: Sequence[PassedRow], computing: float) -> dict[str, float]:
-        """Divide what rows computed, such a share of what they did not wait, and count what they are likely to have."""
+    def columns(self, rows: int, computed: float, waited: float) -> dict[str, float]:
+        """Divide what so many rows computed, in seconds, and count what they are likely to have."""
         usual = self._sums
-        waited = sum(row.waited for row in rows)
-        computed = computing * (sum(row.seconds for row in rows) - waited)
         usually_computed, usually_waited = _computed(usual), usual.get("phase/data_wait", 0.0)
         if usually_computed <= 0:
             return {"phase/other": computed}
         divided = {name: computed * (usual[name] / usually_computed) for name in usual.keys() - _KNOWN - _COUNTS}
         if usually_waited:
             divided["data_wait_cpu"] = waited * (usual["data_wait_cpu"] / usually_waited)
-        return divided | {name: len(rows) * (usual[name] / self.rows) for name in _COUNTS & usual.keys()}
+        return divided | {name: rows * (usual[name] / self.rows) for name in _COUNTS & usual.keys()}
 
 
 def _computed(row: Mapping[str, float]) -> float:
@@ -159,10 +174,11 @@ def _band_of(computed: float) -> int:
     return math.frexp(computed)[1] if computed > 0 else _SHORTEST_BAND
 
 
-def grouped(rows: Sequence[PassedRow], shortest: float) -> list[list[PassedRow]]:
-    """Return rows shorter than `shortest` that follow each other together, and each other row alone."""
-    found: list[list[PassedRow]] = []
-    for short, some in groupby(rows, key=lambda row: row.seconds < shortest):
-        together = list(some)
-        found += [together] if short else [[row] for row in together]
-    return found
+def grouped(rows: PassedRows, shortest: float) -> Iterator[PassedRows]:
+    """Give rows shorter than `shortest` that follow each other together, and each other row alone."""
+    long = rows.seconds >= shortest
+    firsts = np.flatnonzero(long[1:] | long[:-1]) + 1
+    ends = [0, *firsts.tolist(), len(long)]
+    for first, end in itertools.pairwise(ends):
+        if first < end:
+            yield rows.where(slice(first, end))

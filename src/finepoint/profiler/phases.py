@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from enum import IntEnum
 
-from finepoint.profiler.passing import LONGEST_PASSED_SECONDS, WATCHED_ROWS, PassedRow, Stretch, Usual, grouped
+from finepoint.profiler.passing import LONGEST_PASSED_SECONDS, WATCHED_ROWS, PassedRows, Stretch, Usual, grouped
 
 PHASES = ("data_wait", "copy", "forward", "backward", "optimizer", "evaluation", "checkpoint", "hook", "other")
 STARTUP_PHASES = ("import", "weights", "data_listing", "other")
@@ -172,31 +172,31 @@ class PhaseClock:
         if passed is None:
             return
         rows = passed.rows(now)
-        self.transitions += len(rows)
+        self.transitions += len(rows.began)
         cpu, main, observed = self._cpu_clock(), self._main_clock(), self._hook_clock()
         whole = max(now - self._row_began, _CLOCK_SECONDS)
         cpu_share, hook_share = (cpu - self._cpu) / whole, (observed - self._hooked) / whole
         labels = {name: self._ended[name] for name in _LABELS if name != "time"}
 
-        def columns(group: list[PassedRow]) -> dict[str, float]:
+        def columns(group: PassedRows) -> dict[str, float]:
             return _no_counts() | self._usual_of(labels).columns(group, hook_share)
 
-        for group in grouped(rows[:-1], LONGEST_PASSED_SECONDS):
-            row = columns(group) | labels | {"time": self._epoch + group[0].began}
+        for group in grouped(rows.where(slice(-1)), LONGEST_PASSED_SECONDS):
+            row = columns(group) | labels | {"time": self._epoch + float(group.began[0])}
             self._put(row | {"cpu": cpu_share * row["seconds"]})
-        begun = rows[-1]
-        found = columns([begun])
-        self._row_began, self._last, self._hooked = begun.began, now, observed
-        self._cpu = cpu - cpu_share * begun.seconds
+        found = columns(rows.where(slice(-1, None)))
+        began, waited = float(rows.began[-1]), float(rows.waited[-1])
+        self._row_began, self._last, self._hooked = began, now, observed
+        self._cpu = cpu - cpu_share * (now - began)
         self._main = main - found.get("main_cpu", 0.0)
         phases = [name for name in found if name.startswith("phase/")]
         self._seconds = {name.removeprefix("phase/"): found[name] for name in phases}
         # In a loop with a loader its step is over, as far as is known, unless it has only waited so far.
-        done = passed.loader and begun.seconds - begun.waited > _CLOCK_SECONDS
+        done = passed.loader and now - began - waited > _CLOCK_SECONDS
         self._counts = {name: found[name] if done else 0.0 for name in _no_counts()}
         self._stack.append("hook")
         # What is taken from others is not learned from.
-        self._whole = begun.seconds < _CLOCK_SECONDS
+        self._whole = now - began < _CLOCK_SECONDS
 
     def close(self) -> None:
         """End the last row, and write what is pending."""

@@ -12,9 +12,9 @@ import psutil
 # Reading a large process's PSS walks its page tables (milliseconds), so that it is done seldom, and the more seldom the
 # longer it takes.
 _PSS_SECONDS, _PSS_SHARE = 5.0, 0.001
-# So is looking through all of the machine's processes for the job's; where the system says that the root's children
-# have changed it is done at once.
-_TREE_SECONDS = 2.0
+# So is looking through all of the machine's processes for the job's. Where the system tells of children, those of a
+# process's main thread, a change of them is seen at once.
+_TREE_SECONDS, _TREE_SECONDS_TOLD = 2.0, 10.0
 _GONE = (psutil.NoSuchProcess, psutil.AccessDenied, ProcessLookupError)
 
 
@@ -30,7 +30,7 @@ class ProcessReader:
         self._known: dict[int, _Known] = {}
         self._found: list[psutil.Process] = []
         self._found_at = -_TREE_SECONDS
-        self._children = ""
+        self._children: list[str | None] = []
         self._whole: tuple[float, float] | None = None
         self.names: dict[int, str] = {}
         self.pids: set[int] = {pid}
@@ -73,15 +73,17 @@ class ProcessReader:
         return max(whole - before[1], 0.0) / max(now - before[0], 1e-9) if before else 0.0
 
     def _tree(self) -> list[psutil.Process]:
-        now, children = time.monotonic(), _children(self._root.pid)
-        if now - self._found_at >= _TREE_SECONDS or children != self._children:
-            self._found_at, self._children = now, children
+        now, children = time.monotonic(), [_children(process.pid) for process in self._found]
+        rest = _TREE_SECONDS if None in children else _TREE_SECONDS_TOLD
+        if now - self._found_at >= rest or children != self._children:
+            self._found_at = now
             try:
                 # The sampler may be a child of what it samples, and is none of its work.
                 below = (child for child in self._root.children(recursive=True) if child.pid != os.getpid())
                 self._found = [self._root, *below]
             except _GONE:
                 self._found = []
+            self._children = [_children(process.pid) for process in self._found]
         return self._found
 
 
@@ -96,6 +98,10 @@ class _Known:
         self.whole = 0.0
 
     def row(self, root: int) -> dict[str, float]:
+        with self.process.oneshot():
+            return self._row(root)
+
+    def _row(self, root: int) -> dict[str, float]:
         now, counters = time.perf_counter(), _counters(self.process)
         self.whole = counters.pop("whole", self.whole)
         seconds = max(now - self._at, 1e-9)
@@ -104,16 +110,15 @@ class _Known:
         if now >= self._pss_due:
             self._pss = _pss(self.process.pid)
             self._pss_due = now + max(_PSS_SECONDS, (time.perf_counter() - now) / _PSS_SHARE)
-        with self.process.oneshot():
-            return {
-                "pid": float(self.process.pid),
-                "worker": float(self.process.pid != root),
-                "rss_bytes": float(self.process.memory_info().rss),
-                "pss_bytes": self._pss,
-                "threads": float(self.process.num_threads()),
-                "open_files": _open_files(self.process),
-                **rates,
-            }
+        return {
+            "pid": float(self.process.pid),
+            "worker": float(self.process.pid != root),
+            "rss_bytes": float(self.process.memory_info().rss),
+            "pss_bytes": self._pss,
+            "threads": float(self.process.num_threads()),
+            "open_files": _open_files(self.process),
+            **rates,
+        }
 
 
 def _counters(process: psutil.Process) -> dict[str, float]:
@@ -164,12 +169,12 @@ def _sums(rows: list[dict[str, float]]) -> dict[str, float]:
     }
 
 
-def _children(pid: int) -> str:
-    """Return what the system says of a process's children; nothing where it does not."""
+def _children(pid: int) -> str | None:
+    """Return what the system says of the children of a process's main thread; None where it does not."""
     try:
         return Path(f"/proc/{pid}/task/{pid}/children").read_text()
     except OSError:
-        return ""
+        return None
 
 
 def _pss(pid: int) -> float:

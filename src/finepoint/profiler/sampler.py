@@ -57,7 +57,6 @@ class Sampler:
         self._group = control_group_of(pid)
         self._kills, self._started, self._started_at = self._group.memory_kills(), time.monotonic(), time.time()
         self._kills_seen, self._throttled = self._kills, self._group.throttled_seconds()
-        self._own = psutil.Process()
         self._active_at = self._seen_active = time.monotonic()
         self._system = TableWriter(folder / SYSTEM, str(pid))
         self._tree = TableWriter(folder / PROCESSES, str(pid))
@@ -83,7 +82,7 @@ class Sampler:
         sums, rows = self._processes.read()
         row = {"time": now, **machine, **sums, **self._limits(), **(self._devices.read() if self._devices else {})}
         # The sampler's own work is not a neighbour's.
-        row["sampler_cpu_seconds"] = sum(self._own.cpu_times()[:2])
+        row["sampler_cpu_seconds"] = time.process_time()
         if row["job_cpu"] > _IDLE_CPU or _job_bytes(row) > _IDLE_BYTES:
             self._seen_active = time.monotonic()
         row["hung_seconds"] = self.hung_seconds
@@ -108,7 +107,6 @@ class Sampler:
             hung_seconds=hung,
         )
         self.seal()
-        own = sum(self._own.cpu_times()[:2])
         write_json(
             self.folder / ENDING_FILE,
             {
@@ -116,7 +114,7 @@ class Sampler:
                 "at": time.time(),
                 "samples": self.samples,
                 "seconds": round(time.monotonic() - self._started, 3),
-                "sampler_cpu_seconds": round(own, 3),
+                "sampler_cpu_seconds": round(time.process_time(), 3),
             },
         )
         return ending

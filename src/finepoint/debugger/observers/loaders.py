@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader, SequentialSampler
 
+from finepoint.batches import BATCH, LOADER_BEGIN, LOADER_END
 from finepoint.debugger.modes import ModeKeys
 from finepoint.debugger.observers.losses import PassLabels
 from finepoint.debugger.recorder import Recorder, Step
-from finepoint.instrumentation import BATCH, LOADER_BEGIN, LOADER_END
 
 
 @dataclass
