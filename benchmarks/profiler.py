@@ -169,14 +169,14 @@ def added(rounds: Sequence[Durations]) -> float:
     """
     together: Durations = defaultdict(list)
     for durations in rounds:
-        for kind, seconds in durations.items():
-            together[kind] += seconds
+        for kind, took in durations.items():
+            together[kind] += took
     plain = together.pop("plain")
     steps = sum(map(len, together.values()))
     extra = 0.0
-    for kind, seconds in together.items():
+    for kind, took in together.items():
         typical = np.median if kind == "passed" else np.mean
-        extra += len(seconds) / steps * float(typical(seconds) - typical(plain))
+        extra += len(took) / steps * float(typical(took) - typical(plain))
     return round(extra / float(np.median(plain)), 6)
 
 

@@ -6,14 +6,27 @@ import time
 from typing import Any
 
 import pytest
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from finepoint.batches import BATCH, LOADER_BEGIN, LOADER_END, batch_times
 
 
+class Numbers(Dataset[int]):
+    """One, two, three, ..."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> int:
+        return index + 1
+
+
 def test_a_loaders_batches_are_told_and_its_iterator_is_its_own() -> None:
     told: list[Any] = []
-    loader = DataLoader([1, 2, 3], batch_size=2)  # type: ignore[arg-type]
+    loader = DataLoader(Numbers(3), batch_size=2)
     watching = [
         LOADER_BEGIN.subscribe(lambda loader: told.append("begin")),
         BATCH.subscribe(lambda loader, batch, waited: told.append((batch.tolist(), waited >= 0))),
@@ -29,27 +42,34 @@ def test_a_loaders_batches_are_told_and_its_iterator_is_its_own() -> None:
 
 
 @pytest.mark.parametrize("told", [True, False])
-def test_batches_are_noted_until_it_is_time_and_told_to_others_all_the_while(told: bool) -> None:
+def test_batches_are_noted_until_it_is_time_and_told_to_others_all_the_while(
+    monkeypatch: pytest.MonkeyPatch, told: bool
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+
+    def load(numbers: list[int]) -> list[int]:
+        nonlocal now
+        now += 0.02
+        return numbers
+
     seen: list[Any] = []
-    watching = BATCH.subscribe(lambda loader, batch, waited: seen.append(batch.tolist())) if told else None
+    watching = BATCH.subscribe(lambda loader, batch, waited: seen.append(batch)) if told else None
     keeping = LOADER_BEGIN.subscribe(lambda loader: None)
-    loader, noted = DataLoader([1, 2, 3, 4]), list[float]()  # type: ignore[arg-type]
-    began = time.perf_counter()
-    batch_times.begin(loader, noted, began + 0.1, over=lambda: seen.append("over"), another=lambda: seen.append("?"))
+    loader, noted = DataLoader(Numbers(4), collate_fn=load), list[float]()
+    batch_times.begin(loader, noted, 100.1, over=lambda: seen.append("over"), another=lambda: seen.append("?"))
     for batch in loader:
-        time.sleep(0.15 if batch.item() == 2 else 0)
+        now += 0.2 if batch == [2] else 0.01
     for subscription in filter(None, (watching, keeping)):
         subscription.close()
-    at, waited = noted[::2], noted[1::2]
-    assert len(at) == 3 and at == sorted(at) and began < at[0] and at[2] - at[1] > 0.15
-    assert all(0 <= seconds < 0.1 for seconds in waited)
+    assert noted == pytest.approx([100.0, 0.02, 100.03, 0.02, 100.25, 0.02])
     assert seen == ([[1], [2], "over", [3], [4]] if told else ["over"])
 
 
 def test_a_batch_of_another_loader_is_not_noted_but_told_of() -> None:
     seen: list[str] = []
     keeping = LOADER_BEGIN.subscribe(lambda loader: None)
-    one, other = (DataLoader([1, 2]) for _ in range(2))  # type: ignore[arg-type]
+    one, other = (DataLoader(Numbers(2)) for _ in range(2))
     noted: list[float] = []
 
     def another() -> None:

@@ -31,11 +31,11 @@ class BatchTimes:
     To be told costs some ten microseconds where the caches are full of other things: a hundredth of a short step.
     """
 
-    __slots__ = ("_another", "_over", "_until", "loader", "noted")
+    __slots__ = ("_another", "_noted", "_over", "_until", "loader")
 
     def __init__(self) -> None:
         self.loader: DataLoader[Any] | None = None
-        self.noted: list[float] = []
+        self._noted: list[float] = []
         self._until = 0.0
         self._over: Callable[[], object] = lambda: None
         self._another: Callable[[], object] = lambda: None
@@ -58,7 +58,7 @@ class BatchTimes:
             over: called after the first batch from then on, which is the last that is noted.
             another: called when another loader gives a batch meanwhile.
         """
-        self.loader, self.noted, self._until, self._over, self._another = loader, noted, until, over, another
+        self.loader, self._noted, self._until, self._over, self._another = loader, noted, until, over, another
 
     def end(self) -> None:
         """Note nothing more."""
@@ -69,8 +69,8 @@ class BatchTimes:
         if loader is not self.loader:
             self._another()
             return
-        self.noted.append(began)
-        self.noted.append(now - began)
+        self._noted.append(began)
+        self._noted.append(now - began)
         if now >= self._until:
             self.end()
             self._over()
@@ -83,7 +83,8 @@ class _Batches:
     """An iterator over a loader's batches that tells of each; all else is the loader's own iterator's."""
 
     def __init__(self, loader: DataLoader[Any], batches: Iterator[Any]) -> None:
-        self._loader, self._batches, self._ended = loader, batches, False
+        self._loader, self._ended = loader, False
+        self._batches: Any = batches
 
     def __iter__(self) -> _Batches:
         return self
@@ -105,7 +106,7 @@ class _Batches:
         return batch
 
     def __len__(self) -> int:
-        return len(self._batches)  # type: ignore[arg-type]
+        return len(self._batches)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._batches, name)

@@ -19,7 +19,8 @@ SCHEDULE               scheduler, after its step
 COMPILE                what is given to `torch.compile`; a module that compiles itself gives its bound `_call_impl`
 =====================  ====================================================================================
 
-Those of loading data are in `finepoint.batches`, those of tensors that go elsewhere in `finepoint.transfers`.
+Those of loading data are in `finepoint.batches`, those of tensors that go elsewhere in `finepoint.transfers`, that of
+the outermost module in `finepoint.loops`.
 
 >>> import torch
 >>> seen = []

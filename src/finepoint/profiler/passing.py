@@ -117,9 +117,8 @@ class Usual:
         hooked = min(hook_share * seconds, seconds - waited)
         computing = 1 - hooked / (seconds - waited) if seconds > waited else 0.0
         found: defaultdict[str, float] = defaultdict(float)
-        for band, computed, alike in self._by_band(each - rows.waited):
-            its_own = band.columns(int(alike.sum()), computing * computed, float(rows.waited[alike].sum()))
-            for name, value in its_own.items():
+        for band, alike in self._by_band(rows):
+            for name, value in band.columns(alike, computing).items():
                 found[name] += value
         return found | {
             "seconds": seconds,
@@ -128,16 +127,13 @@ class Usual:
             "phase/hook": hooked,
         }
 
-    def _by_band(self, computed: np.ndarray) -> Iterator[tuple[_Band, float, np.ndarray]]:
-        """Give each row to the band that it belongs to, or else to the nearest that is known.
-
-        A band comes with the seconds that its rows computed, and which they are.
-        """
-        numbers = np.where(computed > 0, np.frexp(computed)[1], _SHORTEST_BAND)
+    def _by_band(self, rows: PassedRows) -> Iterator[tuple[_Band, PassedRows]]:
+        """Give each row to the band that it belongs to, or else to the nearest that is known."""
+        numbers = _bands_of(rows.seconds - rows.waited)
         for wanted in sorted(set(numbers.tolist())):
-            alike = numbers == wanted
             nearest = min(self._bands, key=lambda known: abs(known - wanted), default=None)
-            yield _Band() if nearest is None else self._bands[nearest], float(computed[alike].sum()), alike
+            band = _Band() if nearest is None else self._bands[nearest]
+            yield band, rows.where(numbers == wanted)
 
 
 class _Band:
@@ -153,16 +149,18 @@ class _Band:
         names = {*self._sums, *row}
         self._sums = {name: kept * self._sums.get(name, 0.0) + row.get(name, 0.0) for name in names}
 
-    def columns(self, rows: int, computed: float, waited: float) -> dict[str, float]:
-        """Divide what so many rows computed, in seconds, and count what they are likely to have."""
+    def columns(self, rows: PassedRows, computing: float) -> dict[str, float]:
+        """Divide what rows computed, such a share of what they did not wait, and count what they are likely to have."""
         usual = self._sums
+        waited = float(rows.waited.sum())
+        computed = computing * (float(rows.seconds.sum()) - waited)
         usually_computed, usually_waited = _computed(usual), usual.get("phase/data_wait", 0.0)
         if usually_computed <= 0:
             return {"phase/other": computed}
         divided = {name: computed * (usual[name] / usually_computed) for name in usual.keys() - _KNOWN - _COUNTS}
         if usually_waited:
             divided["data_wait_cpu"] = waited * (usual["data_wait_cpu"] / usually_waited)
-        return divided | {name: rows * (usual[name] / self.rows) for name in _COUNTS & usual.keys()}
+        return divided | {name: len(rows.began) * (usual[name] / self.rows) for name in _COUNTS & usual.keys()}
 
 
 def _computed(row: Mapping[str, float]) -> float:
@@ -172,6 +170,11 @@ def _computed(row: Mapping[str, float]) -> float:
 def _band_of(computed: float) -> int:
     """Return the number of a band; each reaches to twice as long as the one before."""
     return math.frexp(computed)[1] if computed > 0 else _SHORTEST_BAND
+
+
+def _bands_of(computed: np.ndarray) -> np.ndarray:
+    """Return the same of many: for one it would take as long as twenty, and each watched row asks."""
+    return np.where(computed > 0, np.frexp(computed)[1], _SHORTEST_BAND)
 
 
 def grouped(rows: PassedRows, shortest: float) -> Iterator[PassedRows]:

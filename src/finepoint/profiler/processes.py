@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from pathlib import Path
@@ -29,7 +30,7 @@ class ProcessReader:
         self._root = psutil.Process(pid)
         self._known: dict[int, _Known] = {}
         self._found: list[psutil.Process] = []
-        self._found_at = -_TREE_SECONDS
+        self._found_at = -math.inf
         self._children: list[str | None] = []
         self._whole: tuple[float, float] | None = None
         self.names: dict[int, str] = {}
@@ -56,7 +57,8 @@ class ProcessReader:
                 self.names[process.pid] = _name(process)
                 self.pids.add(process.pid)
             try:
-                rows.append(known.row(self._root.pid))
+                with known.process.oneshot():
+                    rows.append(known.row(self._root.pid))
             except _GONE:
                 continue
         seen = {int(row["pid"]) for row in rows}
@@ -74,7 +76,7 @@ class ProcessReader:
 
     def _tree(self) -> list[psutil.Process]:
         now, children = time.monotonic(), [_children(process.pid) for process in self._found]
-        rest = _TREE_SECONDS if None in children else _TREE_SECONDS_TOLD
+        rest = _TREE_SECONDS_TOLD if children and None not in children else _TREE_SECONDS
         if now - self._found_at >= rest or children != self._children:
             self._found_at = now
             try:
@@ -98,10 +100,6 @@ class _Known:
         self.whole = 0.0
 
     def row(self, root: int) -> dict[str, float]:
-        with self.process.oneshot():
-            return self._row(root)
-
-    def _row(self, root: int) -> dict[str, float]:
         now, counters = time.perf_counter(), _counters(self.process)
         self.whole = counters.pop("whole", self.whole)
         seconds = max(now - self._at, 1e-9)
