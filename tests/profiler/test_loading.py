@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image, ImageFile
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torch.utils.data._utils import fetch
 from torchvision.transforms.functional import pil_to_tensor
 
-from finepoint.profiler.loading import LOADING, LoadingRecorder
+from finepoint.profiler.loading import LOADING, Loaders, LoadingRecorder
 from finepoint.profiler.recording import total
 from finepoint.profiler.segments import read_table
 
@@ -61,6 +61,40 @@ def test_what_is_watched_can_still_be_sent_to_spawned_workers(tmp_path: Path, mo
     LoadingRecorder(tmp_path).watch_images()
     assert Image.open is not original
     assert pickle.loads(pickle.dumps(Image.open)) is Image.open
+
+
+def test_loaders_that_are_alike_are_one_and_one_at_the_place_of_another_that_is_gone_is_not_that() -> None:
+    data, loaders = TensorDataset(torch.rand(64, 3)), Loaders()
+    assert [loaders.number(DataLoader(data, size)) for size in (16, 8, 16, 4, 8)] == [0, 1, 0, 2, 1]
+    kept = [DataLoader(data, 16), DataLoader(data, 16, num_workers=1)]
+    assert [loaders.number(loader) for loader in (*kept, *kept)] == [0, 3, 0, 3]
+    assert [facts["batch_size"] for facts in loaders.facts] == [16, 8, 4, 16]
+
+
+def test_what_is_new_of_loaders_is_how_they_were_made_and_their_first_batch() -> None:
+    loader, loaders = DataLoader(TensorDataset(torch.rand(64, 3)), 16), Loaders()
+    told = []
+    for tensor in (None, torch.rand(16, 3), torch.rand(8, 3)):
+        loaders.number(loader)
+        loaders.got_batch(loader, tensor)
+        told.append(loaders.news)
+        loaders.news = False
+    assert told == [True, True, False]
+    assert (loaders.facts[0]["shape"], loaders.facts[0]["dtype"]) == ([16, 3], "float32")
+
+
+def test_a_loader_whose_length_nobody_knows_is_known_too() -> None:
+    class Endless(Dataset[int]):
+        def __len__(self) -> int:
+            raise NotImplementedError
+
+        def __getitem__(self, index: int) -> int:
+            return index
+
+    loaders = Loaders()
+    assert loaders.number(DataLoader(Endless(), sampler=[0, 1], batch_sampler=None)) == 0
+    assert loaders.number(DataLoader(Endless(), shuffle=False)) == 1
+    assert [facts["batches"] for facts in loaders.facts] == [2, None]
 
 
 def _put_back_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from finepoint import batches, loops, transfers
 from finepoint import instrumentation as moments
 from finepoint.profiler.context import FOLDER_VARIABLE, STEPS, process_start
 from finepoint.profiler.device_clock import DeviceClock, cuda_clock
-from finepoint.profiler.loading import LoadingRecorder, first_tensor, loader_facts
+from finepoint.profiler.loading import Loaders, LoadingRecorder, first_tensor
 from finepoint.profiler.network import NetworkProbe
 from finepoint.profiler.passing import Stretch
 from finepoint.profiler.phases import PhaseClock, seconds_per_moment
@@ -88,7 +88,7 @@ class StepRecorder:
         )
         self.clock.leave("import")
         self._loading, self._window, self._device = loading, window, device
-        self._loaders: dict[int, dict[str, Any]] = {}
+        self._loaders = Loaders()
         self._facts: dict[str, Any] = {
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
@@ -161,10 +161,11 @@ class StepRecorder:
         self._facts["threads"] = torch.get_num_threads()
         if self._probe is not None:
             self._facts["networks"] = self._probe.networks()
-        self._facts["loaders"] = list(self._loaders.values())
+        self._facts["loaders"], self._loaders.news = self._loaders.facts, False
         self._facts["moments"] = self.clock.transitions
         self._facts["seconds_per_moment"] = seconds_per_moment() + _WRAPPER_SECONDS
-        self._writer.note(f"facts/{self._pid}", self._facts)
+        # A copy: the thread that seals reads it later.
+        self._writer.note(f"facts/{self._pid}", dict(self._facts))
 
     def _elsewhere(self) -> bool:
         # Forked children and other threads (of DataParallel, of a pin-memory loader) are not the loop.
@@ -210,10 +211,7 @@ class StepRecorder:
             if self._may_pass():
                 self._pass_over(self._asking, self._got, self._stepping)
                 return
-        known = self._loaders.get(id(loader))
-        if known is None:
-            known = self._loaders[id(loader)] = loader_facts(loader, len(self._loaders))
-        self.clock.loader = known["number"]
+        self.clock.loader = self._loaders.number(loader)
         self.clock.wait()
 
     def _batch(self, loader: Any, batch: Any, waited: float) -> None:
@@ -221,9 +219,7 @@ class StepRecorder:
             return
         tensor = first_tensor(batch)
         self.clock.got_batch(len(tensor) if tensor is not None and tensor.ndim else 0)
-        known = self._loaders.get(id(loader))
-        if known is not None and known["shape"] is None and tensor is not None:
-            known |= {"shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}
+        self._loaders.got_batch(loader, tensor)
 
     def _loader_ends(self, loader: Any, exhausted: bool, waited: float) -> None:
         # One that is given up is let go of at any moment; nothing is being waited for then.
@@ -374,6 +370,10 @@ class StepRecorder:
         elif self._probe is not None and self._probe.step():
             self._probed = True
             self._note()
+        elif self._loaders.news:  # a job that is killed must have noted where its batches came from
+            self.clock.enter("hook")
+            self._note()
+            self.clock.leave("hook")
         if self._window is not None:
             self._window.step(self.clock, self._steps)
 

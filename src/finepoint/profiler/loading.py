@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from multiprocessing import util
 from pathlib import Path
@@ -168,22 +169,59 @@ def _undecoded(image: Any) -> bool:
     return bool(getattr(image, "tile", None))
 
 
-def loader_facts(loader: Any, number: int) -> dict[str, Any]:
-    """Return what is noted of a DataLoader; the shape and type of its batches are known with the first."""
+class Loaders:
+    """The DataLoaders that batches came from. Those that are alike are one, as one is that is made anew in each epoch.
+
+    `facts` has a JSON object for each, in order of their numbers; `news` is whether it has changed since it was noted.
+    """
+
+    def __init__(self) -> None:
+        self._alike: dict[tuple[Any, ...], dict[str, Any]] = {}
+        # By number, which another has when the one that had it is gone.
+        self._seen: dict[int, tuple[weakref.ref[Any], dict[str, Any]]] = {}
+        self.news = False
+
+    @property
+    def facts(self) -> list[dict[str, Any]]:
+        """What is known of each."""
+        return list(self._alike.values())
+
+    def number(self, loader: Any) -> int:
+        """Return the number of a DataLoader."""
+        return int(self._facts_of(loader)["number"])
+
+    def got_batch(self, loader: Any, tensor: Tensor | None) -> None:
+        """Note the shape and type of the first batch of a DataLoader, of which this is the first tensor."""
+        facts = self._facts_of(loader)
+        if facts["shape"] is None and tensor is not None:
+            facts |= {"shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}
+            self.news = True
+
+    def _facts_of(self, loader: Any) -> dict[str, Any]:
+        reference, facts = self._seen.get(id(loader), (None, {}))
+        if reference is None or reference() is not loader:
+            made = _made(loader)
+            facts = self._alike.setdefault(
+                tuple(made.values()), {"number": len(self._alike), **made, "shape": None, "dtype": None}
+            )
+            self._seen[id(loader)] = weakref.ref(loader), facts
+            self.news = True
+        return facts
+
+
+def _made(loader: Any) -> dict[str, Any]:
+    """Return how a DataLoader was made."""
     try:
         batches: int | None = len(loader)
-    except TypeError:
+    except (TypeError, NotImplementedError, AttributeError):  # as a dataset or sampler without a length says it
         batches = None
     return {
-        "number": number,
         "workers": loader.num_workers,
         "batch_size": loader.batch_size,
         "batches": batches,
         "pin_memory": bool(loader.pin_memory),
         "persistent_workers": bool(loader.persistent_workers),
         "dataset": type(loader.dataset).__name__,
-        "shape": None,
-        "dtype": None,
     }
 
 
