@@ -9,17 +9,19 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from finepoint.errors import ConfigurationError
 from finepoint.files import read_json
-from finepoint.profiler import sampler
+from finepoint.profiler import machine, sampler
 from finepoint.profiler.cgroups import ControlGroup
-from finepoint.profiler.processes import ProcessReader
+from finepoint.profiler.processes import ProcessReader, _LinuxProcess, _Process
 from finepoint.profiler.sampler import Sampler, sample_until_end, visible_devices
 from finepoint.profiler.sampling import check_interval, sampled
 from finepoint.profiler.segments import Table, read_table
 
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="psutil is what reads here")
 SPIN = "import time; end = time.monotonic() + {seconds}\nwhile time.monotonic() < end: pass"
 
 
@@ -65,6 +67,97 @@ def test_a_child_that_lives_between_two_looks_is_the_jobs_work() -> None:
         worked = row["job_cpu"] * (time.perf_counter() - began)
         job.kill()
     assert worked >= 0.29
+
+
+@LINUX
+def test_what_linux_says_of_a_process_is_what_psutil_says() -> None:
+    code = """
+import threading
+open("/proc/self/comm", "w").write(") Z 1 (")
+for _ in range(2):
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+print(1, flush=True)
+while True:
+    open("/proc/self/comm").read()
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as job:
+        assert job.stdout
+        job.stdout.readline()
+        process = psutil.Process(job.pid)
+        portable, linux = _Process(process), _LinuxProcess(process)
+        looks = [(portable.look(), linux.look(), portable.look()) for _ in range(20)]
+        assert portable.alive() and linux.alive()
+        job.kill()
+        os.waitid(os.P_PID, job.pid, os.WEXITED | os.WNOWAIT)
+        assert not portable.alive() and not linux.alive()
+        dead = (portable.look(), linux.look())
+    for before, found, after in looks:
+        assert found.counters.keys() == before.counters.keys()
+        for name, value in found.counters.items():
+            assert before.counters[name] - 1e-6 <= value <= after.counters[name] + 1e-6, name
+        assert before.whole - 1e-6 <= found.whole <= after.whole + 1e-6
+        assert found.threads == before.threads == 3
+        assert 0.75 * before.rss_bytes <= found.rss_bytes <= 1.25 * after.rss_bytes
+    assert looks[0][1].counters["read_chars_per_second"] > 0
+    assert dead[0].rss_bytes == dead[1].rss_bytes == 0
+    assert dead[0].whole == pytest.approx(dead[1].whole)
+
+
+@LINUX
+def test_a_process_that_took_over_the_number_of_another_is_not_read_for_it() -> None:
+    with waiting_job() as job:
+        reader = ProcessReader(job.pid)
+        assert reader.alive()
+        assert len(reader.read()[1]) == 1
+        reader._main._started = reader._known[job.pid]._started = "1"
+        assert not reader.alive()
+        assert reader.read()[1] == []
+        job.kill()
+    assert reader.read()[1] == []
+    with pytest.raises(psutil.NoSuchProcess):
+        reader._main.look()
+
+
+@LINUX
+def test_what_linux_says_of_the_machine_is_what_psutil_says() -> None:
+    for _ in range(10):  # a disk or an interface may come or go between two looks, and memory be freed
+        wrong = differences(machine._counters_of_psutil(), machine._counters_of_proc(), machine._counters_of_psutil())
+        if not wrong:
+            break
+    assert wrong == []
+
+
+def differences(before: machine._Counters, found: machine._Counters, after: machine._Counters) -> list[str]:
+    ticks = os.sysconf("SC_CLK_TCK")
+    wrong = [name for name, value in before.amounts.items() if not value <= found.amounts[name] <= after.amounts[name]]
+    wrong += [name for name in found.amounts.keys() - before.amounts.keys() if not name.startswith("pressure_")]
+    near = 0.05 * before.levels["memory_total_bytes"]
+    wrong += [name for name, value in found.levels.items() if abs(value - before.levels[name]) > near]
+    for core in zip(before.cores.values(), found.cores.values(), after.cores.values(), strict=True):
+        for name, low, value, high in zip(machine._SPENT, *core, strict=True):
+            if not low - 1 <= value / ticks <= high + 1:  # idle cores' times may go back a little
+                wrong.append(name)
+    return wrong
+
+
+def test_a_core_that_is_switched_on_between_two_looks_is_left_out_of_them() -> None:
+    before = {"cpu0": [0] * 8, "cpu2": [10] * 8}
+    now = {"cpu0": [30, 0, 0, 50, 10, 0, 0, 10], "cpu1": [500] * 8, "cpu2": [10, 10, 10, 110, 10, 10, 10, 10]}
+    row = machine._core_row(before, now)
+    assert row == pytest.approx({"core/0": 0.4, "core/2": 0.0, "cpu": 0.2, "cpu_iowait": 0.05, "cpu_steal": 0.05})
+
+
+@LINUX
+def test_a_kernel_that_counts_no_pressure_has_no_columns_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_pressure(path: str) -> str:
+        if "pressure" in path:
+            raise FileNotFoundError(path)
+        return Path(path).read_text()
+
+    monkeypatch.setattr(machine, "kernel_text", without_pressure)
+    row = machine.MachineReader().read()
+    assert "memory_used_bytes" in row
+    assert not [name for name in row if "pressure" in name]
 
 
 def test_the_sampler_goes_on_when_its_parent_says_nothing(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from finepoint.profiler.kernel import kernel_text
+
 _ROOT = Path("/sys/fs/cgroup")
 # Version 1 writes "no limit" as the largest multiple of a page.
 _NO_LIMIT = 1 << 60
@@ -47,7 +49,7 @@ class ControlGroup:
         """Return the time that the group's tasks were kept from running by its limit, added up over cores."""
         seconds = 0.0
         for folder in self.cpu:
-            values = _pairs(folder / "cpu.stat")
+            values = _pairs(f"{folder}/cpu.stat")
             seconds += values.get("throttled_usec", 0) / 1e6 + values.get("throttled_time", 0) / 1e9
         return seconds
 
@@ -55,7 +57,7 @@ class ControlGroup:
         """Return how many tasks the kernel has killed because the group was out of memory."""
         for folder in self.memory:
             for name in ("memory.events", "memory.oom_control"):
-                values = _pairs(folder / name)
+                values = _pairs(f"{folder}/{name}")
                 if "oom_kill" in values:
                     return values["oom_kill"]
         return 0
@@ -69,7 +71,7 @@ def control_group_of(pid: int, *, root: Path = _ROOT, proc: Path = Path("/proc")
         root: where control groups are mounted, version 1 with a folder per controller or version 2.
         proc: where processes are.
     """
-    return _named_groups(_text(proc / str(pid) / "cgroup"), root)
+    return _named_groups(_text(f"{proc}/{pid}/cgroup"), root)
 
 
 @lru_cache(maxsize=1)
@@ -100,31 +102,31 @@ def _folders(root: Path, controllers: tuple[str, ...], name: str | None) -> tupl
 
 
 def _cpu_limit(folder: Path) -> float | None:
-    quota, _, period = _text(folder / "cpu.max").partition(" ")
+    quota, _, period = _text(f"{folder}/cpu.max").partition(" ")
     if not period:
-        quota, period = _text(folder / "cpu.cfs_quota_us"), _text(folder / "cpu.cfs_period_us")
+        quota, period = _text(f"{folder}/cpu.cfs_quota_us"), _text(f"{folder}/cpu.cfs_period_us")
     if not quota.isdigit() or not period.isdigit():
         return None  # "max", or -1
     return int(quota) / int(period)
 
 
 def _memory_limit(folder: Path) -> int | None:
-    text = _text(folder / "memory.max") or _text(folder / "memory.limit_in_bytes")
+    text = _text(f"{folder}/memory.max") or _text(f"{folder}/memory.limit_in_bytes")
     return int(text) if text.isdigit() and int(text) < _NO_LIMIT else None
 
 
 def _memory_used(folder: Path) -> int:
-    text = _text(folder / "memory.current") or _text(folder / "memory.usage_in_bytes")
+    text = _text(f"{folder}/memory.current") or _text(f"{folder}/memory.usage_in_bytes")
     return int(text) if text.isdigit() else 0
 
 
-def _pairs(path: Path) -> dict[str, int]:
+def _pairs(path: str) -> dict[str, int]:
     fields = (line.split() for line in _text(path).splitlines())
     return {pair[0]: int(pair[1]) for pair in fields if len(pair) == 2 and pair[1].isdigit()}
 
 
-def _text(path: Path) -> str:
+def _text(path: str) -> str:
     try:
-        return path.read_text().strip()
+        return kernel_text(path).strip()
     except OSError:
         return ""
