@@ -2,7 +2,9 @@
 
     python benchmarks/bottlenecks.py [--only PLANT...] [--rounds N] [--attempts N] [--quick] [--json]
 
-A gain is that of the medians of several runs with the bottleneck and without it, in turns.
+A gain is the median of several pairs of runs that follow each other, with the bottleneck and without it. The
+machine's own speed may change between them; so seconds are counted in what the same arithmetic takes right before and
+after a run.
 
 On a machine that others use, their load is a bottleneck too, and BusyNeighbour says so, rightly. So a case that saw
 others at work is run again, up to three times. Where they stay, `others` says how many cores they kept busy,
@@ -116,8 +118,9 @@ def main() -> None:
 
 
 NOTES = (
-    "measured: seconds of the loop before, by seconds after the advice, medians of the rounds. ratio: measured by "
-    "predicted gain. Synchronising at every step is planted only where there is a GPU: elsewhere it costs nothing."
+    "measured: seconds of the loop before, by those after the advice, counted in what arithmetic takes beside it, the "
+    "median of the pairs of runs (gains). ratio: measured by predicted gain. Synchronising at every step is planted "
+    "only where there is a GPU: elsewhere it costs nothing."
 )
 
 
@@ -133,6 +136,17 @@ def bf16_gains() -> bool:
                 network(images).float().mean().backward()
             found.append(time.perf_counter() - began)
     return min(seconds[False]) > 1.25 * min(seconds[True])
+
+
+def arithmetic_seconds() -> float:
+    """Return what the same arithmetic takes at this moment, in seconds."""
+    network, images = convolutions(24), torch.rand(32, 3, 32, 32).to(memory_format=torch.channels_last)
+    seconds = []
+    for _ in range(60):
+        began = time.perf_counter()
+        network(images).mean().backward()
+        seconds.append(time.perf_counter() - began)
+    return float(np.median(seconds))
 
 
 def run_case(case: Case, folder: Path, scale: float, rounds: int, attempts: int) -> dict[str, Any] | None:
@@ -162,16 +176,22 @@ def run_case(case: Case, folder: Path, scale: float, rounds: int, attempts: int)
     value = (planted.findings[0].evidence["change"] or {}).get(case.change, 0)
     before, after = [planted], [_run_advised(case, value, folder, scale, attempts)]
     for _ in range(rounds - 1):
+        # The other order each time, so that a drift of the machine favours neither.
+        if len(before) % 2:
+            after.append(_run_advised(case, value, folder, scale, attempts))
         again = _run_planted(case, folder, scale, attempts)
-        before += [again] if again is not None else []
-        after.append(_run_advised(case, value, folder, scale, attempts))
+        assert again is not None, "the first could be made"
+        before.append(again)
+        if len(after) < len(before):
+            after.append(_run_advised(case, value, folder, scale, attempts))
     row["others"] = round(float(np.median([run.others for run in before + after])), 1)
-    measured = np.median([run.seconds for run in before]) / np.median([run.seconds for run in after])
-    row["measured"] = round(float(measured), 2)
+    gains = [one.work / other.work for one, other in zip(before, after, strict=True)]
+    measured = float(np.median(gains))
+    row["measured"], row["gains"] = round(measured, 2), " ".join(f"{gain:.2f}" for gain in gains)
     promised = [run.promise(case.rules) for run in before]
     if case.predicted and all(promised):
         row["predicted"] = round(float(np.median([value for value in promised if value])), 2)
-        row["ratio"] = round(float(measured) / row["predicted"], 2)
+        row["ratio"] = round(measured / row["predicted"], 2)
     return row
 
 
@@ -181,12 +201,12 @@ class Run:
 
     Args:
         findings: the most promising first; BusyNeighbour is left out where it is not planted.
-        seconds: of its loop.
+        work: the seconds of its loop, counted in what arithmetic took beside it.
         others: cores that others kept busy meanwhile.
     """
 
     findings: list[RuleResult]
-    seconds: float
+    work: float
     others: float
 
     def promise(self, rules: tuple[str, ...]) -> float | None:
@@ -223,14 +243,16 @@ def _run(plant: str, more: list[str], folder: Path, scale: float, environment: d
     with tempfile.TemporaryDirectory(dir=folder) as job:
         command = [str(SCRIPT), plant, *more, "--folder", str(folder), "--scale", str(scale)]
         command += ["--bf16"] if bf16_gains() else []
+        beside = [arithmetic_seconds()]
         done = profile_script(command, Path(job), interval_ms=100, environment=environment, quiet=True)
+        beside.append(arithmetic_seconds())
         if done.exit_code:
             raise SystemExit((Path(job) / "logs.txt").read_text())
         judged = finish(Path(job))
         recording = judged.recording
         others = neighbour_cores(recording.during_loop(), len(recording.system.named("core/")))
     findings = [result for result in judged.findings if result.rule != "BusyNeighbour" or plant == "neighbour"]
-    return Run(findings, recording.loop_seconds, others)
+    return Run(findings, recording.loop_seconds / float(np.mean(beside)), others)
 
 
 def _share(values: Iterator[bool]) -> float:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +17,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+import finepoint
 from finepoint.profiler import phases
 from finepoint.profiler.attachment import StepRecorder
 from finepoint.profiler.loading import LoadingRecorder
@@ -98,14 +101,14 @@ def test_a_slow_row_among_short_ones_stands_alone() -> None:
 
 
 @contextmanager
-def watched(folder: Path) -> Iterator[LoadingRecorder]:
+def watched(folder: Path) -> Iterator[StepRecorder]:
     """Record steps and loading while the block runs."""
     loading = LoadingRecorder(folder / "profiler-output")
     loading.install()
     recorder = StepRecorder(folder / "profiler-output", loading)
     recorder.subscribe(cuda=False)
     try:
-        yield loading
+        yield recorder
     finally:
         recorder.close()
         loading.remove()
@@ -306,6 +309,31 @@ def test_waiting_for_two_loaders_at_once_is_all_waiting(tmp_path: Path) -> None:
             model.step(one + other)
     shares = open_recording(tmp_path).phases()
     assert 0.25 < shares["data_wait"] < 0.75, "a millisecond for each of two, beside two of computing"
+
+
+def test_nothing_of_ours_is_called_for_a_step_passed_over_but_the_loaders_iterator(tmp_path: Path) -> None:
+    model, loader = Small(), DataLoader(TensorDataset(torch.rand(16 * 300, 4)), 16)
+    ours = Path(finepoint.__file__).parent
+    called: dict[bool, set[str]] = {True: set(), False: set()}
+    with watched(tmp_path) as recorder:
+        passing = False
+
+        def see(frame: FrameType, event: str, argument: object) -> None:
+            place = Path(frame.f_code.co_filename)
+            if event == "call" and place.is_relative_to(ours):
+                called[passing].add(f"{place.name}:{frame.f_code.co_name}")
+
+        batches = iter(loader)
+        for _ in range(len(loader)):
+            before, seen = recorder.passing, set(called[True])
+            passing = before
+            sys.setprofile(see)
+            model.step(next(batches)[0])
+            sys.setprofile(None)
+            if not (before and recorder.passing):  # the stretch ended with it
+                called[True] = seen
+    assert called[True] == {"batches.py:__next__", "batches.py:note"}
+    assert "attachment.py:_outer" in called[False]
 
 
 def test_steps_long_enough_to_be_rows_are_all_watched(tmp_path: Path, told_of_forward: list[bool]) -> None:

@@ -133,8 +133,8 @@ class StepRecorder:
 
     @property
     def passing(self) -> bool:
-        """Whether steps are being passed over."""
-        return self._passed is not None
+        """Whether the row to come is passed over; in a loop with a loader until the batch with which that is over."""
+        return self._passed is not None and (not self._passed.loader or batches.batch_times.loader is not None)
 
     def seal_in_time(self) -> None:
         """Put rows on disk every few seconds though none is added: a job that hangs adds none."""

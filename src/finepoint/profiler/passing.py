@@ -18,9 +18,9 @@ import numpy as np
 # Longer rows are all watched: it is felt less, and the fewer there are, the less do some of them say of the others.
 LONGEST_PASSED_SECONDS = 0.03
 # Between two stretches so many rows are watched. One costs some 250 microseconds, a stretch's beginning as much and its
-# end two milliseconds: together 0.2 % of the longest stretch. The first are shorter, so that a short job is known.
+# end two milliseconds: together 0.1 % of the longest stretch. The first are shorter, so that a short job is known.
 WATCHED_ROWS = 4
-_PASS_SECONDS, _LONGEST_PASS_SECONDS, _GROWTH = 0.2, 2.0, 1.15
+_PASS_SECONDS, _LONGEST_PASS_SECONDS, _GROWTH = 0.2, 4.0, 1.15
 # Rows to learn from before any like them is passed over, and about how many of the last ones count.
 _ENOUGH, _REMEMBERED = 5, 50
 # Less than a nanosecond.
