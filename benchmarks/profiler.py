@@ -34,6 +34,7 @@ FRAMES = (
     ("save", "serialization.py", "checkpoint"),
     ("step", "optim", "optimizer"),
     ("_call_impl", "module.py", "forward"),
+    ("cross_entropy", "functional.py", "forward"),
 )
 
 

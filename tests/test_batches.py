@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import time
 from typing import Any
 
 import pytest
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from finepoint.batches import BATCH, LOADER_BEGIN, LOADER_END, batch_times
 
@@ -39,6 +42,18 @@ def test_a_loaders_batches_are_told_and_its_iterator_is_its_own() -> None:
         subscription.close()
     assert told == ["begin", False, "begin", ([1, 2], True), ([3], True), True]
     assert type(iter(loader)).__name__ == "_SingleProcessDataLoaderIter"
+
+
+def test_an_iterator_that_is_watched_passes_for_the_loaders_own() -> None:
+    watching = LOADER_BEGIN.subscribe(lambda loader: None)
+    batches = iter(DataLoader(Numbers(3)))
+    watching.close()
+    assert isinstance(batches, _BaseDataLoaderIter)
+    batches.mark = 3
+    assert batches._batches.mark == 3
+    for way in (copy.copy, pickle.dumps):
+        with pytest.raises(NotImplementedError):  # as torch says it
+            way(batches)
 
 
 @pytest.mark.parametrize("told", [True, False])

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, SupportsIndex
 
 from torch.utils.data import DataLoader
 
@@ -82,9 +82,23 @@ batch_times = BatchTimes()
 class _Batches:
     """An iterator over a loader's batches that tells of each; all else is the loader's own iterator's."""
 
+    __slots__ = ("__weakref__", "_batches", "_ended", "_loader")
+
     def __init__(self, loader: DataLoader[Any], batches: Iterator[Any]) -> None:
-        self._loader, self._ended = loader, False
-        self._batches: Any = batches
+        put = object.__setattr__
+        put(self, "_loader", loader)
+        put(self, "_ended", False)
+        put(self, "_batches", batches)
+
+    @property  # type: ignore[misc]  # nobody sets it
+    def __class__(self) -> type[Any]:
+        return type(self._batches)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._batches, name, value)
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        return self._batches.__reduce_ex__(protocol)
 
     def __iter__(self) -> _Batches:
         return self
@@ -116,7 +130,7 @@ class _Batches:
 
     def _end(self, exhausted: bool, waited: float) -> None:
         if not self._ended:
-            self._ended = True
+            object.__setattr__(self, "_ended", True)
             LOADER_END.emit(self._loader, exhausted, waited)
 
 

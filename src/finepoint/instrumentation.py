@@ -10,7 +10,8 @@ event                  callback is called with
 =====================  ====================================================================================
 FORWARD_BEGIN          module, args
 FORWARD_END            module, args, kwargs, output
-LOSS                   function name, args, kwargs, output: a loss of `torch.nn.functional` was computed
+LOSS_BEGIN             function name: a loss of `torch.nn.functional` is going to be computed
+LOSS                   function name, args, kwargs, output: it was
 ACTIVATION             function name, output: `torch` or `torch.nn.functional` applied one of `ACTIVATION_FUNCTIONS`
 BACKWARD_BEGIN / END   the tensors that `backward` starts from
 STEP_BEGIN / END       optimizer: around `Optimizer.step`
@@ -230,11 +231,12 @@ def _install_forward_end(event: Event[[nn.Module, tuple[Any, ...], dict[str, Any
     return remove
 
 
-def _install_loss(event: Event[[str, tuple[Any, ...], dict[str, Any], Any]]) -> Remove:
+def _put_loss() -> Remove:
     def around(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
         def loss(*args: Any, **kwargs: Any) -> Any:
+            LOSS_BEGIN.emit(name)
             output = original(*args, **kwargs)
-            event.emit(name, args, kwargs, output)
+            LOSS.emit(name, args, kwargs, output)
             return output
 
         return loss
@@ -303,9 +305,10 @@ def _put_backward() -> Remove:
     def around(original: Callable[..., Any]) -> Callable[..., Any]:
         def backward(tensors: Any, *args: Any, **kwargs: Any) -> Any:
             BACKWARD_BEGIN.emit(tensors)
-            result = original(tensors, *args, **kwargs)
-            BACKWARD_END.emit(tensors)
-            return result
+            try:
+                return original(tensors, *args, **kwargs)
+            finally:
+                BACKWARD_END.emit(tensors)
 
         return backward
 
@@ -357,7 +360,9 @@ def _emitting_self(event: Event[[Any]]) -> Callable[[Callable[..., Any]], Callab
 
 FORWARD_BEGIN: Event[[nn.Module, tuple[Any, ...]]] = Event(_install_forward_begin)
 FORWARD_END: Event[[nn.Module, tuple[Any, ...], dict[str, Any], Any]] = Event(_install_forward_end)
-LOSS: Event[[str, tuple[Any, ...], dict[str, Any], Any]] = Event(_install_loss)
+_loss = Shared(_put_loss)
+LOSS_BEGIN: Event[[str]] = Event(_loss)
+LOSS: Event[[str, tuple[Any, ...], dict[str, Any], Any]] = Event(_loss)
 ACTIVATION: Event[[str, Any]] = Event(_install_activation)
 _backward = Shared(_put_backward)
 BACKWARD_BEGIN: Event[[Tensor | Any]] = Event(_backward)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from finepoint.files import write_json
+from finepoint.profiler.attachment import StepRecorder
+from finepoint.profiler.loading import LoadingRecorder
 from finepoint.profiler.phases import Mode
 from finepoint.profiler.recording import ProfilerRecording
 from finepoint.profiler.segments import Table, TableWriter
+from finepoint.profiler.window import Window
 
 START = 1000.0
 SAMPLER = {
@@ -60,7 +64,7 @@ def step(
     phases = {
         name: value
         for name, value in given.items()
-        if name not in ("loader", "saves", "syncs", "frozen_forward", "main_cpu", "sync_seconds", "gpu")
+        if name not in ("loader", "saves", "syncs", "frozen_forward", "main_cpu", "sync_seconds", "gpu", "recorded")
     }
     seconds = sum(phases.values())
     trained = float(mode is Mode.TRAIN)
@@ -80,6 +84,7 @@ def step(
         "samples": 32.0,
         "loader": given.get("loader", 0.0),
         "saves": given.get("saves", 0.0),
+        "recorded": given.get("recorded", 0.0),
         "syncs": given.get("syncs", 0.0),
         "frozen_forward": given.get("frozen_forward", 0.0),
         "sync/other": given.get("sync_seconds", 0.0),
@@ -161,3 +166,17 @@ def job(folder: Path, made: ProfilerRecording) -> Path:
     if made.operators is not None:
         write_json(output / "operators.json", made.operators)
     return folder
+
+
+@contextmanager
+def watched(folder: Path, window: Window | None = None) -> Iterator[StepRecorder]:
+    """Record steps and loading while the block runs, into a job's folder."""
+    loading = LoadingRecorder(folder / "profiler-output")
+    loading.install()
+    recorder = StepRecorder(folder / "profiler-output", loading, window)
+    recorder.subscribe(cuda=False)
+    try:
+        yield recorder
+    finally:
+        recorder.close()
+        loading.remove()

@@ -6,7 +6,6 @@ import gc
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
@@ -14,13 +13,13 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from tests.profiler.making import watched
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import finepoint
 from finepoint.profiler import phases
 from finepoint.profiler.attachment import StepRecorder
-from finepoint.profiler.loading import LoadingRecorder
 from finepoint.profiler.passing import PassedRows, Stretch, Usual, grouped
 from finepoint.profiler.phases import Mode, PhaseClock
 from finepoint.profiler.recording import ProfilerRecording, open_recording, total
@@ -78,6 +77,19 @@ def test_rows_are_divided_as_those_that_took_about_as_long() -> None:
     assert usual.columns(rows_of((0.0, 300.0, 0.0)), 0.0)["phase/optimizer"] == pytest.approx(300.0), "the nearest"
 
 
+def test_rows_that_were_shorter_for_want_of_watching_are_divided_as_if_they_had_been_watched() -> None:
+    usual = Usual()
+    for _ in range(20):
+        usual.learn({"seconds": 3.0, "phase/forward": 3.0, "steps": 0.0})
+        usual.learn({"seconds": 3.0, "phase/forward": 3.0, "steps": 0.0})
+        usual.learn({"seconds": 5.0, "phase/optimizer": 5.0, "steps": 1.0})
+    rows = rows_of((0.0, 1.5, 0.0), (1.5, 3.0, 0.0), (3.0, 5.5, 0.0))
+    assert usual.longer(rows) == 2.0
+    found = usual.columns(rows, hook_share=0.0, longer=2.0)
+    assert found["steps"] == pytest.approx(1.0) and found["seconds"] == 5.5
+    assert found["phase/forward"] == pytest.approx(3.0) and found["phase/optimizer"] == pytest.approx(2.5)
+
+
 def list_of(rows: PassedRows) -> list[tuple[float, float, float]]:
     """Each row's three numbers."""
     return list(zip(*(values.tolist() for values in rows), strict=True))
@@ -98,20 +110,6 @@ def test_a_slow_row_among_short_ones_stands_alone() -> None:
     rows = rows_of(*((at, at + took, 0.0) for at, took in ((0, 1), (1, 1), (2, 9), (11, 9), (20, 1))))
     assert [list(group.seconds) for group in grouped(rows, 5.0)] == [[1, 1], [9], [9], [1]]
     assert not list(grouped(rows.where(slice(0)), 5.0))
-
-
-@contextmanager
-def watched(folder: Path) -> Iterator[StepRecorder]:
-    """Record steps and loading while the block runs."""
-    loading = LoadingRecorder(folder / "profiler-output")
-    loading.install()
-    recorder = StepRecorder(folder / "profiler-output", loading)
-    recorder.subscribe(cuda=False)
-    try:
-        yield recorder
-    finally:
-        recorder.close()
-        loading.remove()
 
 
 class Small(nn.Module):

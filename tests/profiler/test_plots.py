@@ -26,7 +26,7 @@ def plotted(made: ProfilerRecording, rule: str) -> dict[str, Any]:
         ("DataLoaderWorkers", {"data_wait": 0.3}, "waiting for data"),
         ("SlowPython", {"other": 0.3}, "own code"),
         ("CheckpointTooOften", {"checkpoint": 0.3, "saves": 1.0}, "writing checkpoints"),
-        ("HookTooHeavy", {"hook": 0.3}, "recording"),
+        ("HookTooHeavy", {"hook": 0.3, "recorded": 0.3}, "recording"),
     ],
 )
 def test_a_finding_about_steps_shows_its_part_of_each_step(rule: str, given: dict[str, float], words: str) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from finepoint import batches, loops, transfers
 from finepoint import instrumentation as moments
+from finepoint.patching import replace_all
 from finepoint.profiler.context import FOLDER_VARIABLE, STEPS, process_start
 from finepoint.profiler.device_clock import DeviceClock, cuda_clock
 from finepoint.profiler.loading import Loaders, LoadingRecorder, first_tensor
@@ -35,18 +36,19 @@ WINDOW_VARIABLE = "FINEPOINT_PROFILE_STEPS"
 ATTACHMENT = "finepoint.profiler.attachment:attach"
 # After so many steps the network is looked at; the first ones are unlike the rest.
 _PROBE_AT, _PROBE_STEPS = 3, 3
+# A loop that takes more steps than this with one batch needs no loader; with fewer, as with two optimizers, it does.
+_STEPS_PER_BATCH = 10
 # What subscribers' wrappers cost beside the callback itself, measured as 1 to 2 microseconds a moment.
 _WRAPPER_SECONDS = 1.5e-6
 
 
 def attach() -> None:
     """Profile this process, as its environment says; in a loader's worker only what it loads."""
+    from torch.utils.data._utils import worker
+
     folder = Path(os.environ[FOLDER_VARIABLE])
     loading = LoadingRecorder(folder)
     loading.install()
-    if is_worker():
-        loading.watch_images()
-        return
     steps = int(os.environ.get(WINDOW_VARIABLE, "0"))
     cuda = torch.cuda.is_available()
     window = Window(folder, steps) if steps else None
@@ -55,6 +57,19 @@ def attach() -> None:
     recorder.watch_startup()
     recorder.seal_in_time()
     atexit.register(recorder.close)
+    if not was_spawned():
+        return
+
+    def around(work: Callable[..., None]) -> Callable[..., None]:
+        def loop(*args: Any, **kwargs: Any) -> None:  # what this process was spawned for: it is a loader's worker
+            atexit.unregister(recorder.close)
+            recorder.discard()
+            loading.watch_images()
+            work(*args, **kwargs)
+
+        return loop
+
+    replace_all([(worker, "_worker_loop", around)])
 
 
 class StepRecorder:
@@ -100,9 +115,10 @@ class StepRecorder:
         self._paused: list[moments.Subscription] = []
         self._probe: NetworkProbe | None = None
         self._probed = self._several = False
-        self._fresh = self._waited = False
+        self._fresh = False
         self._awaited: Any = None
-        self._steps = 0
+        self._steps, self._since_batch = 0, _STEPS_PER_BATCH
+        self._claimed = self._losses_watched = False
         self._forward_began = self._sync_began = 0.0
         self._stop_watching_startup: Callable[[], None] | None = None
 
@@ -140,13 +156,17 @@ class StepRecorder:
         """Put rows on disk every few seconds though none is added: a job that hangs adds none."""
         self._writer.seal_in_time()
 
+    def discard(self) -> None:
+        """Stop watching before any step was seen, and leave nothing behind."""
+        self._end_watching()
+        self._writer.close()
+
     def close(self) -> None:
         """Stop watching and put everything on disk; in a forked child nothing."""
+        if os.getpid() == self._pid:
+            self._thread = threading.get_ident()  # the loop's may have ended
         self._watch(time.perf_counter())
-        for subscription in (*self._subscriptions, self._asking, self._got, self._stepping, *self._inner):
-            subscription.close()
-        if self._probe is not None:
-            self._probe.close()
+        self._end_watching()
         if os.getpid() != self._pid:
             return
         if self._window is not None:
@@ -156,6 +176,13 @@ class StepRecorder:
         self._note()
         self._writer.close()
         self._loading.flush()
+
+    def _end_watching(self) -> None:
+        self._end_startup()
+        for subscription in (*self._subscriptions, self._asking, self._got, self._stepping, *self._inner):
+            subscription.close()
+        if self._probe is not None:
+            self._probe.close()
 
     def _note(self) -> None:
         self._facts["threads"] = torch.get_num_threads()
@@ -171,6 +198,15 @@ class StepRecorder:
         # Forked children and other threads (of DataParallel, of a pin-memory loader) are not the loop.
         return threading.get_ident() != self._thread or os.getpid() != self._pid
 
+    def _claim_loop(self, *, trains: bool) -> None:
+        """Take this thread's loop for the job's: the main one's, or, while that has none, one that trains beside it."""
+        if self._claimed or os.getpid() != self._pid:
+            return
+        here = threading.get_ident()
+        self._claimed = here == threading.main_thread().ident
+        if self._claimed or trains:
+            self._thread = here
+
     def _enter(self, phase: str) -> None:
         # While a batch is waited for, the dataset may call modules (torchvision's transforms are some) and copy.
         if not self._elsewhere() and self.clock.phase != "data_wait":
@@ -185,11 +221,13 @@ class StepRecorder:
                 self._device.leave(phase)
 
     def _loader_begins(self, loader: Any) -> None:
+        self._claim_loop(trains=False)
         if self._elsewhere() or self.clock.phase == "data_wait":
             return
         self._watch(time.perf_counter())
         self._loop_begins()
         self._loading.watch_images()
+        self.clock.leave_all()
         self.clock.boundary()
         self._after_row()
         self.clock.enter("data_wait")
@@ -201,11 +239,16 @@ class StepRecorder:
     def _waits(self, loader: Any) -> None:
         if self._elsewhere() or self.clock.phase == "data_wait":
             return
-        self._awaited = loader
-        fresh, self._fresh, self._waited = self._fresh, False, True
+        before, self._awaited = self._awaited, loader
+        fresh, self._fresh = self._fresh, False
+        self._since_batch = 0
+        together = loader is not before and self.clock.only_waited  # as with zip
         if self._passed is not None:
             self._begins(time.perf_counter(), 0.0)
-        elif not fresh:  # else the row began with the making of the iterator
+        elif (
+            not fresh and not together
+        ):  # else the row began with the making of the iterator, or with the other's batch
+            self.clock.leave_all()
             self.clock.boundary()
             self._after_row()
             if self._may_pass():
@@ -226,6 +269,7 @@ class StepRecorder:
         if exhausted and loader is self._awaited and not self._elsewhere():
             self._begins(time.perf_counter(), waited)
             self.clock.end_wait()
+            self._since_batch = _STEPS_PER_BATCH
 
     def _outer(self, module: nn.Module, begins: bool) -> None:
         if self._elsewhere() or self.clock.phase == "data_wait":
@@ -240,14 +284,18 @@ class StepRecorder:
             self.clock.count("frozen_forward", time.perf_counter() - self._forward_began)
 
     def _backward_begins(self, tensors: Any) -> None:
+        self._claim_loop(trains=True)
+        if self._elsewhere():
+            return
         if not self.clock.in_loop:
             self._loop_begins()
             self.clock.boundary()
         self._enter("backward")
 
     def _backward_ends(self, tensors: Any) -> None:
-        self._leave("backward")
-        self.clock.count("backwards")
+        if not self._elsewhere():
+            self._leave("backward")
+            self.clock.count("backwards")
 
     def _step_begins(self, optimizer: torch.optim.Optimizer) -> None:
         self._enter("optimizer")
@@ -264,12 +312,12 @@ class StepRecorder:
             return
         self._leave("optimizer")
         self.clock.count("steps")
-        if not self._waited:  # a loop without a loader: its steps are its rows
+        self._since_batch += 1
+        if self._since_batch > _STEPS_PER_BATCH:  # a loop without a loader: its steps are its rows
             self.clock.boundary()
             self._after_row()
             if self._may_pass():
                 self._pass_over()
-        self._waited = False
 
     def _saves(self, begins: bool) -> None:
         if begins:
@@ -325,7 +373,7 @@ class StepRecorder:
         # Of two loaders at once, as with zip: whose batch begins a row?
         if not self._elsewhere():
             self._several = True
-            self._watch(time.perf_counter())
+            self._watch(time.perf_counter(), computed=False)
 
     def _begins(self, now: float, waited: float) -> None:
         """Watch again from the beginning of a row that has waited so long."""
@@ -334,27 +382,37 @@ class StepRecorder:
             self._passed.begins.extend((now - waited, waited))
             self._watch(now, came)
 
-    def _watch(self, now: float, came: int | None = None) -> None:
+    def _watch(self, now: float, came: int | None = None, *, computed: bool = True) -> None:
         """Watch again what was passed over.
 
         Args:
             now: seconds of the clock.
             came: how many batches, meanwhile; by default one for each row.
+            computed: whether the last row has, with the batch that it waited for.
         """
         if self._passed is None or self._elsewhere():
             return
         batches.batch_times.end()
-        self.clock.watch(now)
+        self.clock.watch(now, computed=computed)
         self._loading.watch(self._passed.begun if came is None else came)
         self._passed = None
         for subscription in self._paused:
             subscription.resume()
         self.clock.leave("hook")
 
-    def _loop_begins(self) -> None:
+    def _end_startup(self) -> None:
         if self._stop_watching_startup is not None:
             self._stop_watching_startup()
             self._stop_watching_startup = None
+
+    def _loop_begins(self) -> None:
+        self._end_startup()
+        if not self._losses_watched:  # the script has imported by name what it imports so
+            self._losses_watched = True
+            self._inner += [
+                moments.LOSS_BEGIN.subscribe(lambda name: self._enter("forward")),
+                moments.LOSS.subscribe(lambda *_: self._leave("forward")),
+            ]
 
     def _count_device(self) -> None:
         """Add what the GPU has come through since; it runs behind, so that this may be the work of rows before."""
@@ -378,6 +436,6 @@ class StepRecorder:
             self._window.step(self.clock, self._steps)
 
 
-def is_worker() -> bool:
-    """Whether this process was made by multiprocessing's spawn or forkserver: a loader's worker, not the script."""
+def was_spawned() -> bool:
+    """Whether this process was made by multiprocessing's spawn or forkserver: a loader's worker, or one that trains."""
     return any("--multiprocessing-fork" in word or "multiprocessing.forkserver" in word for word in sys.orig_argv)

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from finepoint import instrumentation as moments
 from finepoint.batches import BATCH
 from finepoint.files import write_json
-from finepoint.profiler.attachment import is_worker
+from finepoint.profiler.attachment import was_spawned
 from finepoint.profiler.loading import first_tensor
 
 NAME = "finepoint.profiler.changes:apply"
@@ -50,7 +50,7 @@ def apply() -> None:
     _seed_loading()
     if "draft_side" in change:
         _draft(change["draft_side"])
-    if is_worker():
+    if was_spawned():
         return
     torch.manual_seed(0)
     random.seed(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from finepoint import instrumentation as moments
 _MODULES = 40
 # The kinds of layers with the most operations that are kept, to be measured by themselves afterwards.
 _KINDS = 8
+# How torch begins to say that a compiled module's hooks are not compiled.
+_COMPILED_WITH_HOOKS = r"Using `torch\.compile\(module\)` when there are global hooks"
 
 
 class NetworkProbe:
@@ -30,6 +33,9 @@ class NetworkProbe:
         self._roots: dict[nn.Module, _Root] = {}
         self._flops: dict[nn.Module, float] = {}
         self._shapes: dict[nn.Module, list[int]] = {}
+        # Ours are no reason to warn the script of, were a warning an error there.
+        warnings.filterwarnings("ignore", _COMPILED_WITH_HOOKS, UserWarning)
+        self._filter = warnings.filters[0]
         self._subscriptions = [
             moments.FORWARD_BEGIN.subscribe(self._begins),
             moments.FORWARD_END.subscribe(self._ends),
@@ -39,6 +45,8 @@ class NetworkProbe:
         """Look no more, though there may be steps left."""
         for subscription in self._subscriptions:
             subscription.close()
+        if self._filter in warnings.filters:
+            warnings.filters.remove(self._filter)  # type: ignore[attr-defined]
 
     def step(self) -> bool:
         """Count a step; return whether it was the last one, once."""

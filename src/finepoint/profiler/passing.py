@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping
 from random import Random
 from typing import NamedTuple
@@ -26,7 +26,7 @@ _ENOUGH, _REMEMBERED = 5, 50
 # Less than a nanosecond.
 _SHORTEST_BAND = -30
 _COUNTS = frozenset(("steps", "backwards", "forwards", "batches", "samples", "syncs"))
-_KNOWN = frozenset(("seconds", "longest", "cpu", "saves", "phase/data_wait", "phase/hook"))
+_KNOWN = frozenset(("seconds", "longest", "cpu", "saves", "recorded", "phase/data_wait", "phase/hook"))
 # Its own: a script's random numbers stay as they are.
 _random = Random(0)  # noqa: S311 - nothing secret
 
@@ -93,6 +93,7 @@ class Usual:
 
     def __init__(self) -> None:
         self._bands: dict[int, _Band] = {}
+        self._last = deque[float](maxlen=_REMEMBERED)
 
     def knows(self, row: Mapping[str, float]) -> bool:
         """Whether enough rows like this watched one were watched to tell what others are made of."""
@@ -101,9 +102,18 @@ class Usual:
 
     def learn(self, row: Mapping[str, float]) -> None:
         """Take a watched row into account."""
+        self._last.append(_computed(row))
         self._bands.setdefault(_band_of(_computed(row)), _Band()).learn(row)
 
-    def columns(self, rows: PassedRows, hook_share: float) -> dict[str, float]:
+    def longer(self, rows: PassedRows) -> float:
+        """Return how many times as long as those rows the watched ones computed, of each the median.
+
+        To watch the shortest takes as long as they do, and a machine's own speed changes.
+        """
+        typical = float(np.median(rows.seconds - rows.waited))
+        return float(np.median(self._last)) / typical if self._last and typical > 0 else 1.0
+
+    def columns(self, rows: PassedRows, hook_share: float, longer: float = 1.0) -> dict[str, float]:
         """Return the columns of one row that stands for several that were passed over, but the processor's seconds.
 
         Where nothing was watched, what they computed is `other`.
@@ -111,13 +121,14 @@ class Usual:
         Args:
             rows: at least one.
             hook_share: the share of their seconds that observers worked.
+            longer: how many times as long they would have computed had they been watched.
         """
         each = rows.seconds
         seconds, waited = float(each.sum()), float(rows.waited.sum())
         hooked = min(hook_share * seconds, seconds - waited)
         computing = 1 - hooked / (seconds - waited) if seconds > waited else 0.0
         found: defaultdict[str, float] = defaultdict(float)
-        for band, alike in self._by_band(rows):
+        for band, alike in self._by_band(rows, longer):
             for name, value in band.columns(alike, computing).items():
                 found[name] += value
         return found | {
@@ -125,11 +136,12 @@ class Usual:
             "longest": float(each.max()),
             "phase/data_wait": waited,
             "phase/hook": hooked,
+            "recorded": hooked,
         }
 
-    def _by_band(self, rows: PassedRows) -> Iterator[tuple[_Band, PassedRows]]:
+    def _by_band(self, rows: PassedRows, longer: float) -> Iterator[tuple[_Band, PassedRows]]:
         """Give each row to the band that it belongs to, or else to the nearest that is known."""
-        numbers = _bands_of(rows.seconds - rows.waited)
+        numbers = _bands_of(longer * (rows.seconds - rows.waited))
         for wanted in sorted(set(numbers.tolist())):
             nearest = min(self._bands, key=lambda known: abs(known - wanted), default=None)
             band = _Band() if nearest is None else self._bands[nearest]

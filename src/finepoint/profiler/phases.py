@@ -40,7 +40,8 @@ class PhaseClock:
         clock: seconds that never go back.
         cpu_clock: processor seconds of this process.
         main_clock: processor seconds of the thread that computes.
-        hook_clock: seconds that observers have worked so far; they are `hook`, whatever phase they worked in.
+        hook_clock: seconds that observers have worked so far; they are `hook`, whatever phase they worked in, and
+            `recorded`.
         first: the phase that the time since the start belongs to, until it is left.
 
     `loader` is the number of the loader that batches come from, `window` whether torch.profiler runs, `part` the number
@@ -83,6 +84,12 @@ class PhaseClock:
         """The phase that gets the time now."""
         return self._stack[-1]
 
+    @property
+    def only_waited(self) -> bool:
+        """Whether nothing was computed with the batch that the row began with."""
+        counts = self._counts
+        return counts["batches"] > 0 and not (counts["forwards"] or counts["backwards"] or counts["steps"])
+
     def enter(self, phase: str) -> None:
         """Give the time from now on to `phase`, until `leave`."""
         self._charge()
@@ -95,6 +102,11 @@ class PhaseClock:
         self._charge()
         while self._stack.pop() != phase:
             pass
+
+    def leave_all(self) -> None:
+        """Leave whatever was entered, as is due where a call that raised has not left it."""
+        self._charge()
+        del self._stack[1:]
 
     def wait(self) -> None:
         """Begin to wait for a batch."""
@@ -163,10 +175,14 @@ class PhaseClock:
         self.stretches += 1
         return self._passed
 
-    def watch(self, now: float) -> None:
+    def watch(self, now: float, *, computed: bool = True) -> None:
         """Watch again what was passed over, from the middle of a row or its beginning.
 
         From `now` on time is given to `hook`, until it is left: to begin again takes some.
+
+        Args:
+            now: seconds of the clock.
+            computed: whether the row in whose middle that is has computed with its batch.
         """
         passed, self._passed = self._passed, None
         if passed is None:
@@ -178,8 +194,11 @@ class PhaseClock:
         cpu_share, hook_share = (cpu - self._cpu) / whole, (observed - self._hooked) / whole
         labels = {name: self._ended[name] for name in _LABELS if name != "time"}
 
+        usual = self._usual_of(labels)
+        longer = usual.longer(rows)
+
         def columns(group: PassedRows) -> dict[str, float]:
-            return _no_counts() | self._usual_of(labels).columns(group, hook_share)
+            return _no_counts() | usual.columns(group, hook_share, longer)
 
         for group in grouped(rows.where(slice(-1)), LONGEST_PASSED_SECONDS):
             row = columns(group) | labels | {"time": self._epoch + float(group.began[0])}
@@ -192,7 +211,7 @@ class PhaseClock:
         phases = [name for name in found if name.startswith("phase/")]
         self._seconds = {name.removeprefix("phase/"): found[name] for name in phases}
         # In a loop with a loader its step is over, as far as is known, unless it has only waited so far.
-        done = passed.loader and now - began - waited > _CLOCK_SECONDS
+        done = computed and passed.loader and now - began - waited > _CLOCK_SECONDS
         self._counts = {name: found[name] if done else 0.0 for name in _no_counts()}
         self._stack.append("hook")
         # What is taken from others is not learned from.
@@ -215,6 +234,7 @@ class PhaseClock:
             self._hooked += hooked
             hooked = min(hooked, spent)
             self._seconds["hook"] = self._seconds.get("hook", 0.0) + hooked
+            self._counts["recorded"] += hooked
         self._seconds[phase] = self._seconds.get(phase, 0.0) + spent - hooked
         self._last = now
         self.transitions += 1
@@ -274,6 +294,17 @@ def seconds_per_moment() -> float:
 
 def _no_counts() -> dict[str, float]:
     return dict.fromkeys(
-        ("steps", "backwards", "forwards", "batches", "samples", "data_wait_cpu", "frozen_forward", "syncs", "saves"),
+        (
+            "steps",
+            "backwards",
+            "forwards",
+            "batches",
+            "samples",
+            "data_wait_cpu",
+            "frozen_forward",
+            "syncs",
+            "saves",
+            "recorded",
+        ),
         0.0,
     )

@@ -271,8 +271,13 @@ def _main_process(steps: Table) -> Table:
         return steps
     first = steps.where(steps["rank"] == np.nanmin(steps["rank"]))
     pids = np.unique(first["pid"])
-    trained = {pid: total(first.where(first["pid"] == pid), "seconds") for pid in pids}
-    return first.where(first["pid"] == max(trained, key=lambda pid: trained[pid]))
+
+    def loop_and_whole(pid: float) -> tuple[float, float]:
+        rows = first.where(first["pid"] == pid)
+        return total(rows.where(rows["mode"] != Mode.STARTUP), "seconds"), total(rows, "seconds")
+
+    # One that only starts others has no loop, and is there longest.
+    return first.where(first["pid"] == max(pids, key=loop_and_whole))
 
 
 def _json(path: Path) -> Any:

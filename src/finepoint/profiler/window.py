@@ -1,14 +1,24 @@
-"""A window of steps under torch.profiler: a trace, a table of operators, a memory time line."""
+"""A window of steps under torch.profiler: a trace, a table of operators, a memory time line.
+
+There is one such profiler in a process. A script that makes one itself is left to it, without a window of ours.
+"""
 
 from __future__ import annotations
 
 import gzip
 import json
+import shutil
+import sys
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from torch.autograd import profiler
+
 from finepoint.files import atomic_path, write_json
+from finepoint.patching import replace_all
 from finepoint.profiler.phases import PhaseClock
 
 TRACE_FILE, OPERATORS_FILE = "trace.json", "operators.json"
@@ -30,24 +40,26 @@ class Window:
         self._folder, self._steps = folder, steps
         self._profile: Any = None
         self._began_at = 0
-        self.done = False
+        self.done = self._making = self._left = False
         self._seen = 0
+        self._unwatch = replace_all([(profiler.profile, "__init__", self._around_making)])
 
     def step(self, clock: PhaseClock, steps: int) -> None:
         """Begin or end the window, between two rows, after so many steps."""
         if self.done:
-            return
-        if self._profile is None:
+            clock.window = False
+        elif self._profile is None:
             if steps >= _WARM_UP:
                 self._begin(clock, steps)
         elif steps - self._began_at >= self._steps:
             self._end(clock, steps)
 
-    def close(self, clock: PhaseClock, steps: int) -> dict[str, int]:
+    def close(self, clock: PhaseClock, steps: int) -> dict[str, Any]:
         """End a window that the job's end came into; return the steps asked for, before it, and in it."""
         if self._profile is not None and not self.done:
             self._end(clock, steps)
-        return {"asked": self._steps, "warm_up": _WARM_UP, "steps": self._seen}
+        self._unwatch()
+        return {"asked": self._steps, "warm_up": _WARM_UP, "steps": self._seen, "left_to_script": self._left}
 
     def _begin(self, clock: PhaseClock, steps: int) -> None:
         from torch.profiler import ProfilerActivity, profile, supported_activities
@@ -60,20 +72,33 @@ class Window:
             steps,
             time.time(),
         )
+        self._making = True
         self._profile.start()
+        self._making = False
         clock.leave("hook")
         clock.boundary()
+
+    def _around_making(self, original: Callable[..., None]) -> Callable[..., None]:
+        def make(made: profiler.profile, *args: Any, **kwargs: Any) -> None:
+            if not (self._making or self.done):
+                self.done = self._left = True
+                if self._profile is not None:
+                    self._profile.stop()
+                    self._profile = None
+                sys.stderr.write("finepoint: the script runs torch.profiler itself; the window of steps is left out\n")
+            original(made, *args, **kwargs)
+
+        return make
 
     def _end(self, clock: PhaseClock, steps: int) -> None:
         self.done, self._seen = True, steps - self._began_at
         seconds = time.time() - self._time
         clock.enter("hook")
         self._profile.stop()
-        with atomic_path(self._folder / TRACE_FILE) as path:
-            # Kineto adds what it likes to a name without .json.
-            written = path.with_name(path.name + ".json")
-            self._profile.export_chrome_trace(str(written))
-            written.replace(path)
+        # Kineto wants a name in UTF-8, and adds what it likes to one without .json.
+        with tempfile.TemporaryDirectory() as elsewhere, atomic_path(self._folder / TRACE_FILE) as path:
+            self._profile.export_chrome_trace(written := f"{elsewhere}/{TRACE_FILE}")
+            shutil.copyfile(written, path)
         write_json(
             self._folder / OPERATORS_FILE,
             {

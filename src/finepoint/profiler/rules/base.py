@@ -98,7 +98,7 @@ class OwnRule(_Rule):
 
     def datapoints(self, recording: ProfilerRecording) -> int:
         """Return how many steps or samples this rule looks at."""
-        return int(total(recording.training, "steps"))
+        return round(total(recording.training, "steps"))
 
     def why_not(self, recording: ProfilerRecording) -> str:
         """Return why there is too little for a judgement; empty where there is enough."""
@@ -148,7 +148,7 @@ class StepRule(OwnRule):
 
     def why_not(self, recording: ProfilerRecording) -> str:
         """Count the steps."""
-        steps = int(total(recording.training, "steps"))
+        steps = round(total(recording.training, "steps"))
         if steps >= FEWEST_STEPS:
             return ""
         return f"too few data points: {steps} training steps after the first, of {FEWEST_STEPS}"

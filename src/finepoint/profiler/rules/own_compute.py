@@ -231,7 +231,7 @@ class TinyBatch(StepRule):
         steps = total(training, "steps")
         step, wait = total(training, "seconds") / steps, total(training, "phase/data_wait") / steps
         images, layers = self._network(recording, step - wait, steps)
-        loading = self._loader(recording, wait)
+        loading = self._loader(recording, wait, total(training, "batches") / steps)
         fixed = step - wait - images + loading
         share = fixed / step * total(training, "seconds") / max(recording.loop_seconds, 1e-9)
         if size > self.batch or share < self.share:
@@ -255,13 +255,13 @@ class TinyBatch(StepRule):
             seconds_per_step=step,
         )
 
-    def _loader(self, recording: ProfilerRecording, wait: float) -> float:
-        """Return the seconds of a batch's wait in which no item was fetched, without workers."""
+    def _loader(self, recording: ProfilerRecording, wait: float, batches: float) -> float:
+        """Return the seconds of a step's wait for so many batches in which no item was fetched, without workers."""
         fetches = total(recording.loading, "fetches")
         loader = recording.loader()
         if not fetches or not loader or loader["workers"]:
             return 0.0
-        return max(wait - total(recording.loading, "seconds") / fetches, 0.0)
+        return max(wait - batches * total(recording.loading, "seconds") / fetches, 0.0)
 
     def _network(self, recording: ProfilerRecording, computing: float, steps: float) -> tuple[float, float]:
         """Return the seconds a step that its images cost in a larger batch, and that the layers take now."""
