@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from finepoint.errors import InputError
+from finepoint.errors import ConfigurationError, InputError
 
 
 @contextmanager
@@ -37,6 +38,26 @@ def atomic_path(path: Path, *, private: bool = False) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def make_folder(folder: Path, flag: str) -> None:
+    """Make a folder that the user has named, and those above it.
+
+    Args:
+        folder: the folder; it may be there.
+        flag: the flag or argument that it was given with.
+
+    Raises:
+        ConfigurationError: it cannot be made there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # that is no fault of the place's name
+            raise
+        raise ConfigurationError(
+            f"{flag}: the folder {folder} cannot be made ({error.strerror}); give another place"
+        ) from error
+
+
 def write_bytes(path: Path, content: bytes, *, private: bool = False) -> None:
     """Write `content` to `path`; a reader sees the old file or the new one, never a half."""
     with atomic_path(path, private=private) as temporary:
@@ -44,9 +65,12 @@ def write_bytes(path: Path, content: bytes, *, private: bool = False) -> None:
 
 
 def write_json(path: Path, value: object, *, private: bool = False) -> None:
-    """Write `value` as indented JSON to `path`, atomically. NaN and infinity are refused: they are not JSON."""
+    """Write `value` as indented JSON to `path`, atomically. NaN and infinity are refused: they are not JSON.
+
+    A name that is not UTF-8 has JSON's escapes where its bytes were, and comes back as it was.
+    """
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_bytes(path, text.encode(), private=private)
+    write_bytes(path, text.encode(errors="backslashreplace"), private=private)
 
 
 def read_json(path: Path) -> Any:

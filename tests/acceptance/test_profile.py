@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -158,3 +160,76 @@ def test_weights_are_bit_equal_with_and_without_the_profiler(profiled: Path) -> 
     )
     answer = subprocess.run([sys.executable, "-c", compare], cwd=profiled, capture_output=True, text=True, check=True)
     assert answer.stdout == "True\n"
+
+
+def test_names_that_are_no_utf_8_are_run_judged_and_shown(tmp_path: Path) -> None:
+    script, folder = os.fsdecode(b"caf\xe9.py"), os.fsdecode(b"job\xe9")
+    (tmp_path / script).write_text("import sys, torch\nprint(ascii(sys.argv[1]))\nsys.exit(3)\n")
+    answer = finepoint("run", script, "--job", folder, "--", os.fsdecode(b"\xff\xfe"), cwd=tmp_path)
+    assert (answer.returncode, "Traceback" in answer.stderr) == (3, False), answer.stderr
+    assert "'\\udcff\\udcfe'" in answer.stdout
+    assert (tmp_path / folder / "rule-output/ProfilerReport/profiler-output/profiler-report.html").is_file()
+    assert json.loads((tmp_path / folder / "job.json").read_bytes())["command"][1] == script
+    shown = finepoint("show", folder, "--json", cwd=tmp_path)
+    assert json.loads(shown.stdout)["job"] == folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "touch.py", "--price-per-hour", "nan"], "price-per-hour is nan"),
+        (["run", "touch.py", "--price-per-hour", "-1"], "price-per-hour is -1"),
+        (["show", ".", "--price-per-hour", "inf"], "price-per-hour is inf"),
+        (["pid", "1", "--price-per-hour", "nan"], "price-per-hour is nan"),
+        (["run", "touch.py", "--job", "touch.py/x"], "--job: the folder touch.py/x"),
+        (["run", "touch.py", "--job", "/proc/foo/x"], "--job: the folder /proc/foo/x"),
+        (["pid", "--job", "j", "--", "-5"], "the process is -5"),
+        (["pid", str(os.getpid()), "--job", "j", "--seconds", "nan"], "seconds is nan"),
+        (["export", "nix", "--to", "out"], "no folder nix"),
+    ],
+)
+def test_mistakes_get_a_sentence_and_exit_code_2_before_anything_runs(
+    tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    (tmp_path / "touch.py").write_text("open('ran', 'w')")
+    answer = finepoint(*arguments, cwd=tmp_path)
+    assert (answer.returncode, "Traceback" in answer.stderr) == (2, False), answer.stderr
+    assert words in " ".join(answer.stderr.split())
+    assert [path.name for path in tmp_path.iterdir()] == ["touch.py"]
+
+
+def test_a_job_without_torch_is_not_said_to_be_well(tmp_path: Path) -> None:
+    (tmp_path / "tiny.py").write_text("print(1)")
+    answer = finepoint("run", "tiny.py", "--job", "job", cwd=tmp_path)
+    assert answer.returncode == 0, answer.stderr
+    assert "may not have imported torch" in answer.stderr
+    assert "No steps were recorded" in answer.stdout
+    assert "No rule found" not in answer.stdout
+    exported = finepoint("export", "job", "--to", "tables", cwd=tmp_path)
+    assert exported.returncode == 0
+    assert "holds no" in exported.stderr
+    refused = finepoint("live", "job", "--once", "--metrics-port", "99999", cwd=tmp_path)
+    assert (refused.returncode, "metrics-port 99999" in refused.stderr) == (2, True)
+
+
+def test_a_job_that_is_killed_early_leaves_the_steps_of_its_first_seconds(tmp_path: Path) -> None:
+    (tmp_path / "killed.py").write_text(
+        "import os, time, torch\nmodel = torch.nn.Linear(4, 2)\n"
+        "optimizer = torch.optim.SGD(model.parameters(), 0.1)\nbegan = time.time()\n"
+        "while time.time() - began < 3:\n    time.sleep(0.05)\n    model(torch.rand(8, 4)).sum().backward()\n"
+        "    optimizer.step()\nos.kill(os.getpid(), 9)\n"
+    )
+    answer = finepoint("run", "killed.py", "--job", "job", cwd=tmp_path)
+    assert answer.returncode == 128 + signal.SIGKILL, answer.stderr
+    assert "It was killed by SIGKILL." in answer.stdout
+    assert "At least" in answer.stdout
+    assert "Its last seconds may be missing" in answer.stdout
+    assert json.loads((tmp_path / "job" / "summary.json").read_text())["profiler"]["steps"] > 5
+
+
+def test_a_process_is_watched_twice_without_a_folders_name(tmp_path: Path) -> None:
+    for _ in range(2):
+        answer = finepoint("pid", str(os.getpid()), "--seconds", "0.3", "--interval-ms", "100", cwd=tmp_path)
+        assert answer.returncode == 0, answer.stderr
+    assert len(list((tmp_path / "jobs").glob(f"pid-{os.getpid()}-*"))) == 2
+    assert "jobs/pid-PID-TIME" in finepoint("pid", "--help", cwd=tmp_path).stdout

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from tests.profiler.making import job, recording, samples, step
 
-from finepoint.errors import ConfigurationError
+from finepoint.errors import ConfigurationError, NotFoundError
 from finepoint.profiler.exporting import export_tables
 from finepoint.profiler.metrics import CONTENT_TYPE, openmetrics, served_metrics
 
@@ -32,6 +32,18 @@ def test_parquet_holds_the_same(tmp_path: Path) -> None:
     table = parquet.read_table(paths[1])
     assert table.num_rows == 11
     assert table.column("phase/data_wait").null_count == 1
+
+
+def test_what_cannot_be_written_or_read_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    made = job(tmp_path / "job", recording(ROWS))
+    with pytest.raises(ConfigurationError, match="--to: the folder"):
+        export_tables(made, tmp_path / "file")
+    with pytest.raises(NotFoundError, match="no folder"):
+        export_tables(tmp_path / "nix", tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    assert export_tables(tmp_path / "empty", tmp_path / "out") == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_unknown_format_is_refused(tmp_path: Path) -> None:

@@ -323,22 +323,62 @@ def test_what_others_hold_and_a_groups_limit_bring_the_end_nearer() -> None:
     assert left(2e9, memory_limit_bytes=3e9) == pytest.approx((3e9 - 2.18e9) / 40e6, rel=0.05)
 
 
-def test_workers_that_leak_are_seen_though_the_main_process_does_not() -> None:
-    def judged(growth: float, last: int = 60) -> Any:
-        times = 1000.0 + 0.5 * np.arange(last)
-        workers = [
-            {"time": at, "pid": float(pid), "worker": 1.0, "rss_bytes": 3e8 + growth * (at - 1000)}
-            for at in times
-            for pid in (7, 8)
-        ]
-        made = recording([step(forward=1.0)] * 30, samples(60), processes=table(workers))
-        return MemoryLeak().judge(made)
+def leaking(growth: Any, *, last: int = 60, pids: Any = (7, 8), loads: bool = True, seconds: float = 30.0) -> Any:
+    """Judge a job whose processes beside the first hold 300 MB and `growth` of the seconds since they began."""
+    times = 1000.0 + 0.5 * np.arange(last)
+    children = [
+        {"time": at, "pid": float(pid), "worker": 1.0, "rss_bytes": 3e8 + growth(at - 1000)}
+        for at in times
+        for pid in pids
+    ]
+    seen = [{"time": 1000.0, "pid": float(pid), "fetches": 1.0, "seconds": 0.1} for pid in pids]
+    made = recording(
+        [step(forward=1.0)] * int(seconds),
+        samples(int(2 * seconds)),
+        processes=table(children),
+        loading=table(seen) if loads else Table(),
+        facts={"loaders": [loader(workers=2)]},
+    )
+    return MemoryLeak().judge(made)
 
-    result = judged(20e6)
+
+def test_workers_that_leak_are_seen_though_the_main_process_does_not() -> None:
+    result = leaking(lambda age: 20e6 * age)
     assert result.evidence["bytes_per_second"] == pytest.approx(40e6)
-    assert result.meaning.startswith("The memory of 2 workers grows")
-    assert not judged(5e6).fired  # pages of a file that is read through
-    assert not judged(20e6, last=40).fired  # the pass is over, and its workers with it
+    assert result.meaning.startswith("The memory of 2 workers of the loader grows")
+    assert leaking(lambda age: 20e6 * age, pids=[7]).meaning.startswith("The memory of a worker of the loader grows")
+    assert not leaking(lambda age: 5e6 * age).fired  # pages of a file that is read through
+    assert not leaking(lambda age: 20e6 * age, last=40).fired  # the pass is over, and its workers with it
+
+
+def test_a_process_that_imports_at_its_start_does_not_leak() -> None:
+    def imports(age: float) -> float:
+        return 26e6 * min(age, 20.0)
+
+    assert not leaking(imports, last=44, seconds=22.0, loads=False).fired
+    assert not leaking(lambda age: 20e6 * age, loads=False).fired  # it may import still
+    assert not leaking(imports, last=240, seconds=120.0, loads=False).fired
+
+
+def test_a_process_that_is_not_known_to_load_leaks_where_it_grows_for_long() -> None:
+    result = leaking(lambda age: 20e6 * age, last=240, seconds=120.0, loads=False, pids=[7])
+    assert result.fired
+    assert result.meaning.startswith("The memory of a child process grows by 1,144 MiB a minute")
+    assert "dataset" not in result.remedy
+    several = leaking(lambda age: 20e6 * age, last=240, seconds=120.0, loads=False)
+    assert several.meaning.startswith("The memory of 2 child processes grows")
+
+
+def test_a_worker_counts_from_when_it_is_known_to_load() -> None:
+    # It imports for 27 s, and then loads without keeping anything.
+    rows = [
+        {"time": at, "pid": 7.0, "worker": 1.0, "rss_bytes": 3e8 + 26e6 * min(at - 1000, 27.0)}
+        for at in 1000.0 + 0.5 * np.arange(60)
+    ]
+    seen = table([{"time": 1027.0, "pid": 7.0, "fetches": 1.0, "seconds": 0.1}])
+    facts = {"loaders": [loader(workers=1)]}
+    made = recording([step(forward=1.0)] * 30, samples(60), processes=table(rows), loading=seen, facts=facts)
+    assert not MemoryLeak().judge(made).fired
 
 
 def test_a_gpus_memory_leaks_too() -> None:
@@ -401,7 +441,8 @@ def test_saving_at_every_step_is_too_often() -> None:
 
 
 def test_hooks_and_evaluation_have_their_share() -> None:
-    assert HookTooHeavy().judge(recording([step(forward=0.1, hook=0.01)] * 20)).fired
+    assert HookTooHeavy().judge(recording([step(forward=0.1, hook=0.01, recorded=0.01)] * 20)).fired
+    assert not HookTooHeavy().judge(recording([step(forward=0.1, hook=0.01)] * 20)).fired, "the profiler's own notes"
     rows = [step(forward=0.1)] * 20 + [step(Mode.EVALUATION, data_wait=0.05, forward=0.1)] * 20
     assert EvaluationShare().judge(recording(rows)).evidence["share_of_time"] == pytest.approx(0.6)
 

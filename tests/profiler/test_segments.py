@@ -36,6 +36,18 @@ def test_rows_of_a_process_that_adds_no_more_come_to_the_disk_in_time(tmp_path: 
     writer.close()
 
 
+def test_the_first_rows_come_to_the_disk_sooner_so_that_a_job_killed_early_leaves_some(tmp_path: Path) -> None:
+    def pauses(seal_seconds: float) -> list[float]:
+        asked: list[float] = []
+        writer = TableWriter(tmp_path, "w", seal_seconds=seal_seconds)
+        writer._closed.wait = lambda seconds: asked.append(seconds) or len(asked) == 7  # type: ignore[method-assign, assignment, func-returns-value]
+        writer._seal_until_closed()
+        return asked
+
+    assert np.cumsum(pauses(5.0)).tolist() == [0.5, 1, 2, 4, 9, 14, 19]
+    assert pauses(0.05) == [0.05] * 7
+
+
 def test_rows_are_on_disk_once_the_segment_is_old_enough_and_no_earlier(tmp_path: Path) -> None:
     patient, hasty = (
         TableWriter(tmp_path / "p", "w", seal_seconds=3600),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tests.profiler.making import NETWORK, START, job, recording, samples, step, steps, table
 
-from finepoint.errors import NotFoundError
+from finepoint.errors import ConfigurationError, NotFoundError
 from finepoint.files import read_json
 from finepoint.profiler.finishing import finish
 from finepoint.profiler.phases import Mode
@@ -75,6 +75,23 @@ def test_the_cost_is_rate_times_time_and_the_waste_what_the_first_finding_promis
         "wasted": pytest.approx(promise * 11 / 1000, abs=1e-4),
         "wasted_share": pytest.approx(promise * 11 / 30, abs=1e-3),
     }
+
+
+@pytest.mark.parametrize("price", [float("nan"), float("inf"), -1.0])
+def test_a_price_that_is_none_is_refused(tmp_path: Path, price: float) -> None:
+    folder = job(tmp_path, recording(ROWS))
+    with pytest.raises(ConfigurationError, match="price-per-hour is"):
+        finish(folder, price_per_hour=price)
+    with pytest.raises(ConfigurationError, match="price-per-hour is"):
+        summarise(folder, price_per_hour=price)
+    assert summarise(folder, price_per_hour=0.0)["cost"]["total"] == 0
+
+
+def test_steps_are_the_nearest_number_and_say_whether_all_were_counted(tmp_path: Path) -> None:
+    summary = summarise(job(tmp_path / "a", recording([*ROWS, ROWS[0] | {"steps": 3.9}])))
+    assert (summary["steps"], summary["steps_estimated"]) == (24, True)
+    summary = summarise(job(tmp_path / "b", recording([*ROWS, ROWS[0] | {"steps": 4 - 1e-9}])))
+    assert (summary["steps"], summary["steps_estimated"]) == (24, False)
 
 
 def test_a_busy_loop_without_steps_before_a_kill_is_a_hang(tmp_path: Path) -> None:

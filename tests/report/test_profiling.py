@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from tests.profiler.making import NETWORK, job, recording, step
+from tests.profiler.making import NETWORK, job, recording, samples, step
 
 from finepoint.errors import NotFoundError
 from finepoint.profiler.finishing import finish
@@ -109,9 +110,18 @@ def test_the_page_says_what_to_change_first_and_explains_slow_steps(profiled: Pa
 
 
 def test_a_job_without_steps_has_a_page_too(tmp_path: Path) -> None:
-    folder = job(tmp_path, recording())
+    folder = job(tmp_path, recording((), samples(60, cpu=0.8, job_cpu=3.0)))
     finish(folder)
-    assert "No step was seen" in write_profiler_report(folder).read_text()
+    text = write_profiler_report(folder).read_text()
+    assert "No steps were recorded" in text
+    assert "Nothing but the machine could be judged." in text
+    assert "No rule found anything" not in text
+
+
+def test_a_job_whose_name_is_no_utf_8_has_a_page(tmp_path: Path) -> None:
+    folder = job(tmp_path / os.fsdecode(b"caf\xe9"), recording())
+    finish(folder)
+    assert "job <strong>caf\ufffd</strong>" in write_profiler_report(folder).read_text()
 
 
 def test_the_section_is_a_part_of_another_page(profiled: Path) -> None:

@@ -61,6 +61,7 @@ def _late(recording: ProfilerRecording) -> tuple[dict[str, float], str, str] | N
     from dataclasses import replace
 
     from finepoint.profiler.recording import step_seconds, total
+    from finepoint.profiler.summary import estimated_steps
 
     steps = recording.steps
     if not len(steps) or not len(recording.loop):
@@ -71,7 +72,8 @@ def _late(recording: ProfilerRecording) -> tuple[dict[str, float], str, str] | N
     if not len(durations):
         return recent.phases(), "no training step of late", ""
     samples = total(recent.training, "samples") / max(total(recent.training, "seconds"), 1e-9)
-    speed = f"{int(total(recording.loop, 'steps')):,} steps, {samples:,.1f} images a second"
+    about = "about " if estimated_steps(recording.loop) else ""
+    speed = f"{about}{round(total(recording.loop, 'steps')):,} steps, {samples:,.1f} images a second"
     loader = recording.loader()
     if loader is None or not loader.get("batches"):
         return recent.phases(), speed, ""

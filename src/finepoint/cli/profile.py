@@ -20,8 +20,20 @@ group = typer.Typer(no_args_is_help=True, help="Where time and machine go while 
 
 Interval = Annotated[int, typer.Option("--interval-ms", help="Between two samples of the machine, 100 to 60,000.")]
 Folder = Annotated[Path | None, typer.Option("--job", help="Folder for the job.", show_default="jobs/SCRIPT-TIME")]
+
+
+def _priced(price_per_hour: float | None) -> float | None:
+    """Refuse what is no price before anything is run."""
+    if price_per_hour is not None:
+        from finepoint.profiler.summary import check_price
+
+        check_price(price_per_hour)
+    return price_per_hour
+
+
 Price = Annotated[
-    float | None, typer.Option("--price-per-hour", help="Of the machine; the report then shows the cost.")
+    float | None,
+    typer.Option("--price-per-hour", help="Of the machine; the report then shows the cost.", callback=_priced),
 ]
 Job = Annotated[Path, typer.Argument(help="Folder of a job.", metavar="JOB")]
 
@@ -71,7 +83,9 @@ def run(
 @group.command("pid")
 def pid(
     pid: Annotated[int, typer.Argument(help="A running process.", metavar="PID")],
-    job: Folder = None,
+    job: Annotated[
+        Path | None, typer.Option("--job", help="Folder for the job.", show_default="jobs/pid-PID-TIME")
+    ] = None,
     interval_ms: Interval = 500,
     seconds: Annotated[float | None, typer.Option("--seconds", help="Stop after so long.")] = None,
     price_per_hour: Price = None,
@@ -87,9 +101,10 @@ def pid(
     """
     from finepoint.cli.output import say
     from finepoint.profiler.finishing import finish
+    from finepoint.profiler.running import new_job_folder
     from finepoint.profiler.watching import watch_process
 
-    folder = job or Path("jobs") / f"pid-{pid}"
+    folder = job or new_job_folder(Path(f"pid-{pid}"), Path("jobs"))
     if not json:
         say(f"Watching process {pid}; Ctrl-C stops that.")
     watch_process(pid, folder, interval_ms=interval_ms, seconds=seconds)
@@ -121,7 +136,8 @@ def live(
 
     recording = open_recording(job)
     if once:
-        print_results(dashboard(recording))
+        with _metrics(job, metrics_port):
+            print_results(dashboard(recording))
         return
     with _metrics(job, metrics_port), contextlib.suppress(KeyboardInterrupt), Live(console=results()) as shown:
         while True:
@@ -145,11 +161,15 @@ def export(
 
         finepoint profile export jobs/train-20260101-120000 --to tables/ --format parquet
     """
-    from finepoint.cli.output import plain, print_json
+    from finepoint.cli.output import plain, print_json, say
     from finepoint.cli.output import show as print_results
     from finepoint.profiler.exporting import export_tables
 
     paths = export_tables(job, to, format)  # type: ignore[arg-type]  # it refuses other formats
+    if not paths:
+        say(f"{job} holds no rows: neither samples of the machine nor steps were recorded. Nothing was written.")
+    elif not any(path.stem == "system" for path in paths):
+        say(f"{job} holds no samples of the machine.")
     if json:
         print_json([str(path) for path in paths])
     else:
@@ -232,7 +252,7 @@ def _metrics(job: Path, port: int | None) -> contextlib.AbstractContextManager[A
 def _show(judged: Judged, json: bool) -> None:
     from finepoint.cli.output import percent, plain, print_json
     from finepoint.cli.output import show as print_results
-    from finepoint.profiler.wording import time_in_words
+    from finepoint.profiler.wording import nothing_in_words, recorded_in_words
     from finepoint.report.profiling import write_profiler_report
 
     page = write_profiler_report(judged.folder)
@@ -243,8 +263,7 @@ def _show(judged: Judged, json: bool) -> None:
     parts: list[Any] = []
     if summary["ending"] is not None and summary["ending"]["kind"] != "completed":
         parts.append(f"[red]{plain(summary['ending']['sentence'])}[/]")
-    if summary["phases"]:
-        parts.append(time_in_words(summary))
+    parts += map(plain, recorded_in_words(summary))
     if summary["cpu_utilisation_p50"] is not None:
         memory = (summary["peak_memory_bytes"] or 0) / 2**20
         parts.append(f"Processor {percent(summary['cpu_utilisation_p50'])} (median), memory at most {memory:,.0f} MiB.")
@@ -253,7 +272,7 @@ def _show(judged: Judged, json: bool) -> None:
         if result.evidence["share_of_time"]:  # a leak takes no time, it ends the job
             parts.append(f"  {_promise(result.evidence)}")
     if not judged.findings:
-        parts += ["", "No rule found anything to change."]
+        parts += ["", nothing_in_words(summary, judged.own)]
     if summary["cost"] is not None:
         parts += [
             "",

@@ -9,8 +9,8 @@ from typing import Literal
 
 import numpy as np
 
-from finepoint.errors import ConfigurationError
-from finepoint.files import atomic_path, write_bytes
+from finepoint.errors import ConfigurationError, NotFoundError
+from finepoint.files import atomic_path, make_folder, write_bytes
 from finepoint.profiler.recording import OUTPUT
 from finepoint.profiler.segments import Table, read_table
 
@@ -27,16 +27,20 @@ def export_tables(job: Path, folder: Path, format: Format = "csv") -> list[Path]
         format: `csv` (empty where a row has no value) or `parquet` (needs `pip install finepoint[parquet]`).
 
     Raises:
-        ConfigurationError: the format is none of these, or pyarrow is not installed.
+        NotFoundError: there is no such folder.
+        ConfigurationError: the format is none of these, pyarrow is not installed, or the folder cannot be made.
     """
     if format not in ("csv", "parquet"):
         raise ConfigurationError(f"format is {format!r}; it must be csv or parquet")
+    if not job.is_dir():
+        raise NotFoundError(f"there is no folder {job}; give a job's")
     source = job / OUTPUT if (job / OUTPUT).is_dir() else job
     written = []
     for name in TABLES:
         table = read_table(source / name)
         if not len(table):
             continue
+        make_folder(folder, "--to")
         path = folder / f"{name}.{format}"
         if format == "csv":
             write_bytes(path, _csv(table).encode())

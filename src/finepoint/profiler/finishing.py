@@ -11,7 +11,7 @@ from finepoint.profiler.checking import finite, judge_aws, judge_own, write_judg
 from finepoint.profiler.plots import plots_of
 from finepoint.profiler.recording import OUTPUT, ProfilerRecording, open_recording
 from finepoint.profiler.rules.own_compute import TinyBatch
-from finepoint.profiler.summary import summary_of
+from finepoint.profiler.summary import check_price, summary_of
 from finepoint.profiler.timeline import timeline_of
 from finepoint.profiler.wording import words_of
 from finepoint.results import RuleResult
@@ -58,7 +58,9 @@ def finish(job: Path, *, price_per_hour: float | None = None, measure_speeds: bo
 
     Raises:
         NotFoundError: it holds no recording.
+        ConfigurationError: the price is none.
     """
+    check_price(price_per_hour)
     recording = open_recording(job, price_per_hour=price_per_hour)
     network = recording.network()
     if measure_speeds and network is not None and network["flops"] and not recording.speeds:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from finepoint.attaching import environment_for, why_not_attached
+from finepoint.attaching import attached_processes, environment_for, why_not_attached
 from finepoint.errors import ConfigurationError, InputError
-from finepoint.files import write_json
+from finepoint.files import make_folder, write_json
 from finepoint.profiler.sampling import DEFAULT_INTERVAL_MS, check_interval, sampled
 
 PROFILER_OUTPUT = "profiler-output"
@@ -73,7 +73,7 @@ def profile_script(
 
     Raises:
         InputError: there is no such script.
-        ConfigurationError: the folder is in use, or a number is out of its range.
+        ConfigurationError: the folder is in use or cannot be made, or a number is out of its range.
     """
     script = Path(command[0])
     mistakes = []
@@ -87,7 +87,7 @@ def profile_script(
         raise ConfigurationError(mistakes)
     check_interval(interval_ms)
     output = folder / PROFILER_OUTPUT
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output, "--job")
     full = [sys.executable, str(script), *command[1:]]
     record = {"schema_version": 1, "command": full, "started_at": _now(), "working_directory": str(Path.cwd())}
     write_json(folder / "job.json", {**record, "status": "InProgress"})
@@ -105,7 +105,22 @@ def profile_script(
         write_json(output / "sampler.json", {"interval_ms": interval_ms, "started_at": time.time(), "gpus": []})
     status = "Completed" if code == 0 else "Failed"
     write_json(folder / "job.json", {**record, "status": status, "exit_code": code, "finished_at": _now()})
-    return ProfiledRun(folder, code, why_not_attached(output / "attached"))
+    return ProfiledRun(folder, code, why_no_steps(output / "attached"))
+
+
+def why_no_steps(marks: Path) -> str:
+    """Return, after a job, why nothing saw its steps; empty where something could.
+
+    Args:
+        marks: the folder in which attached processes left theirs.
+    """
+    if attached_processes(marks):
+        return why_not_attached(marks)
+    return (
+        "no process of it imported torch with finepoint at hand. The script may not have imported torch, or not have "
+        "come so far; or what did import it was started with `python -I`, or with a Python in which finepoint is not "
+        "installed"
+    )
 
 
 def new_job_folder(script: Path, parent: Path) -> Path:

@@ -8,14 +8,18 @@ from typing import Any
 
 import numpy as np
 
+from finepoint.errors import ConfigurationError
 from finepoint.profiler.checking import judge_aws, judge_own, promised_saving
 from finepoint.profiler.phases import Mode
 from finepoint.profiler.recording import ProfilerRecording, open_recording, step_seconds, total
+from finepoint.profiler.segments import Table
 from finepoint.results import RuleResult
 
 # A step that has not come for so long, beside the longest before, did not come any more.
 _STALLED_SECONDS = 60.0
 _STALLED_STEPS = 20.0
+# Sums of shares miss a whole number by less.
+_WHOLE = 1e-3
 
 
 def summarise(job: Path, *, price_per_hour: float | None = None) -> dict[str, Any]:
@@ -27,7 +31,9 @@ def summarise(job: Path, *, price_per_hour: float | None = None) -> dict[str, An
 
     Raises:
         NotFoundError: it holds no recording.
+        ConfigurationError: the price is none.
     """
+    check_price(price_per_hour)
     recording = open_recording(job, price_per_hour=price_per_hour)
     return summary_of(recording, judge_aws(recording), judge_own(recording))
 
@@ -55,7 +61,8 @@ def summary_of(recording: ProfilerRecording, aws: list[RuleResult], own: list[Ru
             for found in recording.parts()
         ],
         "gpu_phases": _rounded({name: value / seconds for name, value in recording.device_seconds().items()}),
-        "steps": int(total(recording.steps, "steps")),
+        "steps": round(total(recording.steps, "steps")),
+        "steps_estimated": estimated_steps(recording.steps),
         "samples_per_second": _throughput(recording),
         "step_seconds": {
             "p50": _quantile(durations, 0.5),
@@ -69,6 +76,26 @@ def summary_of(recording: ProfilerRecording, aws: list[RuleResult], own: list[Ru
         "ending": ending_of(recording),
         "overhead_fraction": overhead(recording),
     }
+
+
+def estimated_steps(rows: Table) -> bool:
+    """Return whether steps were not all counted: some that were passed over have their share of those like them.
+
+    >>> estimated_steps(Table({"steps": np.array([1.0, 7.5])}))
+    True
+    """
+    steps = np.nan_to_num(rows["steps"])
+    return bool((np.abs(steps - np.round(steps)) > _WHOLE).any())
+
+
+def check_price(price_per_hour: float | None) -> None:
+    """Refuse what is no price.
+
+    Raises:
+        ConfigurationError: it is below zero, infinite or no number.
+    """
+    if price_per_hour is not None and not (price_per_hour >= 0 and math.isfinite(price_per_hour)):
+        raise ConfigurationError(f"price-per-hour is {price_per_hour:g}; it must be a number, and 0 or more")
 
 
 def cost(recording: ProfilerRecording, own: list[RuleResult]) -> dict[str, float] | None:
@@ -113,7 +140,8 @@ def overhead(recording: ProfilerRecording) -> float | None:
     spent = float(np.clip(np.diff(system["sampler_cpu_seconds"]), 0, None).sum())
     sampler = spent / (seconds * recording.cores)
     moments = recording.facts.get("moments", 0) * recording.facts.get("seconds_per_moment", 0.0)
-    return round(float(sampler + moments / seconds), 5)
+    notes = total(recording.loop, "phase/hook") - total(recording.loop, "recorded")
+    return round(float(sampler + (moments + max(notes, 0.0)) / seconds), 5)
 
 
 def _rounded(phases: dict[str, float]) -> dict[str, float]:

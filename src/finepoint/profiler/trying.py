@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from finepoint.attaching import environment_for, why_not_attached
+from finepoint.attaching import environment_for
 from finepoint.errors import ConfigurationError, InputError, JobError
 from finepoint.files import read_json
 from finepoint.profiler.checking import judge_own
+from finepoint.profiler.ending import judge_ending
 from finepoint.profiler.recording import ProfilerRecording, open_recording
+from finepoint.profiler.running import why_no_steps
 
 # Steps at the beginning of a window that are not counted: workers start and batches are prefetched in them.
 _WARM_UP = 5
@@ -189,9 +191,19 @@ def _window(again: Again, change: dict[str, Any], steps: int) -> dict[str, Any] 
             window: dict[str, Any] = read_json(folder / "window.json")
             return window
         if done.returncode:
-            last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
-            return f"it ended with {done.returncode}: {''.join(last)}"
-        return why_not_attached(folder / "attached") or f"it ended before {steps} steps were over"
+            return _how_it_ended(done.returncode, done.stderr.decode(errors="replace"))
+        return why_no_steps(folder / "attached") or f"it ended before {steps} steps were over"
+
+
+def _how_it_ended(code: int, said: str) -> str:
+    """Return how a window's process ended, with the last line that it said.
+
+    >>> _how_it_ended(-9, ""), _how_it_ended(1, "Traceback ...\\nKeyError: 'x'\\n")
+    ('it was killed by SIGKILL', "it ended with exit code 1: KeyError: 'x'")
+    """
+    killed = judge_ending(code).signal
+    how = f"it was killed by {killed}" if killed else f"it ended with exit code {code}"
+    return ": ".join([how, *said.strip().splitlines()[-1:]])
 
 
 def _mean(window: dict[str, Any]) -> float:

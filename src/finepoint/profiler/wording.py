@@ -37,14 +37,12 @@ def words_of(summary: dict[str, Any], own: list[RuleResult]) -> dict[str, Any]:
         summary: the `profiler` object.
         own: what our rules say, the most promising first.
     """
-    ending, phases = summary["ending"], summary["phases"]
+    ending, nothing = summary["ending"], nothing_in_words(summary, own)
     findings = [result for result in own if result.fired]
+    judged = _steps_seen(summary) and _too_few(own) <= len(own) / 2
     bad_end = ending is not None and ending["kind"] not in ("completed", "unknown")
-    sentences = []
-    if summary["phases"] or summary["parts"]:
-        sentences.append(time_in_words(summary))
-    else:
-        sentences.append("No step was seen, so that only the machine's part of the profile is here.")
+    sentences: list[str] = []
+    sentences += recorded_in_words(summary)
     if summary["window"] is not None and summary["window"]["steps"] < summary["window"]["asked"]:
         sentences.append(_short_window(**summary["window"]))
     startup = sum(summary["startup_seconds"].values())
@@ -59,20 +57,50 @@ def words_of(summary: dict[str, Any], own: list[RuleResult]) -> dict[str, Any]:
         headline = ending["sentence"]
     elif findings:
         headline = findings[0].meaning
-    elif phases:
+    elif not _steps_seen(summary):
+        headline = "The machine was watched; no steps were recorded."
+    elif judged:
         headline = "Nothing stands out: the time goes where it should."
     else:
-        headline = "The machine was watched; no step was seen."
-    level = "poor" if bad_end else "fair" if findings else "good"
+        headline = nothing
+    level = "poor" if bad_end else "fair" if findings or not judged else "good"
     label = "ended badly" if bad_end else f"{len(findings)} to change" if findings else "nothing to change"
-    return {"headline": headline, "level": level, "label": label, "sentences": sentences}
+    if not (bad_end or findings or judged):
+        label = "not judged"
+    return {"headline": headline, "level": level, "label": label, "sentences": sentences, "nothing": nothing}
+
+
+def nothing_in_words(summary: dict[str, Any], own: list[RuleResult]) -> str:
+    """Return what it means that no rule found anything: for that, some must have judged.
+
+    Args:
+        summary: the `profiler` object.
+        own: what our rules say.
+    """
+    passed = any(result.status == "NoIssuesFound" for result in own)
+    if not _steps_seen(summary):
+        return "Nothing but the machine could be judged." if passed else "Nothing could be judged."
+    few = _too_few(own)
+    rest = f"; {few} of {len(own)} had too few data points to judge" if few else ""
+    return f"No rule found anything to change{rest}."
+
+
+def recorded_in_words(summary: dict[str, Any]) -> list[str]:
+    """Return what the time of a job's loop went into, or that none was recorded, and what may be missing."""
+    killed = _was_killed(summary)
+    if not (summary["phases"] or summary["parts"]):
+        lost = " Of a job that is killed, what is not on disk yet is lost: its last seconds." if killed else ""
+        return [f"No steps were recorded, so that only the machine's part of the profile is here.{lost}"]
+    lost = "Its last seconds may be missing in these figures: they are written every few seconds."
+    return [time_in_words(summary), *([lost] if killed else [])]
 
 
 def time_in_words(summary: dict[str, Any]) -> str:
     """Return what the time of a loop, or of a run of ours, went into, in a sentence.
 
     >>> phases, within = {"data_wait": 0.6, "forward": 0.4}, {"decode": 0.5, "frozen_forward": 0.0}
-    >>> time_in_words({"parts": [], "steps": 20, "loop_seconds": 42.0, "phases": phases, "within": within})
+    >>> summary = {"parts": [], "steps": 20, "steps_estimated": False, "loop_seconds": 42.0, "ending": None}
+    >>> time_in_words(summary | {"phases": phases, "within": within})
     '20 steps took 42 s: 60 % waiting for data (decoding images: 50 %), 40 % the forward pass.'
     """
     if summary["parts"]:
@@ -83,15 +111,44 @@ def time_in_words(summary: dict[str, Any]) -> str:
         for name, share in most
         if share >= 0.005
     ]
-    return f"{summary['steps']:,} steps took {_time(summary['loop_seconds'])}: {', '.join(named)}."
+    counted = _counted(summary["steps"], estimated=summary["steps_estimated"], least=_was_killed(summary))
+    return f"{counted} took {_time(summary['loop_seconds'])}: {', '.join(named)}."
 
 
-def _short_window(asked: int, warm_up: int, steps: int) -> str:
+def _counted(steps: int, *, estimated: bool, least: bool) -> str:
+    """Return a number of steps at the beginning of a sentence.
+
+    >>> _counted(1, estimated=False, least=False), _counted(72, estimated=True, least=True)
+    ('1 step', 'At least about 72 steps')
+    """
+    words = [*(["at least"] if least else []), *(["about"] if estimated else [])]
+    text = " ".join([*words, f"{steps:,} step{'s' * (steps != 1)}"])
+    return text[0].upper() + text[1:]
+
+
+def _too_few(own: list[RuleResult]) -> int:
+    """Return how many rules could not judge so short a job."""
+    return sum(result.reason.startswith("too few data points") for result in own)
+
+
+def _steps_seen(summary: dict[str, Any]) -> bool:
+    return bool(summary["steps"] or summary["parts"])
+
+
+def _was_killed(summary: dict[str, Any]) -> bool:
+    """Return whether a job had no time to put its last rows on disk; Python turns SIGINT into an exception."""
+    ending = summary["ending"]
+    return ending is not None and (ending["kind"] == "out of memory" or ending["signal"] not in (None, "SIGINT"))
+
+
+def _short_window(asked: int, warm_up: int, steps: int, left_to_script: bool = False) -> str:
     """Return why a window of torch.profiler has fewer steps than it was to have.
 
     >>> _short_window(asked=10, warm_up=8, steps=0)
     'There is no torch.profiler window: it begins after 8 steps, and the job was over before.'
     """
+    if left_to_script:
+        return "There is no torch.profiler window: the script runs torch.profiler itself."
     if not steps:
         return f"There is no torch.profiler window: it begins after {warm_up} steps, and the job was over before."
     return f"The torch.profiler window holds {steps} of {asked} steps: the job was over before."

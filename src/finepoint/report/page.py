@@ -14,7 +14,7 @@ from finepoint.files import read_json, read_json_lines, write_bytes
 from finepoint.report import charts
 from finepoint.report.profiling import has_profile, profiler_assets, profiler_section
 from finepoint.report.scales import number
-from finepoint.report.templates import ASSETS, environment
+from finepoint.report.templates import ASSETS, environment, page_bytes
 
 # From so many classes on a table of numbers cannot be read.
 _MANY_CLASSES = 24
@@ -39,7 +39,7 @@ def write_report(run: Path) -> Path:
             f"{run / 'summary.json'} is damaged ({error}); delete it and repeat the run's command"
         ) from error
     target = run / "report.html"
-    write_bytes(target, page.encode())
+    write_bytes(target, page_bytes(page))
     return target
 
 

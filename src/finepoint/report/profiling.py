@@ -12,7 +12,7 @@ from markupsafe import Markup
 from finepoint.errors import NotFoundError
 from finepoint.files import read_json, write_bytes
 from finepoint.report import timelines
-from finepoint.report.templates import ASSETS, environment
+from finepoint.report.templates import ASSETS, environment, page_bytes
 
 # What `finepoint.profiler.finishing` leaves for the page, and where SageMaker's users look for the page.
 CONTENT = Path("profiler-output") / "report.json"
@@ -31,7 +31,7 @@ def write_profiler_report(job: Path) -> Path:
     content = _content(job)
     template = _environment().get_template("profiler-report.html")
     page = template.render(**content, style=_style(), script=_script())
-    write_bytes(job / PAGE, page.encode())
+    write_bytes(job / PAGE, page_bytes(page))
     return job / PAGE
 
 

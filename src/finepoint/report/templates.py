@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import jinja2
@@ -25,6 +26,15 @@ def environment() -> jinja2.Environment:
     made.filters["short"] = lambda value: number(value) if isinstance(value, int | float) else value
     made.filters["megabytes"] = lambda value: f"{value / 1e6:.1f} MB"
     return made
+
+
+def page_bytes(page: str) -> bytes:
+    """Return a page as UTF-8; bytes of names that are not UTF-8 are shown as U+FFFD.
+
+    >>> page_bytes("caf\\udce9").decode()
+    'caf\ufffd'
+    """
+    return re.sub("[\ud800-\udfff]", "\ufffd", page).encode()
 
 
 def _percent(share: float | None) -> str:

@@ -15,6 +15,11 @@ from finepoint.results import RuleResult
 
 # Of all pairs of points, so many decide a slope well enough.
 _SLOPE_POINTS = 150
+_REMEDIES = {
+    "main": "add up loss.item() or loss.detach() instead of loss, and keep no outputs in a list",
+    "workers": "let the dataset keep nothing of the items that it has given out",
+    "children": "let what runs in it keep nothing of what it is done with",
+}
 
 
 class _LoopRule(OwnRule):
@@ -31,7 +36,9 @@ class MemoryLeak(_LoopRule):
     """Fires where memory rises steadily, and says when it runs out: the training process's, its workers', a GPU's.
 
     Of fewer than `steps` it fires only where the memory grows by half: an allocator takes some dozens to settle. So it
-    does of workers, whose memory also grows by the pages of files that they come to.
+    does of other processes, whose memory also grows by the pages of files that they come to. A process grows while it
+    starts: a loader's worker counts from the first batch that it is known to have loaded, any other from `startup` on,
+    and is to grow for `lasting`, which no import takes.
     """
 
     growth_bytes: float = 64 * 2**20
@@ -41,6 +48,8 @@ class MemoryLeak(_LoopRule):
     seconds: float = 10.0
     steps: int = 100
     until: float = 0.75
+    startup: float = 30.0
+    lasting: float = 30.0
 
     def look(self, recording: ProfilerRecording) -> RuleResult:
         """Fit a slope (median of all pairs) to each memory after the first quarter of the loop."""
@@ -56,13 +65,15 @@ class MemoryLeak(_LoopRule):
             for device in range(recording.gpus)
         }
         leaking = {device: trend for device, trend in devices.items() if trend is not None and trend.leaks}
-        workers = [trend for trend in self._workers(recording, samples) if trend.leaks]
-        if main.leaks or workers:
-            slope = main.slope * main.leaks + sum(trend.slope for trend in workers)
+        workers, children = self._others(recording, samples)
+        if main.leaks or workers or children:
+            slope = main.slope * main.leaks + sum(trend.slope for trend in (*workers, *children))
             left = _available(recording, samples) / slope
             if main.leaks:
                 return self._leak("Memory", "main", slope, left, main)
-            return self._leak(f"The memory of {len(workers)} workers", "workers", slope, left, workers[0])
+            kind = "workers" if workers else "children"
+            trends = workers or children
+            return self._leak(f"The memory of {_number_of(kind, len(trends))}", kind, slope, left, trends[0])
         for device, trend in leaking.items():
             whole = float(recording.sampler["gpus"][device].get("memory_bytes") or trend.last)
             left = max(whole - trend.last, 0.0) / trend.slope
@@ -73,29 +84,39 @@ class MemoryLeak(_LoopRule):
         return self.issue(
             meaning=f"{whose} grows by {slope * 60 / 2**20:,.0f} MiB a minute; "
             + (f"at that rate it runs out in {_duration(left)}." if left >= 1 else "all of it is taken."),
-            remedy="let the dataset keep nothing of the items that it has given out"
-            if of == "workers"
-            else "add up loss.item() or loss.detach() instead of loss, and keep no outputs in a list",
+            remedy=_REMEDIES.get(of, _REMEDIES["main"]),
             share=0.0,
             speedup=None,
             urgent=True,
-            of=of,
+            of="workers" if of == "children" else of,
             bytes_per_second=slope,
             seconds_left=left,
             steadiness=trend.steadiness,
         )
 
-    def _workers(self, recording: ProfilerRecording, samples: Table) -> list[_Trend]:
-        rows = recording.processes
-        rows = rows.where((rows["worker"] > 0) & (rows["time"] >= samples["time"][0]))
-        ours = [rows.where(rows["pid"] == pid) for pid in np.unique(rows["pid"])]
-        trends = [self._trend(row["time"], row["rss_bytes"], self.fast_growth) for row in ours]
-        # One that has ended has given back what it held.
-        ended = [row["time"][-1] < samples["time"][-1] - 3 * recording.interval_ms / 1000 for row in ours]
-        return [trend for trend, gone in zip(trends, ended, strict=True) if trend is not None and not gone]
+    def _others(self, recording: ProfilerRecording, samples: Table) -> tuple[list[_Trend], list[_Trend]]:
+        """Return what leaks in the loaders' workers, and in other processes of the job beside its first."""
+        loading, rows = _loading_since(recording), recording.processes
+        rows = rows.where(rows["worker"] > 0)
+        workers: list[_Trend] = []
+        children: list[_Trend] = []
+        for pid in np.unique(rows["pid"]):
+            row = rows.where(rows["pid"] == pid)
+            if row["time"][-1] < samples["time"][-1] - 3 * recording.interval_ms / 1000:
+                continue  # one that has ended has given back what it held
+            loads = pid in loading
+            begin = max(samples["time"][0], loading[pid] if loads else row["time"][0] + self.startup)
+            row = row.where(row["time"] >= begin)
+            seconds = self.seconds if loads else self.lasting
+            trend = self._trend(row["time"], row["rss_bytes"], self.fast_growth, seconds)
+            if trend is not None and trend.leaks:
+                (workers if loads else children).append(trend)
+        return workers, children
 
-    def _trend(self, times: np.ndarray, memory: np.ndarray, growth: float) -> _Trend | None:
-        """Return how a memory changes; None where there is too little of it."""
+    def _trend(
+        self, times: np.ndarray, memory: np.ndarray, growth: float, seconds: float | None = None
+    ) -> _Trend | None:
+        """Return how a memory changes; None where there is too little of it, fewer than so many seconds."""
         known = ~np.isnan(memory)
         times, memory = times[known], memory[known]
         highest = int(np.argmax(memory)) if len(memory) else 0
@@ -103,7 +124,7 @@ class MemoryLeak(_LoopRule):
         last = highest if highest >= self.until * len(memory) else len(memory)
         first = len(memory) // 4
         times, memory = times[first : last + 1], memory[first : last + 1]
-        if len(times) < FEWEST_SAMPLES or times[-1] - times[0] < self.seconds:
+        if len(times) < FEWEST_SAMPLES or times[-1] - times[0] < (seconds or self.seconds):
             return None
         slope = median_slope(times, memory)
         grown = float(slope * (times[-1] - times[0]))
@@ -114,6 +135,26 @@ class MemoryLeak(_LoopRule):
         little = grown < max(self.growth_bytes, growth * memory[0])
         leaks = not (little or steady < self.steadiness or late < slope / 2)
         return _Trend(slope, grown, steady, float(memory[-1]), leaks)
+
+
+def _loading_since(recording: ProfilerRecording) -> dict[float, float]:
+    """Return when each process that is known to be a loader's worker was first seen to load."""
+    if not any(loader["workers"] for loader in recording.facts.get("loaders", ())):
+        return {}  # what loads is a training process
+    rows, trains = recording.loading, set(recording.steps["pid"].tolist())
+    known = np.unique(rows["pid"][~np.isnan(rows["pid"])])
+    return {pid: float(rows["time"][rows["pid"] == pid].min()) for pid in known.tolist() if pid not in trains}
+
+
+def _number_of(kind: str, count: int) -> str:
+    """Return so many processes in words.
+
+    >>> _number_of("workers", 1), _number_of("children", 2)
+    ('a worker of the loader', '2 child processes')
+    """
+    if kind == "workers":
+        return f"{count} workers of the loader" if count > 1 else "a worker of the loader"
+    return f"{count} child processes" if count > 1 else "a child process"
 
 
 @dataclass(frozen=True)
