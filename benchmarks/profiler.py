@@ -52,7 +52,7 @@ def main() -> None:
     elif given.py_spy:
         with tempfile.TemporaryDirectory() as name:
             make_images(Path(name))
-            phases = [against_py_spy(plant, Path(name), given.py_spy, 1.0 if given.quick else 4.0) for plant in PHASED]
+            phases = [against_py_spy(plant, Path(name), given.py_spy, 1.0 if given.quick else 12.0) for plant in PHASED]
         rows += phases
         goals += [Goal(f"3 points less the largest difference, {row['what']}", 3 - row["value"], 0) for row in phases]
     else:

@@ -36,7 +36,8 @@ def longer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def rows_of(*rows: tuple[float, float, float]) -> PassedRows:
     """Rows by when each began, when it ended, and how long it waited."""
-    return PassedRows(*np.array(rows).T)
+    began, ended, waited = np.array(rows).T
+    return PassedRows(began, ended, waited, ended - began - waited)
 
 
 def test_computing_is_divided_as_in_the_rows_that_were_watched_and_waiting_is_as_told() -> None:
@@ -83,16 +84,17 @@ def test_rows_that_were_shorter_for_want_of_watching_are_divided_as_if_they_had_
         usual.learn({"seconds": 3.0, "phase/forward": 3.0, "steps": 0.0})
         usual.learn({"seconds": 3.0, "phase/forward": 3.0, "steps": 0.0})
         usual.learn({"seconds": 5.0, "phase/optimizer": 5.0, "steps": 1.0})
-    rows = rows_of((0.0, 1.5, 0.0), (1.5, 3.0, 0.0), (3.0, 5.5, 0.0))
-    assert usual.longer(rows) == 2.0
-    found = usual.columns(rows, hook_share=0.0, longer=2.0)
-    assert found["steps"] == pytest.approx(1.0) and found["seconds"] == 5.5
-    assert found["phase/forward"] == pytest.approx(3.0) and found["phase/optimizer"] == pytest.approx(2.5)
+    rows = usual.as_watched(rows_of((0.0, 1.2, 0.0), (1.2, 3.0, 0.5), (3.0, 4.4, 0.0)))
+    assert list(rows.computed) == [3.0, 3.0, 5.0]
+    assert list(usual.as_watched(rows_of((0.0, 50.0, 0.0))).computed) == [50.0], "like none of them"
+    found = usual.columns(rows, hook_share=0.0)
+    assert found["steps"] == pytest.approx(1.0) and found["seconds"] == pytest.approx(4.4)
+    assert found["phase/forward"] == pytest.approx(2.5) and found["phase/optimizer"] == pytest.approx(1.4)
 
 
 def list_of(rows: PassedRows) -> list[tuple[float, float, float]]:
     """Each row's three numbers."""
-    return list(zip(*(values.tolist() for values in rows), strict=True))
+    return list(zip(*(values.tolist() for values in rows[:3]), strict=True))
 
 
 def test_a_stretch_has_the_rows_that_it_was_told_of_and_an_open_one() -> None:

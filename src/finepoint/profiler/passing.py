@@ -18,9 +18,12 @@ import numpy as np
 # Longer rows are all watched: it is felt less, and the fewer there are, the less do some of them say of the others.
 LONGEST_PASSED_SECONDS = 0.03
 # Between two stretches so many rows are watched. One costs some 250 microseconds, a stretch's beginning as much and its
-# end two milliseconds: together 0.1 % of the longest stretch. The first are shorter, so that a short job is known.
-WATCHED_ROWS = 4
+# end up to two milliseconds: together 0.1 % of the longest one. The first are shorter, so that a short job is known.
+WATCHED_ROWS = 8
 _PASS_SECONDS, _LONGEST_PASS_SECONDS, _GROWTH = 0.2, 4.0, 1.15
+# Stretches of longer rows are shorter, this many seconds divided by how long they compute: the fewer of them are
+# watched, the less is known, and they bear it: of rows of 25 milliseconds three in ten are watched, for 0.4 %.
+_PASS_SQUARED = 0.012
 # Rows to learn from before any like them is passed over, and about how many of the last ones count.
 _ENOUGH, _REMEMBERED = 5, 50
 # Less than a nanosecond.
@@ -38,11 +41,13 @@ class PassedRows(NamedTuple):
         began: seconds of the clock.
         ended: likewise.
         waited: for data, seconds.
+        computed: the rest, as long as it would have taken had the row been watched; see `Usual.as_watched`.
     """
 
     began: np.ndarray
     ended: np.ndarray
     waited: np.ndarray
+    computed: np.ndarray
 
     @property
     def seconds(self) -> np.ndarray:
@@ -62,14 +67,16 @@ class Stretch:
         began: when the first one began.
         loader: whether a row begins with a batch; else with the end of the step before.
         before: how many stretches there were before.
+        typical: how long rows like these compute, in seconds.
 
     `begins` is to be told, for each row, when it began and how long it then waited for data; `until` is when to watch
     again: not always after as long, or what comes every so many steps would be met always or never.
     """
 
-    def __init__(self, began: float, *, loader: bool, before: int = 0) -> None:
+    def __init__(self, began: float, *, loader: bool, before: int = 0, typical: float = 0.0) -> None:
         self.began, self.loader = began, loader
-        seconds = min(_PASS_SECONDS * _GROWTH ** min(before, 100), _LONGEST_PASS_SECONDS)
+        longest = min(_PASS_SQUARED / max(typical, _PASS_SQUARED / _LONGEST_PASS_SECONDS), _LONGEST_PASS_SECONDS)
+        seconds = min(_PASS_SECONDS * _GROWTH ** min(before, 100), longest)
         self.until = began + seconds * _random.uniform(0.5, 1.5)
         self.begins: list[float] = [] if loader else [began, 0.0]
 
@@ -82,7 +89,8 @@ class Stretch:
         """Return the rows; the last one has begun and is not over."""
         begins, waited = np.array(self.begins or (now, 0.0)).reshape(-1, 2).T
         began = np.append(self.began, begins[1:])
-        return PassedRows(began, np.append(began[1:], now), waited)
+        ended = np.append(began[1:], now)
+        return PassedRows(began, ended, waited, ended - began - waited)
 
 
 class Usual:
@@ -105,15 +113,25 @@ class Usual:
         self._last.append(_computed(row))
         self._bands.setdefault(_band_of(_computed(row)), _Band()).learn(row)
 
-    def longer(self, rows: PassedRows) -> float:
-        """Return how many times as long as those rows the watched ones computed, of each the median.
+    @property
+    def typical(self) -> float:
+        """The median of how long the last watched rows computed; 0 where there were none."""
+        return float(np.median(self._last)) if self._last else 0.0
 
-        To watch the shortest takes as long as they do, and a machine's own speed changes.
+    def as_watched(self, rows: PassedRows) -> PassedRows:
+        """Return rows with how long they would have computed had they been watched.
+
+        To watch takes time itself: of the shortest rows as long as they do, and of some more than of others. So the
+        longest of them are taken for what the longest of the last watched ones were, and so on, but for those that are
+        longer than all of these by far.
         """
-        typical = float(np.median(rows.seconds - rows.waited))
-        return float(np.median(self._last)) / typical if self._last and typical > 0 else 1.0
+        if not self._last:
+            return rows
+        watched, order = np.sort(self._last), rows.computed.argsort().argsort()
+        alike = watched[((order + 0.5) * len(watched) / len(order)).astype(int)]
+        return rows._replace(computed=np.where(rows.computed > 2 * watched[-1], rows.computed, alike))
 
-    def columns(self, rows: PassedRows, hook_share: float, longer: float = 1.0) -> dict[str, float]:
+    def columns(self, rows: PassedRows, hook_share: float) -> dict[str, float]:
         """Return the columns of one row that stands for several that were passed over, but the processor's seconds.
 
         Where nothing was watched, what they computed is `other`.
@@ -121,14 +139,13 @@ class Usual:
         Args:
             rows: at least one.
             hook_share: the share of their seconds that observers worked.
-            longer: how many times as long they would have computed had they been watched.
         """
         each = rows.seconds
         seconds, waited = float(each.sum()), float(rows.waited.sum())
         hooked = min(hook_share * seconds, seconds - waited)
         computing = 1 - hooked / (seconds - waited) if seconds > waited else 0.0
         found: defaultdict[str, float] = defaultdict(float)
-        for band, alike in self._by_band(rows, longer):
+        for band, alike in self._by_band(rows):
             for name, value in band.columns(alike, computing).items():
                 found[name] += value
         return found | {
@@ -139,9 +156,9 @@ class Usual:
             "recorded": hooked,
         }
 
-    def _by_band(self, rows: PassedRows, longer: float) -> Iterator[tuple[_Band, PassedRows]]:
+    def _by_band(self, rows: PassedRows) -> Iterator[tuple[_Band, PassedRows]]:
         """Give each row to the band that it belongs to, or else to the nearest that is known."""
-        numbers = _bands_of(longer * (rows.seconds - rows.waited))
+        numbers = _bands_of(rows.computed)
         for wanted in sorted(set(numbers.tolist())):
             nearest = min(self._bands, key=lambda known: abs(known - wanted), default=None)
             band = _Band() if nearest is None else self._bands[nearest]

@@ -171,7 +171,9 @@ class PhaseClock:
         Args:
             loader: whether a row begins with a batch; else with the end of the step before.
         """
-        self._passed, self._watched = Stretch(self._last, loader=loader, before=self.stretches), 0
+        typical = self._usual_of(self._ended).typical
+        self._passed = Stretch(self._last, loader=loader, before=self.stretches, typical=typical)
+        self._watched = 0
         self.stretches += 1
         return self._passed
 
@@ -195,10 +197,10 @@ class PhaseClock:
         labels = {name: self._ended[name] for name in _LABELS if name != "time"}
 
         usual = self._usual_of(labels)
-        longer = usual.longer(rows)
+        rows = usual.as_watched(rows)
 
         def columns(group: PassedRows) -> dict[str, float]:
-            return _no_counts() | usual.columns(group, hook_share, longer)
+            return _no_counts() | usual.columns(group, hook_share)
 
         for group in grouped(rows.where(slice(-1)), LONGEST_PASSED_SECONDS):
             row = columns(group) | labels | {"time": self._epoch + float(group.began[0])}
