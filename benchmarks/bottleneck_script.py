@@ -176,7 +176,7 @@ def many_workers(advised: bool, value: int, folder: Path, scale: float) -> None:
 
 
 def slow_python(advised: bool, value: int, folder: Path, scale: float) -> None:
-    loader = DataLoader(in_memory(int(1600 * scale)), 16)
+    loader = DataLoader(in_memory(int(3200 * scale)), 16)
     train(convolutions(16), loader, 1, loss_function=None if advised else python_loss)
 
 
@@ -226,7 +226,7 @@ def frozen(advised: bool, value: int, folder: Path, scale: float) -> None:
     backbone, head = convolutions(32, 3), nn.Linear(CLASSES, CLASSES)
     for parameter in backbone.parameters():
         parameter.requires_grad = False
-    data: Dataset[tuple[torch.Tensor, ...]] = in_memory(int(1920 * scale))
+    data: Dataset[tuple[torch.Tensor, ...]] = in_memory(int(3840 * scale))
     if not advised:
         train(nn.Sequential(backbone, head), DataLoader(data, 16), 4)
         return
@@ -253,7 +253,7 @@ def sync(advised: bool, value: int, folder: Path, scale: float) -> None:
 
 def evaluation(advised: bool, value: int, folder: Path, scale: float) -> None:
     every = 10 if advised else 5
-    valid = DataLoader(in_memory(256), 16)
+    valid = DataLoader(in_memory(512), 16)
 
     def evaluate(step: int, model: nn.Module, loss: torch.Tensor) -> None:
         if step % every:
@@ -265,7 +265,7 @@ def evaluation(advised: bool, value: int, folder: Path, scale: float) -> None:
                     model(images.to(memory_format=torch.channels_last))
         model.train()
 
-    train(convolutions(16), DataLoader(in_memory(int(1600 * scale)), 16), 1, after_step=evaluate)
+    train(convolutions(16), DataLoader(in_memory(int(3200 * scale)), 16), 1, after_step=evaluate)
 
 
 def float32(advised: bool, value: int, folder: Path, scale: float) -> None:

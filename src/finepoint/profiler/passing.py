@@ -22,8 +22,8 @@ LONGEST_PASSED_SECONDS = 0.03
 WATCHED_ROWS = 8
 _PASS_SECONDS, _LONGEST_PASS_SECONDS, _GROWTH = 0.2, 4.0, 1.15
 # Stretches of longer rows are shorter, this many seconds divided by how long they compute: the fewer of them are
-# watched, the less is known, and they bear it: of rows of 25 milliseconds three in ten are watched, for 0.4 %.
-_PASS_SQUARED = 0.012
+# watched, the less is known, and they bear it: of rows of 25 milliseconds one in five is watched, for 0.3 %.
+_PASS_SQUARED = 0.018
 # Rows to learn from before any like them is passed over, and about how many of the last ones count.
 _ENOUGH, _REMEMBERED = 5, 50
 # Less than a nanosecond.
