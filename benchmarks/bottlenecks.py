@@ -165,13 +165,13 @@ def run_case(case: Case, folder: Path, scale: float, rounds: int, attempts: int)
         "plant": case.plant,
         "rule": case.rules[0] if case.rules else "",
         "found": ", ".join(result.rule for result in planted.findings),
-        "right": bool(planted.findings) and planted.findings[0].rule in case.rules,
+        "right": planted.findings[0].rule in case.rules if planted.findings else not case.rules,
         "predicted": None,
         "measured": None,
         "ratio": None,
         "others": round(planted.others, 1),
     }
-    if not row["right"] or (planted.others > OTHERS and case.plant != "neighbour"):
+    if not (case.rules and row["right"]) or (planted.others > OTHERS and case.plant != "neighbour"):
         return row
     value = (planted.findings[0].evidence["change"] or {}).get(case.change, 0)
     before, after = [planted], [_run_advised(case, value, folder, scale, attempts)]
