@@ -19,11 +19,11 @@ import numpy as np
 LONGEST_PASSED_SECONDS = 0.03
 # Between two stretches so many rows are watched. One costs some 250 microseconds, a stretch's beginning as much and its
 # end up to two milliseconds: together 0.1 % of the longest one. The first are shorter, so that a short job is known.
-WATCHED_ROWS = 8
+WATCHED_ROWS = 6
 _PASS_SECONDS, _LONGEST_PASS_SECONDS, _GROWTH = 0.2, 4.0, 1.15
 # Stretches of longer rows are shorter, this many seconds divided by how long they compute: the fewer of them are
-# watched, the less is known, and they bear it: of rows of 25 milliseconds one in five is watched, for 0.3 %.
-_PASS_SQUARED = 0.018
+# watched, the less is known, and they bear it: of rows of 25 milliseconds one in seven is watched, for 0.3 %.
+_PASS_SQUARED = 0.024
 # Rows to learn from before any like them is passed over, and about how many of the last ones count.
 _ENOUGH, _REMEMBERED = 5, 50
 # Less than a nanosecond.

@@ -3,12 +3,13 @@
 A step waits for data and then computes. Loader workers do the first beside the second, so that a step then lasts as
 long as the slower of two: the loading divided among the workers, and the computing with what workers hold it up. They
 hold it up where they find no free core: threads that compute together wait for the slowest of them, so that one worker
-that takes a core for a second holds up all for that second. Nothing that the host does better makes a loop shorter than
-what its GPU computes, by the GPU's own clock.
+that takes a core for a second holds up all for that second, and two seldom do so for the same one. Nothing that the
+host does better makes a loop shorter than what its GPU computes, by the GPU's own clock.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,7 +54,9 @@ class Costs:
         4.06
         """
         free = max(cores * self.compute - self.compute_cpu, 0.0)
-        held_up = max(self.wait_cpu - free, 0.0) / min(workers, cores)
+        # A core that a worker shares has half its time for the computing, which goes on while all of its threads run.
+        shared = min(workers, cores)
+        held_up = 2 * max(self.wait_cpu - free, 0.0) / shared * (1 - math.exp2(-shared))
         start = _WORKER_START_SECONDS * workers * (1 if persistent else self.passes)
         return max(self.compute + held_up, self.wait / workers, self.device) + start
 

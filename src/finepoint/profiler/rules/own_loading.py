@@ -30,7 +30,7 @@ class DataLoaderWorkers(StepRule):
     """Fires where the training process loads the data itself although cores are free, or far too many workers do."""
 
     share: float = 0.1
-    speedup: float = 1.08
+    speedup: float = 1.03
     workers_per_core: float = 2.0
 
     def look(self, recording: ProfilerRecording) -> RuleResult:
@@ -169,8 +169,11 @@ class DecodeBound(StepRule):
         share = loading.blamed * loading.decode_share
         if share < self.share:
             return self.clean(**loading.facts())
-        if any(kind().judge(recording).fired for kind in (Oversized, SlowImageFormat)):
-            return self.clean(said_by="Oversized or SlowImageFormat", **loading.facts())
+        said = [
+            kind.__name__ for kind in (Oversized, SlowImageFormat, DataLoaderWorkers) if kind().judge(recording).fired
+        ]
+        if said:
+            return self.clean(said_by=" and ".join(said), **loading.facts())
         return self.issue(
             meaning=f"Decoding {'/'.join(loading.formats)} files takes {100 * share:.0f} % of the time.",
             remedy="decode once: keep the images as uint8 arrays of the size that is trained on (np.save, mmap)",
