@@ -11,6 +11,7 @@ import numpy as np
 
 from finepoint.files import write_json
 from finepoint.profiler.attachment import StepRecorder
+from finepoint.profiler.device_clock import DeviceClock
 from finepoint.profiler.loading import LoadingRecorder
 from finepoint.profiler.phases import Mode
 from finepoint.profiler.recording import ProfilerRecording
@@ -169,11 +170,11 @@ def job(folder: Path, made: ProfilerRecording) -> Path:
 
 
 @contextmanager
-def watched(folder: Path, window: Window | None = None) -> Iterator[StepRecorder]:
+def watched(folder: Path, window: Window | None = None, *, device: DeviceClock | None = None) -> Iterator[StepRecorder]:
     """Record steps and loading while the block runs, into a job's folder."""
     loading = LoadingRecorder(folder / "profiler-output")
     loading.install()
-    recorder = StepRecorder(folder / "profiler-output", loading, window)
+    recorder = StepRecorder(folder / "profiler-output", loading, window, device=device)
     recorder.subscribe(cuda=False)
     try:
         yield recorder

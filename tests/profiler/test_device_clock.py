@@ -7,6 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tests.profiler.making import watched
+from torch.utils.data import DataLoader, TensorDataset
 
 from finepoint.profiler.attachment import StepRecorder
 from finepoint.profiler.device_clock import DeviceClock
@@ -120,6 +122,31 @@ def test_rows_of_a_training_loop_have_the_time_on_the_gpu(tmp_path: Path, clock:
     recorder.close()
     # The first forward is before the loop: it begins, without a loader, with the first backward.
     assert open_recording(tmp_path).device_seconds()["forward"] == pytest.approx(0.003 * 8)
+
+
+def test_a_loss_within_the_network_ends_nothing_of_it(tmp_path: Path, clock: DeviceClock, stream: Stream) -> None:
+    class Network(torch.nn.Linear):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            loss = torch.nn.functional.mse_loss(super().forward(images), torch.zeros(8, 2))
+            stream.work(3)
+            return loss
+
+    model = Network(4, 2)
+    with watched(tmp_path, device=clock):
+        for (images,) in DataLoader(TensorDataset(torch.rand(64, 4)), 8):
+            model(images).backward()
+            stream.run()
+    assert open_recording(tmp_path).device_seconds()["forward"] == pytest.approx(0.003 * 8)
+
+
+def test_a_phase_that_was_not_left_goes_on_to_the_next_batch_at_most(clock: DeviceClock, stream: Stream) -> None:
+    clock.enter("optimizer")
+    stream.work(2)
+    clock.leave_all()
+    stream.work(99)
+    phase(clock, stream, "forward", 1)
+    stream.run()
+    assert clock.take() == {"optimizer": 0.002, "forward": 0.001}
 
 
 def test_waits_for_the_gpu_are_timed_by_the_phase_that_they_are_in(

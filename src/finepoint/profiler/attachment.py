@@ -118,7 +118,7 @@ class StepRecorder:
         self._fresh = False
         self._awaited: Any = None
         self._steps, self._since_batch = 0, _STEPS_PER_BATCH
-        self._claimed = self._losses_watched = False
+        self._claimed = self._losses_watched = self._in_loss = False
         self._forward_began = self._sync_began = 0.0
         self._stop_watching_startup: Callable[[], None] | None = None
 
@@ -227,9 +227,7 @@ class StepRecorder:
         self._watch(time.perf_counter())
         self._loop_begins()
         self._loading.watch_images()
-        self.clock.leave_all()
-        self.clock.boundary()
-        self._after_row()
+        self._end_row()
         self.clock.enter("data_wait")
 
     def _loader_ready(self, loader: Any) -> None:
@@ -245,12 +243,8 @@ class StepRecorder:
         together = loader is not before and self.clock.only_waited  # as with zip
         if self._passed is not None:
             self._begins(time.perf_counter(), 0.0)
-        elif (
-            not fresh and not together
-        ):  # else the row began with the making of the iterator, or with the other's batch
-            self.clock.leave_all()
-            self.clock.boundary()
-            self._after_row()
+        elif not fresh and not together:  # else the row has begun already
+            self._end_row()
             if self._may_pass():
                 self._pass_over(self._asking, self._got, self._stepping)
                 return
@@ -282,6 +276,16 @@ class StepRecorder:
         self.clock.count("forwards")
         if not torch.is_grad_enabled():
             self.clock.count("frozen_forward", time.perf_counter() - self._forward_began)
+
+    def _loss_begins(self, name: str) -> None:
+        if not self._elsewhere() and self.clock.phase not in ("forward", "data_wait"):
+            self._in_loss = True
+            self._enter("forward")
+
+    def _loss_ends(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        if self._in_loss and not self._elsewhere():
+            self._in_loss = False
+            self._leave("forward")
 
     def _backward_begins(self, tensors: Any) -> None:
         self._claim_loop(trains=True)
@@ -410,8 +414,8 @@ class StepRecorder:
         if not self._losses_watched:  # the script has imported by name what it imports so
             self._losses_watched = True
             self._inner += [
-                moments.LOSS_BEGIN.subscribe(lambda name: self._enter("forward")),
-                moments.LOSS.subscribe(lambda *_: self._leave("forward")),
+                moments.LOSS_BEGIN.subscribe(self._loss_begins),
+                moments.LOSS.subscribe(self._loss_ends),
             ]
 
     def _count_device(self) -> None:
@@ -419,6 +423,15 @@ class StepRecorder:
         if self._device is not None:
             for phase, seconds in self._device.take().items():
                 self.clock.count(f"gpu/{phase}", seconds)
+
+    def _end_row(self) -> None:
+        """End a row before a batch is asked for: nothing goes on then, though what raised may not have been left."""
+        self.clock.leave_all()
+        self._in_loss = False
+        if self._device is not None:
+            self._device.leave_all()
+        self.clock.boundary()
+        self._after_row()
 
     def _after_row(self) -> None:
         """Between two rows: begin or end what lasts for some steps."""

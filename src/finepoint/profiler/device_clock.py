@@ -49,6 +49,11 @@ class DeviceClock:
                 self._pending.append((*self._began, self._recorded()))
             self._began = None
 
+    def leave_all(self) -> None:
+        """Say that no phase goes on."""
+        if self._began is not None:
+            self.leave(self._began[0])
+
     def take(self) -> dict[str, float]:
         """Return the seconds of the phases that have ended on the GPU since the last time."""
         seconds: dict[str, float] = {}
